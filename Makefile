@@ -1,0 +1,46 @@
+# Two commands matter: `make serve` and `make test`. Both install what they need into .venv first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+TORCH := torch==2.13.0+cpu
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
+ARGS ?=
+
+.PHONY: serve test check fix docs clean
+
+serve: $(VENV)/.cpu  ## serve the embedded model (or ARGS="Qwen/Qwen3-0.6B", ARGS="berth.yaml")
+	@exec $(BIN)/berth serve $(ARGS)
+
+test: $(VENV)/.dev  ## every test, on a real vLLM engine
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.dev  ## what a reviewer would not want to say twice
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: $(VENV)/.dev  ## format and apply the safe lint fixes
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "berth needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+# The +cpu build of torch is not on PyPI: take it from where pip is set up to look, else from PyTorch's own CPU index.
+$(VENV)/.cpu: deploy/locks/cpu.txt pyproject.toml | $(VENV)/bin/python
+	@echo "[berth] installing the CPU engine into $(VENV) (one to three minutes, once)"
+	@$(PIP) '$(TORCH)' 2>/dev/null || $(PIP) --index-url https://download.pytorch.org/whl/cpu '$(TORCH)'
+	@$(PIP) -r deploy/locks/cpu.txt
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.cpu deploy/locks/dev.txt
+	@echo "[berth] installing the test tools into $(VENV)"
+	@$(PIP) -r deploy/locks/dev.txt
+	@sh deploy/promtool.sh $(VENV)
+	@touch $@
+
+clean:  ## remove the virtual environment and caches of this checkout
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,1 @@
+"""Load and measurement: offered load, honest clocks, statistics, reports."""

@@ -1,0 +1,1 @@
+"""The door: identify, admit, route, relay, measure."""

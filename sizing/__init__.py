@@ -1,0 +1,1 @@
+"""Arithmetic: what a model needs, what a GPU gives, where it fits."""

@@ -1,0 +1,186 @@
+"""A scripted OpenAI-compatible engine, for the faults a real one cannot be made to show.
+
+Each POST takes the next queued `Script` (or the default one) and plays it byte for byte: delays, chunks, then a proper
+end, a dropped connection or a hang. Everything that arrives is recorded. It runs in a thread of its own, on loopback.
+"""
+
+import asyncio
+import json
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from aiohttp import web
+
+
+@dataclass(frozen=True)
+class Script:
+    """What one POST gets. `chunks` are (delay_s, bytes) written in order after `delay_s`; then comes `ending`."""
+
+    chunks: tuple[tuple[float, bytes], ...] = ()
+    status: int = 200
+    content_type: str = "text/event-stream; charset=utf-8"
+    headers: tuple[tuple[str, str], ...] = ()
+    delay_s: float = 0.0
+    ending: Literal["end", "drop", "hang"] = "end"
+
+
+def event(payload: dict[str, Any], name: str | None = None) -> bytes:
+    """One SSE frame around `payload`, with an `event:` line when `name` is given."""
+    head = f"event: {name}\n" if name else ""
+    return f"{head}data: {json.dumps(payload, separators=(',', ':'))}\n\n".encode()
+
+
+def chat_chunk(delta: dict[str, Any], finish: str | None = None) -> bytes:
+    """One chat.completion.chunk event."""
+    return event(
+        {
+            "id": "chatcmpl-fake",
+            "object": "chat.completion.chunk",
+            "created": 1,
+            "model": "fake",
+            "choices": [{"index": 0, "delta": delta, "finish_reason": finish}],
+        }
+    )
+
+
+def chat_stream(
+    words: tuple[str, ...] = ("Hello", " there"),
+    *,
+    interval_s: float = 0.0,
+    role_delay_s: float = 0.0,
+    first_delay_s: float = 0.0,
+    usage: bool = True,
+    ending: Literal["end", "drop", "hang"] = "end",
+) -> Script:
+    """A chat stream as vLLM sends it: role, `words` one a chunk, finish, usage, [DONE] (the tail only when it ends)."""
+    chunks = [(role_delay_s, chat_chunk({"role": "assistant", "content": ""}))]
+    chunks += [(first_delay_s if i == 0 else interval_s, chat_chunk({"content": w})) for i, w in enumerate(words)]
+    if ending == "end":
+        chunks.append((interval_s, chat_chunk({}, "stop")))
+        if usage:
+            total = {"prompt_tokens": 7, "completion_tokens": len(words), "total_tokens": 7 + len(words)}
+            chunks.append((0.0, event({"id": "chatcmpl-fake", "model": "fake", "choices": [], "usage": total})))
+        chunks.append((0.0, b"data: [DONE]\n\n"))
+    return Script(chunks=tuple(chunks), ending=ending)
+
+
+def json_answer(payload: dict[str, Any], status: int = 200, *, delay_s: float = 0.0) -> Script:
+    """An unstreamed JSON answer."""
+    body = json.dumps(payload).encode()
+    return Script(chunks=((0.0, body),), status=status, content_type="application/json", delay_s=delay_s)
+
+
+@dataclass
+class Seen:
+    """One recorded POST; `aborted` turns true when the client's connection went away before the script ended."""
+
+    path: str
+    headers: dict[str, str]
+    body: bytes
+    aborted: bool = False
+    finished: bool = False
+
+
+@dataclass
+class FakeEngine:
+    """Handle on a running fake: queue scripts, read what was seen, switch health and metrics."""
+
+    models: tuple[str, ...] = ("fake",)
+    url: str = ""
+    scripts: deque[Script] = field(default_factory=deque)
+    default: Script = field(default_factory=chat_stream)
+    seen: list[Seen] = field(default_factory=list)
+    healthy: bool = True
+    metrics_text: str = ""
+    max_model_len: int = 4096
+    running: int = 0
+
+    def enqueue(self, *scripts: Script) -> None:
+        """Play these, in order, for the next POSTs; afterwards the default again."""
+        self.scripts.extend(scripts)
+
+    # Handlers (run in the server thread)
+    async def _post(self, request: web.Request) -> web.StreamResponse:
+        seen = Seen(request.path, dict(request.headers), await request.read())
+        self.seen.append(seen)
+        script = self.scripts.popleft() if self.scripts else self.default
+        self.running += 1
+        try:
+            return await self._play(request, script)
+        except (asyncio.CancelledError, ConnectionError):
+            seen.aborted = True
+            raise
+        finally:
+            seen.finished = True
+            self.running -= 1
+
+    async def _play(self, request: web.Request, script: Script) -> web.StreamResponse:
+        await asyncio.sleep(script.delay_s)
+        response = web.StreamResponse(
+            status=script.status, headers=[("content-type", script.content_type), *script.headers]
+        )
+        assert request.transport is not None
+        if script.ending == "drop" and not script.chunks:
+            request.transport.abort()
+            return response
+        await response.prepare(request)
+        for delay_s, data in script.chunks:
+            await asyncio.sleep(delay_s)
+            await response.write(data)
+        if script.ending == "drop":
+            request.transport.abort()
+        elif script.ending == "hang":
+            await asyncio.sleep(3600)
+        else:
+            await response.write_eof()
+        return response
+
+    async def _health(self, _: web.Request) -> web.Response:
+        return web.Response(status=200 if self.healthy else 503)
+
+    async def _models(self, _: web.Request) -> web.Response:
+        rows = [
+            {"id": m, "object": "model", "created": 1, "owned_by": "fake", "max_model_len": self.max_model_len}
+            for m in self.models
+        ]
+        return web.json_response({"object": "list", "data": rows})
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        return web.Response(text=self.metrics_text)
+
+    def app(self) -> web.Application:
+        app = web.Application(client_max_size=2**30, handler_args={"handler_cancellation": True})
+        app.router.add_get("/health", self._health)
+        app.router.add_get("/v1/models", self._models)
+        app.router.add_get("/metrics", self._metrics)
+        app.router.add_post("/{tail:.*}", self._post)
+        return app
+
+
+@contextmanager
+def running(engine: FakeEngine) -> Iterator[FakeEngine]:
+    """Serve `engine` on a free loopback port until the block ends; sets `engine.url`."""
+    loop = asyncio.new_event_loop()
+    runner = web.AppRunner(engine.app(), shutdown_timeout=0.1)
+
+    async def start() -> int:
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        port: int = runner.addresses[0][1]
+        return port
+
+    engine.url = f"http://127.0.0.1:{loop.run_until_complete(start())}"
+    thread = threading.Thread(target=loop.run_forever, name="fake-engine", daemon=True)
+    thread.start()
+    try:
+        yield engine
+    finally:
+        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(timeout=10)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(timeout=10)
+        loop.close()
