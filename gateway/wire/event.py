@@ -1,0 +1,167 @@
+"""What one streamed event, or one whole answer, tells: a token, usage, an error, the end.
+
+A role, an empty delta, usage, a ping or a comment is never a token. Field names as vLLM 0.32 sends them, with the
+older `reasoning_content` beside `reasoning`.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import orjson
+
+from gateway.wire.dialect import Dialect
+from gateway.wire.sse import event_data
+
+TokenKind = Literal["text", "reasoning", "tool"]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts as the engine states them; None where it does not say."""
+
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sign:
+    """What one event means. `token` is set when it carries generated text of that kind."""
+
+    token: TokenKind | None = None
+    usage: Usage | None = None
+    error: str | None = None
+    end: bool = False
+    only_usage: bool = False
+    """The extra event of `stream_options.include_usage`: usage and no choice."""
+
+
+_NOTHING = Sign()
+_RESPONSES_TOKENS: dict[str, TokenKind] = {
+    "response.output_text.delta": "text",
+    "response.refusal.delta": "text",
+    "response.reasoning_text.delta": "reasoning",
+    "response.reasoning_summary_text.delta": "reasoning",
+    "response.function_call_arguments.delta": "tool",
+    "response.mcp_call_arguments.delta": "tool",
+}
+_MESSAGES_TOKENS: dict[str, tuple[str, TokenKind]] = {
+    "text_delta": ("text", "text"),
+    "thinking_delta": ("thinking", "reasoning"),
+    "input_json_delta": ("partial_json", "tool"),
+}
+
+
+def read_event(dialect: Dialect, event: bytes) -> Sign:
+    """Read one SSE event (with or without its blank line). What is not understood is an empty Sign, never an error."""
+    data = event_data(event)
+    if data is None:
+        return _NOTHING
+    if data == b"[DONE]":
+        return Sign(end=True)
+    try:
+        payload = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return _NOTHING
+    if not isinstance(payload, dict):
+        return _NOTHING
+    if dialect == "messages":
+        return _read_messages(payload)
+    if dialect == "responses":
+        return _read_responses(payload)
+    return _read_chat(payload)
+
+
+def read_answer(dialect: Dialect, body: bytes) -> Usage:
+    """The usage of an unstreamed answer; all None when it states none."""
+    try:
+        payload = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return Usage()
+    if not isinstance(payload, dict):
+        return Usage()
+    if dialect == "messages" and isinstance(payload.get("input_tokens"), int):  # count_tokens
+        return Usage(prompt_tokens=payload["input_tokens"], output_tokens=0)
+    return _usage(payload.get("usage")) or Usage()
+
+
+def _read_chat(payload: dict[str, Any]) -> Sign:
+    if "error" in payload:
+        return Sign(error=_error_text(payload["error"]), end=True)
+    usage = _usage(payload.get("usage"))
+    choices = payload.get("choices")
+    if not isinstance(choices, list) or not choices:
+        return Sign(usage=usage, only_usage=usage is not None)
+    for choice in choices:
+        kind = _chat_token(choice) if isinstance(choice, dict) else None
+        if kind:
+            return Sign(token=kind, usage=usage)
+    return Sign(usage=usage)
+
+
+def _chat_token(choice: dict[str, Any]) -> TokenKind | None:
+    if choice.get("text"):
+        return "text"
+    delta = choice.get("delta")
+    if not isinstance(delta, dict):
+        return None
+    if delta.get("content") or delta.get("refusal"):
+        return "text"
+    if delta.get("reasoning") or delta.get("reasoning_content"):
+        return "reasoning"
+    return "tool" if delta.get("tool_calls") else None
+
+
+def _read_responses(payload: dict[str, Any]) -> Sign:
+    kind = payload.get("type")
+    token = _RESPONSES_TOKENS.get(str(kind))
+    if token:
+        return Sign(token=token if payload.get("delta") else None)
+    response = payload.get("response")
+    if kind in ("response.completed", "response.incomplete") and isinstance(response, dict):
+        return Sign(usage=_usage(response.get("usage")), end=True)
+    if kind == "response.failed" and isinstance(response, dict):
+        return Sign(usage=_usage(response.get("usage")), error=_error_text(response.get("error")), end=True)
+    if kind == "error" or ("error" in payload and kind is None):
+        return Sign(error=_error_text(payload.get("error", payload)), end=True)
+    return _NOTHING
+
+
+def _read_messages(payload: dict[str, Any]) -> Sign:
+    kind = payload.get("type")
+    delta = payload.get("delta")
+    if kind == "content_block_delta" and isinstance(delta, dict):
+        field, token = _MESSAGES_TOKENS.get(str(delta.get("type")), ("", None))
+        return Sign(token=token if delta.get(field) else None)
+    if kind == "message_start" and isinstance(payload.get("message"), dict):
+        return Sign(usage=_usage(payload["message"].get("usage")))
+    if kind == "message_delta":
+        return Sign(usage=_usage(payload.get("usage")))
+    if kind == "message_stop":
+        return Sign(end=True)
+    if kind == "error" or "error" in payload:
+        return Sign(error=_error_text(payload.get("error")), end=True)
+    return _NOTHING
+
+
+def _usage(raw: object) -> Usage | None:
+    """OpenAI's `prompt_tokens`/`completion_tokens` or the `input_tokens`/`output_tokens` of the two newer dialects."""
+    if not isinstance(raw, dict):
+        return None
+    details = raw.get("prompt_tokens_details") or raw.get("input_tokens_details") or {}
+    cached = details.get("cached_tokens") if isinstance(details, dict) else None
+    return Usage(
+        prompt_tokens=_count(raw.get("prompt_tokens", raw.get("input_tokens"))),
+        output_tokens=_count(raw.get("completion_tokens", raw.get("output_tokens"))),
+        cached_tokens=_count(cached if cached is not None else raw.get("cache_read_input_tokens")),
+    )
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _error_text(error: object) -> str:
+    if isinstance(error, dict):
+        return str(error.get("message", "")) or "the engine reported an error without a message"
+    return str(error)

@@ -1,0 +1,113 @@
+"""Faults in each dialect's own shape, and engine errors read into ours.
+
+Shapes: https://platform.openai.com/docs/guides/error-codes and https://docs.anthropic.com/en/api/errors. Both SDKs obey
+`x-should-retry` before their own rules and wait `retry-after` seconds, so each fault says both where it matters.
+"""
+
+from dataclasses import dataclass
+
+import orjson
+
+from gateway.wire.dialect import Dialect
+
+_OPENAI_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "invalid_request_error",
+    422: "invalid_request_error",
+    429: "rate_limit_error",
+}
+_ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    422: "invalid_request_error",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    529: "overloaded_error",
+}
+_CONTEXT_MARKS = ("maximum context length", "max_model_len", "longer than the maximum model length")
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One refusal or failure, dialect-free. `message` is one line: what, where, and the way out."""
+
+    status: int
+    message: str
+    code: str | None = None
+    param: str | None = None
+    retry_after_s: int | None = None
+    should_retry: bool | None = None
+
+
+def _openai_error(fault: Fault) -> dict[str, object]:
+    kind = _OPENAI_TYPES.get(fault.status, "server_error" if fault.status >= 500 else "invalid_request_error")
+    return {"message": fault.message, "type": kind, "param": fault.param, "code": fault.code}
+
+
+def _anthropic_error(fault: Fault) -> dict[str, object]:
+    kind = _ANTHROPIC_TYPES.get(fault.status, "api_error" if fault.status >= 500 else "invalid_request_error")
+    return {"type": kind, "message": fault.message}
+
+
+def fault_body(dialect: Dialect, fault: Fault, request_id: str) -> bytes:
+    """The JSON body of an unstreamed error answer."""
+    if dialect == "messages":
+        return orjson.dumps({"type": "error", "error": _anthropic_error(fault), "request_id": request_id})
+    return orjson.dumps({"error": _openai_error(fault)})
+
+
+def fault_event(dialect: Dialect, fault: Fault, request_id: str) -> bytes:
+    """The event that ends a stream which broke after its first byte, as the dialect's SDK raises it."""
+    if dialect == "messages":
+        return b"event: error\ndata: " + fault_body(dialect, fault, request_id) + b"\n\n"
+    if dialect == "responses":
+        payload = {"type": "error", "code": fault.code, "message": fault.message, "param": fault.param}
+        return b"event: error\ndata: " + orjson.dumps(payload) + b"\n\n"
+    return b"data: " + fault_body(dialect, fault, request_id) + b"\n\n"
+
+
+def fault_headers(fault: Fault) -> list[tuple[bytes, bytes]]:
+    """The headers that tell an SDK whether and when to try again."""
+    headers = []
+    if fault.retry_after_s is not None:
+        headers.append((b"retry-after", str(fault.retry_after_s).encode()))
+    if fault.should_retry is not None:
+        headers.append((b"x-should-retry", b"true" if fault.should_retry else b"false"))
+    return headers
+
+
+def read_fault(status: int, body: bytes) -> Fault:
+    """Read an engine's error answer, whatever its shape, into a Fault.
+
+    vLLM sends int codes and types such as "BadRequestError", OpenAI envelopes on `/v1/messages`, `{"error": "text"}`
+    from its key check, `{"detail": ...}` from FastAPI, and 503 without Retry-After.
+    """
+    message, param = _message_of(body)
+    message = message or f"the engine answered {status} without a reason"
+    code = None
+    if status == 404:
+        code = "model_not_found" if param == "model" else "not_found"
+    elif status == 400 and any(mark in message for mark in _CONTEXT_MARKS):
+        code = "context_length_exceeded"
+    retry_after_s = 1 if status in (429, 503) else None
+    return Fault(status, message, code=code, param=param, retry_after_s=retry_after_s)
+
+
+def _message_of(body: bytes) -> tuple[str, str | None]:
+    try:
+        payload = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return " ".join(body[:500].decode("utf-8", "replace").split()), None
+    if not isinstance(payload, dict):
+        return "", None
+    error = payload.get("error", payload.get("detail", payload.get("message", "")))
+    if isinstance(error, dict):
+        param = error.get("param")
+        return str(error.get("message", "")), param.removeprefix("body.") if isinstance(param, str) else None
+    return str(error), None
