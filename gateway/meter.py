@@ -1,0 +1,70 @@
+"""Reads a stream as it passes: first and last token, usage, errors. Changes nothing but the usage nobody asked for."""
+
+from collections.abc import Callable
+
+from gateway.wire import Dialect, EventSplitter, Sign, Usage, read_event
+
+
+class Meter:
+    """Fed every piece of one streamed answer, in order; gives back what to forward.
+
+    With `strip_usage` only whole events are forwarded and the usage event the gateway itself asked for is dropped;
+    otherwise the bytes go on exactly as they came, even when they end in the middle of an event.
+    """
+
+    def __init__(self, dialect: Dialect, *, strip_usage: bool, clock: Callable[[], float]) -> None:
+        self._dialect = dialect
+        self._strip_usage = strip_usage
+        self._clock = clock
+        self._splitter = EventSplitter()
+        self.first_token_s: float | None = None
+        self.last_token_s: float | None = None
+        self.token_events = 0
+        self.usage = Usage()
+        self.error: str | None = None
+
+    def feed(self, data: bytes) -> bytes:
+        """Note what `data` brings; returns the bytes to send to the client now, possibly none."""
+        now_s = self._clock()
+        forward = []
+        for event in self._splitter.feed(data):
+            sign = read_event(self._dialect, event)
+            self._note(sign, now_s)
+            if not (self._strip_usage and sign.only_usage):
+                forward.append(event)
+        return b"".join(forward) if self._strip_usage else data
+
+    def rest(self) -> bytes:
+        """What was held back when the stream ended in the middle of an event; b"" the second time."""
+        held, self._splitter.tail = self._splitter.tail, b""
+        return held if self._strip_usage else b""
+
+    @property
+    def tpot_s(self) -> float | None:
+        """Seconds per output token after the first, by the engine's count; None when there was no second token."""
+        n = self.usage.output_tokens
+        if self.first_token_s is None or self.last_token_s is None or n is None or n < 2:
+            return None
+        if self.token_events < 2:
+            return None  # all tokens came at one moment: there is no interval to divide
+        return (self.last_token_s - self.first_token_s) / (n - 1)
+
+    def _note(self, sign: Sign, now_s: float) -> None:
+        if sign.token is not None:
+            self.token_events += 1
+            self.last_token_s = now_s
+            if self.first_token_s is None:
+                self.first_token_s = now_s
+        if sign.usage is not None:
+            self.usage = _merged(self.usage, sign.usage)
+        if sign.error is not None:
+            self.error = sign.error
+
+
+def _merged(old: Usage, new: Usage) -> Usage:
+    """Anthropic splits usage over two events: the later count wins, a missing one keeps what was known."""
+    return Usage(
+        prompt_tokens=old.prompt_tokens if new.prompt_tokens is None else new.prompt_tokens,
+        output_tokens=old.output_tokens if new.output_tokens is None else new.output_tokens,
+        cached_tokens=old.cached_tokens if new.cached_tokens is None else new.cached_tokens,
+    )

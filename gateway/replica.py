@@ -1,0 +1,166 @@
+"""The engines as the gateway sees them: their models, their health, and the work it has given them."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import orjson
+
+from gateway.errors import ConnectError, RefusedError, UpstreamError
+from gateway.upstream import Upstream
+from gateway.wire import Fault
+
+State = Literal["starting", "ready", "unhealthy", "draining"]
+_SILENT_PROBES = 3  # an engine busy with one huge prompt may miss a probe; a refused connection needs no second look
+_RETRY_AFTER_S = 5
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """A public model name and the longest request it takes (prompt + output, in tokens), when known."""
+
+    name: str
+    max_model_len: int | None = None
+
+
+@dataclass(slots=True)
+class Replica:
+    """One upstream engine. `url` is `http://host:port` or `unix:/path/to.sock`."""
+
+    name: str
+    url: str
+    models: tuple[ModelCard, ...] = ()
+    api_key: str | None = field(default=None, repr=False)
+    predicted_kv_tokens: int | None = None
+    state: State = "starting"
+    in_flight: int = 0
+    work_tokens: int = 0
+    picks: int = 0
+    missed_probes: int = 0
+
+    def serves(self, model: str) -> bool:
+        """Whether this engine serves the public name `model`."""
+        return any(card.name == model for card in self.models)
+
+    @contextlib.contextmanager
+    def working(self, work_tokens: int) -> Iterator[None]:
+        """Count one request as in flight here for as long as the block runs."""
+        self.in_flight += 1
+        self.picks += 1
+        self.work_tokens += work_tokens
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
+            self.work_tokens -= work_tokens
+
+    def suspect(self) -> None:
+        """Stop routing here until a probe says otherwise."""
+        if self.state == "ready":
+            self.state = "unhealthy"
+
+
+class Pool:
+    """All replicas, by model. Membership changes only through `add` and `remove`."""
+
+    def __init__(self, upstream: Upstream, replicas: Sequence[Replica] = ()) -> None:
+        self._upstream = upstream
+        self._replicas: list[Replica] = list(replicas)
+
+    @property
+    def replicas(self) -> tuple[Replica, ...]:
+        """Everything known, whatever its state."""
+        return tuple(self._replicas)
+
+    def add(self, replica: Replica) -> None:
+        """Take a replica in; it gets no request before a probe has found it healthy."""
+        self._replicas.append(replica)
+
+    async def remove(self, replica: Replica) -> None:
+        """Forget a replica and close its idle connections."""
+        self._replicas.remove(replica)
+        await self._upstream.forget(replica.url)
+
+    def cards(self) -> list[ModelCard]:
+        """Every model served, once, in the order of the replicas."""
+        return list({card.name: card for replica in self._replicas for card in replica.models}.values())
+
+    def candidates(self, model: str) -> list[Replica]:
+        """The replicas that can take a request for `model` now; RefusedError 404 or 503 when there is none."""
+        serving = [replica for replica in self._replicas if replica.serves(model)]
+        ready = [replica for replica in serving if replica.state == "ready"]
+        if ready:
+            return ready
+        if serving or any(replica.state == "starting" and not replica.models for replica in self._replicas):
+            states = ", ".join(f"{replica.name} {replica.state}" for replica in serving) or "engines still starting"
+            fault = Fault(
+                503, f"no replica of '{model}' is ready ({states})", code="not_ready", retry_after_s=_RETRY_AFTER_S
+            )
+            raise RefusedError(fault)
+        names = ", ".join(card.name for card in self.cards()) or "none"
+        message = f"model '{model}' is not served here; available: {names}"
+        raise RefusedError(Fault(404, message, code="model_not_found", param="model", should_retry=False))
+
+    def unready_models(self) -> list[str]:
+        """The models that no replica can answer for now; ["(unknown)"] while nothing has been discovered."""
+        cards = self.cards()
+        if not cards:
+            return ["(unknown)"]
+        return [
+            card.name
+            for card in cards
+            if not any(replica.state == "ready" and replica.serves(card.name) for replica in self._replicas)
+        ]
+
+    async def probe(self, replica: Replica, timeout_s: float) -> None:
+        """Ask the engine's own /health, and its /v1/models until they are known; set the state accordingly."""
+        try:
+            status, _ = await self._upstream.get(replica.url, "/health", replica.api_key, timeout_s)
+            healthy = status == 200
+            if healthy and not replica.models:
+                replica.models = await self._discover(replica, timeout_s)
+        except ConnectError:
+            replica.missed_probes = _SILENT_PROBES
+            healthy = False
+        except UpstreamError:
+            healthy = False
+        if replica.state == "draining":
+            return
+        if healthy and replica.models:
+            replica.missed_probes = 0
+            replica.state = "ready"
+            return
+        replica.missed_probes += 1
+        if replica.missed_probes >= _SILENT_PROBES:
+            replica.suspect()
+
+    async def _discover(self, replica: Replica, timeout_s: float) -> tuple[ModelCard, ...]:
+        status, body = await self._upstream.get(replica.url, "/v1/models", replica.api_key, timeout_s)
+        return _read_cards(body) if status == 200 else ()
+
+    @contextlib.asynccontextmanager
+    async def probing(self, interval_s: float, timeout_s: float) -> AsyncIterator[None]:
+        """Probe every replica each `interval_s` while the block runs."""
+
+        async def forever() -> None:
+            while True:
+                await asyncio.gather(*(self.probe(replica, timeout_s) for replica in self._replicas))
+                await asyncio.sleep(interval_s)
+
+        task = asyncio.create_task(forever(), name="probe replicas")
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+def _read_cards(body: bytes) -> tuple[ModelCard, ...]:
+    try:
+        rows = orjson.loads(body)["data"]
+        return tuple(ModelCard(row["id"], row.get("max_model_len")) for row in rows)
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return ()
