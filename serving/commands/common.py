@@ -1,0 +1,38 @@
+"""What every command does the same way: errors in one line, and a log on standard error."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+from gateway.errors import ConfigError as GatewayConfigError
+from serving.errors import ServingError, StartError
+from sizing.errors import SizingError
+
+
+@contextmanager
+def failing_in_one_line(command: str) -> Iterator[None]:
+    """Turn our errors into one line on standard error and the right exit status; a failed start shows its log first."""
+    try:
+        yield
+    except StartError as error:
+        for line in error.last_lines:
+            typer.echo(f"  | {line}", err=True)
+        typer.echo(f"{command}: {error}; the whole log: {error.log_path}", err=True)
+        raise typer.Exit(error.exit_status) from None
+    except ServingError as error:
+        typer.echo(f"{command}: {error}", err=True)
+        raise typer.Exit(error.exit_status) from None
+    except (SizingError, GatewayConfigError) as error:
+        typer.echo(f"{command}: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+def logging_to_stderr(level: int = logging.INFO) -> None:
+    """One line an event, with its date: what an operator keeps."""
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True
+    )
+    logging.getLogger("berth").setLevel(level)

@@ -1,0 +1,44 @@
+"""`berth gateway`: the door alone, in front of engines started elsewhere."""
+
+import asyncio
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import typer
+import uvloop
+from rich.console import Console
+
+from gateway.replica import Replica
+from serving import stack
+from serving.commands.common import failing_in_one_line, logging_to_stderr
+from serving.config import Environment, GatewaySection, validate_section
+from serving.errors import ConfigError
+
+
+def gateway(
+    upstream: Annotated[list[str], typer.Option(help="An engine: http://host:port or unix:/path. Repeatable.")],
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    host: Annotated[str, typer.Option(help="Address to listen on; a public one needs API keys.")] = "127.0.0.1",
+    upstream_api_key: Annotated[
+        str | None, typer.Option(envvar="BERTH_UPSTREAM_API_KEY", help="The key the engines ask for.")
+    ] = None,
+    max_in_flight: Annotated[int | None, typer.Option(help="Requests taken at once; more get 503.")] = None,
+) -> None:
+    """Put one door in front of running OpenAI-compatible engines: routing, failover, keys, metrics."""
+    with failing_in_one_line("berth gateway"):
+        raw = {"host": host, "port": port, "max_in_flight": max_in_flight}
+        section = validate_section(GatewaySection, raw, "berth gateway")
+        replicas = [_replica(url, upstream_api_key) for url in dict.fromkeys(upstream)]
+        logging_to_stderr()
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            raise typer.Exit(runner.run(stack.run_gateway(section, Environment(), replicas, Console())))
+
+
+def _replica(url: str, api_key: str | None) -> Replica:
+    url = url.rstrip("/").removesuffix("/v1")
+    if url.startswith("unix:/"):
+        return Replica(url.rpartition("/")[2], url, api_key=api_key)
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path:
+        raise ConfigError(f"--upstream {url}: expected http://host:port or unix:/path/to.sock")
+    return Replica(parts.netloc.rpartition("@")[2], url, api_key=api_key)

@@ -1,0 +1,62 @@
+"""`berth serve`: size, place, start and supervise engines behind one gateway."""
+
+import asyncio
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvloop
+from rich.console import Console
+
+from serving import report, stack
+from serving.commands.common import failing_in_one_line, logging_to_stderr
+from serving.config import Environment, load_stack
+from serving.placement import Folders
+from serving.progress import Progress
+
+_TARGET = typer.Argument(
+    metavar="[MODEL|FILE.yaml]",
+    help="A Hub id, a local folder, or a berth.yaml. Without it: the embedded model.",
+    show_default=False,
+)
+
+
+def serve(
+    target: Annotated[str | None, _TARGET] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; a public one needs API keys.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port of the gateway. [default: 8000]")] = None,
+    name: Annotated[str | None, typer.Option(help="Public name of the model.")] = None,
+    replicas: Annotated[int | None, typer.Option(help="Engines to start for the model.")] = None,
+    max_model_len: Annotated[str | None, typer.Option(help="Context in tokens, such as 8192 or 32k.")] = None,
+    max_num_seqs: Annotated[int | None, typer.Option(help="Requests an engine computes at once.")] = None,
+    gpu_memory_utilization: Annotated[float | None, typer.Option(help="Share of a GPU an engine takes.")] = None,
+    tensor_parallel_size: Annotated[int | None, typer.Option(help="GPUs one engine spreads over.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the placement and the engine commands only.")
+    ] = False,
+) -> None:
+    """Serve open models: one command sizes them, starts vLLM engines where they fit, and opens the gateway."""
+    console = Console()
+    overrides = {
+        "gateway.host": host,
+        "gateway.port": port,
+        "name": name,
+        "replicas": replicas,
+        "max_model_len": max_model_len,
+        "max_num_seqs": max_num_seqs,
+        "gpu_memory_utilization": gpu_memory_utilization,
+        "tensor_parallel_size": tensor_parallel_size,
+    }
+    with failing_in_one_line("berth serve"):
+        environment = Environment()
+        config = load_stack(target, environment, overrides)
+        if dry_run:
+            with tempfile.TemporaryDirectory(prefix="berth-") as sockets:
+                folders = Folders(Path(sockets), environment.state() / "logs" / "dry-run")
+                placements = stack.prepare(config, environment, folders, Progress(console))
+                report.show_plan(placements, console, commands=True)
+            return
+        logging_to_stderr()
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            raise typer.Exit(runner.run(stack.run(config, environment, console)))

@@ -1,0 +1,292 @@
+"""The only reader of files and the environment: `berth.yaml`, flags and variables -> a checked, frozen StackConfig."""
+
+import difflib
+import ipaddress
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from gateway.config import GatewayConfig
+from gateway.identity import KeyHash, hash_key
+from serving.errors import ConfigError
+
+DEMO_MODEL = "demo"
+"""The model name that stands for the embedded one."""
+
+_MIB = 2**20
+_K = {"k": 2**10, "m": 2**20}
+
+
+def parse_token_count(value: object) -> object:
+    """`8192`, `"8192"` or `"32k"` (1k = 1024 tokens) -> int; anything else is left for the validator to refuse."""
+    if isinstance(value, str):
+        text = value.strip().lower()
+        if text.isdecimal():
+            return int(text)
+        if text[:-1].isdecimal() and text[-1:] in _K:
+            return int(text[:-1]) * _K[text[-1]]
+    return value
+
+
+TokenCount = Annotated[int, BeforeValidator(parse_token_count), Field(gt=0)]
+Count = Annotated[int, Field(gt=0, strict=True)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSection(_Section):
+    """One model to serve. Engine settings are spelt as vLLM's flags; what is not set is left to sizing."""
+
+    model: str = Field(min_length=1)
+    name: str = ""
+    replicas: Count = 1
+    tensor_parallel_size: Count | None = None
+    max_model_len: TokenCount | None = None
+    max_num_seqs: Count | None = None
+    max_num_batched_tokens: TokenCount | None = None
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] | None = None
+    kv_cache_memory_bytes: Count | None = None
+    kv_cache_dtype: str = "auto"
+    dtype: str = "auto"
+    enforce_eager: bool | None = None
+    listen: Literal["unix", "tcp"] = "unix"
+    extra_args: tuple[str, ...] = ()
+    env: Mapping[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: object) -> object:
+        """`- Qwen/Qwen3-8B` is short for `- model: Qwen/Qwen3-8B`."""
+        return {"model": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _default_name(self) -> "ModelSection":
+        if not self.name:
+            public = (
+                "smollm2" if self.model == DEMO_MODEL else Path(self.model).name if _is_path(self.model) else self.model
+            )
+            object.__setattr__(self, "name", public)
+        return self
+
+
+class KeySection(_Section):
+    """One virtual key as stored: `berth keys new CALLER` prints it."""
+
+    caller: str = Field(min_length=1)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class GatewaySection(_Section):
+    """The door."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    keys: tuple[KeySection, ...] = ()
+    max_in_flight: Count | None = None
+    max_body_mib: Count = 64
+    drain_timeout_s: Annotated[float, Field(ge=0)] = 30.0
+
+
+class StackConfig(_Section):
+    """Everything `berth serve` was told."""
+
+    models: tuple[ModelSection, ...] = Field(min_length=1)
+    gateway: GatewaySection = GatewaySection()
+    start_timeout_s: Annotated[float, Field(gt=0)] = 1800.0
+    """How long one engine may take to become healthy; a 400 GB checkpoint from a cold disk takes a while."""
+
+    @field_validator("models")
+    @classmethod
+    def _distinct_names(cls, models: tuple[ModelSection, ...]) -> tuple[ModelSection, ...]:
+        names = [model.name for model in models]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two models are named '{name}': give one of them another 'name', or use 'replicas'")
+        return models
+
+
+class Environment(BaseSettings):
+    """The variables Berth itself reads. Engines and huggingface-hub read their own (HF_TOKEN, HF_HOME, VLLM_...)."""
+
+    model_config = SettingsConfigDict(env_prefix="BERTH_", extra="ignore")
+
+    api_key: str | None = Field(default=None, repr=False)
+    cache_dir: Path | None = None
+    state_dir: Path | None = None
+
+    def cache(self) -> Path:
+        """Where converted models are kept: BERTH_CACHE_DIR, else the XDG cache."""
+        return self.cache_dir or _xdg("XDG_CACHE_HOME", ".cache")
+
+    def state(self) -> Path:
+        """Where engine logs go: BERTH_STATE_DIR, else the XDG state folder."""
+        return self.state_dir or _xdg("XDG_STATE_HOME", ".local/state")
+
+
+def _xdg(variable: str, fallback: str) -> Path:
+    base = os.environ.get(variable)
+    return (Path(base) if base else Path.home() / fallback) / "berth"
+
+
+def child_environment(overrides: Mapping[str, str]) -> dict[str, str]:
+    """What an engine process gets: our own environment, without our secrets, and `overrides` on top."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("BERTH_")}
+    return {**inherited, **overrides}
+
+
+def visible_gpus() -> tuple[int, ...] | None:
+    """The GPU numbers CUDA_VISIBLE_DEVICES leaves us; None when it does not say (or names cards by UUID)."""
+    text = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if text is None or any(not part.strip().isdecimal() for part in text.split(",") if part.strip()):
+        return None
+    return tuple(int(part) for part in text.split(",") if part.strip())
+
+
+def load_stack(target: str | None, environment: Environment, overrides: Mapping[str, object]) -> StackConfig:
+    """What `berth serve [TARGET]` means: a YAML file, else one model (folder, Hub id, or the embedded one).
+
+    `overrides` are flags given, by their key in `models[0]` or `gateway.<key>`. Raises ConfigError.
+    """
+    if target is not None and target.endswith((".yaml", ".yml")):
+        source, raw = target, _read_yaml(Path(target))
+    else:
+        source, raw = "berth serve", {"models": [{"model": target or DEMO_MODEL}]}
+    _apply(raw, overrides, source)
+    config = _validated(raw, source)
+    base = Path(source).parent if source == target else Path()
+    models = tuple(_located(model, base, source) for model in config.models)
+    return config.model_copy(update={"models": models})
+
+
+def gateway_config(section: GatewaySection, environment: Environment) -> GatewayConfig:
+    """The gateway's own settings. Raises ConfigError for a public address without keys."""
+    keys = [KeyHash(key.caller, key.sha256) for key in section.keys]
+    if environment.api_key:
+        keys.append(hash_key("default", environment.api_key))
+    if not keys and not is_loopback(section.host):
+        raise ConfigError(
+            f"refusing to listen on {section.host} without API keys: set BERTH_API_KEY, add gateway.keys "
+            "(berth keys new CALLER makes one), or listen on 127.0.0.1"
+        )
+    return GatewayConfig(
+        keys=tuple(keys), max_body_bytes=section.max_body_mib * _MIB, max_in_flight=section.max_in_flight
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def validate_section(section: type[GatewaySection], raw: Mapping[str, object], source: str) -> GatewaySection:
+    """A section from flags alone (`berth gateway`). Raises ConfigError."""
+    try:
+        return section.model_validate(dict(raw))
+    except ValidationError as error:
+        raise ConfigError(_first_complaint(error, source)) from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: expected a mapping with 'models', found {type(raw).__name__}")
+    return raw
+
+
+def _apply(raw: dict[str, Any], overrides: Mapping[str, object], source: str) -> None:
+    """Flags win over the file; a flag about a model needs exactly one model to be about."""
+    for key, value in overrides.items():
+        if value is None:
+            continue
+        section, _, name = key.rpartition(".")
+        if section:
+            target = raw.setdefault(section, {})
+        else:
+            models = raw.get("models")
+            if not isinstance(models, list) or len(models) != 1:
+                flag = "--" + name.replace("_", "-")
+                raise ConfigError(f"{source}: {flag} needs exactly one model; set '{name}' under the model it is for")
+            models[0] = {"model": models[0]} if isinstance(models[0], str) else models[0]
+            target = models[0]
+        if isinstance(target, dict):
+            target[name] = value
+
+
+def _validated(raw: dict[str, Any], source: str) -> StackConfig:
+    try:
+        return StackConfig.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(_first_complaint(error, source)) from None
+
+
+def _first_complaint(error: ValidationError, source: str) -> str:
+    """One line for the first thing wrong: file, key, reason, and the nearest key that exists."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"]) or "(top level)"
+    reason = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        known = _keys_at(first["loc"][:-1])
+        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+        reason = f"unknown key; did you mean '{near[0]}'?" if near else f"unknown key; known: {', '.join(known)}"
+    elif first["type"] == "missing":
+        reason = "missing"
+    elif first["type"] not in ("value_error", "string_pattern_mismatch"):
+        reason = f"{reason}, found {first['input']!r}"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{source}: {where}: {reason}{more}"
+
+
+def _keys_at(location: tuple[int | str, ...]) -> list[str]:
+    """The keys allowed in the section at `location`."""
+    section: type[BaseModel] = StackConfig
+    for part in location:
+        if isinstance(part, str) and part in section.model_fields:
+            section = _section_of(section.model_fields[part].annotation) or section
+    return list(section.model_fields)
+
+
+def _section_of(annotation: object) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for arg in get_args(annotation) if (found := _section_of(arg))), None)
+
+
+def _public_name(model: str) -> str:
+    if model == DEMO_MODEL:
+        return "smollm2"
+    return Path(model).name if _is_path(model) else model
+
+
+def _is_path(model: str) -> bool:
+    return model.startswith(("/", "./", "../", "~"))
+
+
+def _located(model: ModelSection, base: Path, source: str) -> ModelSection:
+    """Local folders become absolute (relative ones: to the file they stand in) and must exist."""
+    if model.model == DEMO_MODEL:
+        return model
+    folder = base / Path(model.model).expanduser()
+    if folder.is_dir():
+        return model.model_copy(update={"model": str(folder.resolve())})
+    if _is_path(model.model) or model.model.count("/") != 1:
+        raise ConfigError(
+            f"{source}: model '{model.model}': no such folder, and not a Hub id (those look like Qwen/Qwen3-8B)"
+        )
+    return model

