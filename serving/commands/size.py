@@ -59,7 +59,7 @@ def size(
     if json:
         typer.echo(orjson.dumps(as_json(question, found), option=orjson.OPT_INDENT_2).decode())
     else:
-        Console(highlight=False).print(render(question, found))
+        Console(highlight=False).print(render(question, found), soft_wrap=True)
     raise typer.Exit(FITS if found.fits else DOES_NOT_FIT)
 
 

@@ -1,0 +1,233 @@
+"""From a model's `config.json` to its ModelShape: pure, and the only place that knows the file's keys."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from sizing.architecture import Architecture, supported
+from sizing.errors import ModelFileError, UnsupportedModelError
+from sizing.headers import Tensor, loaded_bytes, loaded_tensors, stored_dtype
+from sizing.model import Dtype, KvCacheDtype, ModelShape
+from sizing.parameters import count_parameters
+
+_DTYPES: dict[str, Dtype] = {
+    "bfloat16": "bfloat16",
+    "float16": "float16",
+    "half": "float16",
+    "float32": "float32",
+    "float": "float32",
+}
+# vllm/transformers_utils/model_arch_config_convertor.py: derive_max_model_len_and_key
+_LENGTH_KEYS = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "seq_length",
+    "model_max_length",
+    "max_target_positions",
+    "max_sequence_length",
+    "max_seq_length",
+    "seq_len",
+)
+# vllm/config/model.py: _get_and_verify_max_len; these leave max_position_embeddings already scaled
+_UNSCALED_ROPE = {"default", "su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling"}
+_COUNT_TOLERANCE = 0.01
+
+
+def parse_config(values: Mapping[str, object], *, name: str, tensors: Sequence[Tensor] | None = None) -> ModelShape:
+    """The shape that a `config.json` describes, weighed by its safetensors headers or, without any, by the shape.
+
+    Raises:
+        ModelFileError: a key is missing or impossible, or the headers do not fit the config.
+        UnsupportedModelError: a family, a kind of layer or a number format that is not sized yet.
+    """
+    architecture_name, architecture = supported(values, name=name)
+    config = _Config(name, values)
+    heads = config.count("num_attention_heads")
+    hidden = config.count("hidden_size")
+    max_model_len, longest = _model_len(config)
+    quantization, kv_cache_dtype = _quantization(config)
+    experts = config.count(architecture.experts_key) if architecture.experts_key else 0
+    shape = ModelShape(
+        name=name,
+        architecture=architecture_name,
+        model_type=str(values.get("model_type", "")),
+        dtype=_served_dtype(config, tensors),
+        num_hidden_layers=config.count("num_hidden_layers"),
+        hidden_size=hidden,
+        intermediate_size=config.count("intermediate_size"),
+        num_attention_heads=heads,
+        num_key_value_heads=config.count(
+            "num_key_value_heads", default=heads if architecture.kv_heads_default_to_heads else None
+        ),
+        head_dim=config.count("head_dim", default=hidden // heads if architecture.plain_head_dim else None),
+        vocab_size=config.count("vocab_size"),
+        max_model_len=max_model_len,
+        longest_model_len=longest,
+        tie_word_embeddings=config.flag("tie_word_embeddings", default=architecture.tied_by_default),
+        quantization=quantization,
+        num_parameters=0,
+        weights_bytes=0,
+        weights_source="config" if tensors is None else "safetensors headers",
+        kv_cache_dtype=kv_cache_dtype,
+        attention_bias=architecture.bias == "attention_bias" and config.flag("attention_bias", default=False),
+        mlp_bias=config.flag("mlp_bias", default=False),
+        num_experts=experts,
+        num_experts_per_tok=config.count("num_experts_per_tok") if experts else 0,
+        moe_intermediate_size=config.count(architecture.expert_width_key) if experts else 0,
+        num_moe_layers=_num_moe_layers(config, architecture),
+    )
+    if shape.num_attention_heads % shape.num_key_value_heads:
+        raise config.impossible("num_key_value_heads", f"does not divide the {heads} attention heads")
+    return _weighed(shape, tensors)
+
+
+@dataclass(frozen=True)
+class _Config:
+    """A `config.json` read key by key, every reading typed and every fault named."""
+
+    name: str
+    values: Mapping[str, object]
+
+    def count(self, key: str, *, default: int | None = None) -> int:
+        """A positive whole number; null is the same as absent, as Transformers takes it."""
+        value = self.values.get(key)
+        if value is None:
+            value = default
+        if value is None:
+            raise ModelFileError(f"{self.name}: config.json has no {key}; use the file as its publisher ships it")
+        if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+            raise self.impossible(key, "must be a positive whole number")
+        return value
+
+    def flag(self, key: str, *, default: bool) -> bool:
+        value = self.values.get(key)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            raise self.impossible(key, "must be true or false")
+        return value
+
+    def section(self, *keys: str) -> dict[str, object]:
+        """The first of these that is there and not null; empty where none is."""
+        for key in keys:
+            value = self.values.get(key)
+            if value is not None:
+                if not isinstance(value, dict):
+                    raise self.impossible(key, "must be an object")
+                return value
+        return {}
+
+    def impossible(self, key: str, why: str) -> ModelFileError:
+        return ModelFileError(
+            f"{self.name}: config.json says {key} = {self.values.get(key)!r}, which {why}; "
+            "use the file as its publisher ships it"
+        )
+
+
+def _weighed(shape: ModelShape, tensors: Sequence[Tensor] | None) -> ModelShape:
+    counted = count_parameters(shape).total
+    if tensors is None:
+        if shape.quantization:
+            raise UnsupportedModelError(
+                f"{shape.name}: weights quantized with {shape.quantization} are only known from safetensors headers, "
+                "and there are none; size the repository or the folder that holds them"
+            )
+        return replace(shape, num_parameters=counted, weights_bytes=counted * shape.dtype_bytes)
+    loaded = loaded_tensors(tensors, tie_word_embeddings=shape.tie_word_embeddings)
+    stored = sum(tensor.num_elements for tensor in loaded)
+    if not shape.quantization and abs(stored - counted) > _COUNT_TOLERANCE * counted:
+        raise ModelFileError(
+            f"{shape.name}: its safetensors hold {stored:,} parameters where config.json describes {counted:,}; "
+            "download the model again, or merge the adapter into its base model"
+        )
+    weights_bytes = loaded_bytes(loaded, dtype=shape.dtype, quantized=shape.quantization is not None)
+    return replace(shape, num_parameters=counted, weights_bytes=weights_bytes)
+
+
+def _served_dtype(config: _Config, tensors: Sequence[Tensor] | None) -> Dtype:
+    """vllm/config/model.py: _resolve_auto_dtype; a float32 checkpoint is served in bfloat16.
+
+    A card without bfloat16 (T4) is served in float16, which is as wide.
+    """
+    for key in ("dtype", "torch_dtype"):
+        value = config.values.get(key)
+        if value is not None:
+            dtype = _DTYPES.get(str(value).removeprefix("torch."))
+            if dtype is None:
+                raise config.impossible(key, f"is none of {', '.join(_DTYPES)}")
+            break
+    else:
+        dtype = stored_dtype(tensors or ()) or "float32"
+    return "bfloat16" if dtype == "float32" else dtype
+
+
+def _num_moe_layers(config: _Config, architecture: Architecture) -> int:
+    """Layers whose feed-forward part is a mixture of experts (Qwen3-MoE may leave some dense)."""
+    if architecture.experts_key is None:
+        return 0
+    dense = config.values.get("mlp_only_layers") or []
+    if not isinstance(dense, list):
+        raise config.impossible("mlp_only_layers", "must be a list of layer numbers")
+    step = config.count("decoder_sparse_step", default=1)
+    layers = range(config.count("num_hidden_layers"))
+    return sum(1 for layer in layers if layer not in dense and (layer + 1) % step == 0)
+
+
+def _model_len(config: _Config) -> tuple[int, int]:
+    """The default and the largest `max_model_len`, as vLLM derives them (vllm/config/model.py)."""
+    lengths = [config.count(key) for key in _LENGTH_KEYS if config.values.get(key) is not None]
+    if not lengths:
+        raise ModelFileError(
+            f"{config.name}: config.json has no max_position_embeddings; use the file as its publisher ships it"
+        )
+    own = config.count("model_max_length", default=min(lengths))
+    rope = config.section("rope_parameters", "rope_scaling")
+    rope_type = str(rope.get("rope_type") or rope.get("type") or "default")
+    factor = 1.0 if rope_type in _UNSCALED_ROPE else rope.get("factor", 1.0)
+    if isinstance(factor, bool) or not isinstance(factor, int | float) or factor <= 0:
+        raise ModelFileError(f"{config.name}: config.json says rope factor = {factor!r}; it must be a positive number")
+    longest = int(own * factor)
+    if rope_type in ("longrope", "su"):
+        # vLLM serves LongRoPE at its original length unless asked for more, to spare short prompts the loss
+        return config.count("original_max_position_embeddings", default=longest), longest
+    return longest, longest
+
+
+def _quantization(config: _Config) -> tuple[str | None, KvCacheDtype]:
+    """The method's name as vLLM normalises it, and the KV cache type that the checkpoint asks for."""
+    section = config.section("quantization_config", "compression_config")
+    if not section:
+        return None, "auto"
+    inner = section.get("quantization")
+    inner = inner if isinstance(inner, dict) else {}
+    method = str(section.get("quant_method") or "").lower().replace("compressed_tensors", "compressed-tensors")
+    if not method and inner.get("quant_algo"):  # ModelOpt before 0.31 keeps it in a file of its own
+        method = {"FP8": "modelopt", "NVFP4": "modelopt_fp4"}.get(str(inner["quant_algo"]).upper(), "")
+    if not method:
+        raise UnsupportedModelError(
+            f"{config.name}: its quantization_config names no quant_method, so its KV cache type is unknown; "
+            "use the config.json as its publisher ships it"
+        )
+    if method == "compressed-tensors":
+        return method, "fp8" if section.get("kv_cache_scheme") else "auto"
+    if method.startswith("modelopt"):
+        return method, _modelopt_kv_cache(config, [inner, section])
+    return method, "auto"
+
+
+def _modelopt_kv_cache(config: _Config, sections: Sequence[Mapping[str, object]]) -> KvCacheDtype:
+    """vllm/utils/torch_utils.py: get_kv_cache_quant_algo_string."""
+    for key in ("kv_cache_scheme", "kv_cache_quant_algo"):
+        for section in sections:
+            algo = section.get(key)
+            if not algo:
+                continue
+            if isinstance(algo, dict):
+                algo = {8: "fp8", 4: "nvfp4"}.get(algo.get("num_bits", 0)) if algo.get("type") == "float" else None
+            if str(algo).lower() == "fp8":
+                return "fp8"
+            raise UnsupportedModelError(
+                f"{config.name}: its checkpoint asks for a {algo} KV cache, which is not sized yet; "
+                "sized today are the served type and fp8"
+            )
+    return "auto"

@@ -1,0 +1,106 @@
+"""The devices engines run on: one row per card, with its memory as the driver reports it."""
+
+import difflib
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from sizing.errors import UnknownGpuError
+
+Link = Literal["none", "pcie", "nvlink", "xgmi"]
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Device:
+    """One card, or the processor's memory node, as an engine would find it."""
+
+    kind: Literal["cuda", "cpu"]
+    name: str
+    memory_bytes: int
+    """Total as the driver reports it to a program, which is less than the marketing size."""
+    free_bytes: int
+    """Total minus what other processes hold."""
+    unified: bool = False
+    """The card shares the processor's memory (GB10)."""
+    link: Link = "none"
+    """How several of these cards reach each other."""
+    index: int | None = None
+    """The driver's number for a card that is here; None for one out of the catalogue."""
+
+
+@dataclass(frozen=True)
+class _Row:
+    name: str
+    memory_gib: float
+    link: Link
+    driver_names: tuple[str, ...]
+    unified: bool = False
+
+
+# memory_gib: the total that vLLM or PyTorch printed on the card ("total_memory", "total capacity of ... GiB"); where
+# logs differ, the smallest of them, since a plan that holds there holds everywhere.
+_CATALOGUE = (
+    _Row("T4", 14.56, "pcie", ("Tesla T4",)),  # vLLM 0.7 profile, f55765941562
+    _Row("L4", 22.03, "pcie", ("NVIDIA L4",)),  # vLLM profiles: 22.03-22.07
+    _Row("A10G", 22.03, "pcie", ("NVIDIA A10G",)),  # vLLM profiles: 22.03-22.07
+    _Row("L40S", 44.3, "pcie", ("NVIDIA L40S",)),  # vLLM profiles: 44.3-44.42
+    _Row("RTX3090", 23.56, "pcie", ("NVIDIA GeForce RTX 3090",)),  # vLLM profiles: 23.56-23.65
+    _Row("RTX4090", 23.5, "pcie", ("NVIDIA GeForce RTX 4090",)),  # vLLM profiles: 23.5-23.65
+    _Row("RTX5090", 31.36, "pcie", ("NVIDIA GeForce RTX 5090",)),  # vLLM profile: 30.86 free of 31.36
+    _Row(
+        "RTXPRO6000",
+        95.0,  # PyTorch: 95.0-95.6
+        "pcie",
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "NVIDIA RTX PRO 6000 Blackwell Workstation Edition"),
+    ),
+    _Row("A40", 44.4, "pcie", ("NVIDIA A40",)),  # vLLM profile
+    _Row("A100-40GB", 39.39, "nvlink", ("NVIDIA A100-SXM4-40GB", "NVIDIA A100-PCIE-40GB")),  # vLLM: 39.39-39.56
+    _Row("A100-80GB", 79.14, "nvlink", ("NVIDIA A100-SXM4-80GB", "NVIDIA A100 80GB PCIe")),  # vLLM: 79.14-79.33
+    _Row("H100", 79.14, "nvlink", ("NVIDIA H100 80GB HBM3", "NVIDIA H100 PCIe")),  # vLLM: 79.14-79.33
+    _Row("H200", 139.8, "nvlink", ("NVIDIA H200",)),  # vLLM and PyTorch: 139.80-139.81
+    _Row("GH200", 94.5, "nvlink", ("NVIDIA GH200 480GB",)),  # PyTorch: 94.50
+    _Row("B200", 178.35, "nvlink", ("NVIDIA B200",)),  # PyTorch: 178.35
+    _Row("B300", 267.7, "nvlink", ("NVIDIA B300 SXM6 AC",)),  # vLLM: 267.7-276.6
+    _Row("GB10", 121.6, "pcie", ("NVIDIA GB10",), unified=True),  # vLLM: 121.6-121.7, shared with the processor
+    _Row("MI300X", 191.69, "xgmi", ("AMD Instinct MI300X",)),  # vLLM: 191.69-191.98
+)
+
+
+def catalogue() -> tuple[Device, ...]:
+    """Every card known, empty, in the order of the table."""
+    return tuple(_device(row) for row in _CATALOGUE)
+
+
+def gpu(name: str) -> Device:
+    """The catalogue's card of that name, however it is spelt: "h100", "RTX 4090", "NVIDIA A100-SXM4-80GB".
+
+    Raises:
+        UnknownGpuError: naming the nearest cards.
+    """
+    wanted = _normalised(name)
+    by_name = {
+        _normalised(spelling): row for row in _CATALOGUE for spelling in (row.name, row.name + "GB", *row.driver_names)
+    }
+    if row := by_name.get(wanted):
+        return _device(row)
+    raise UnknownGpuError(f"no GPU called {name!r} in the catalogue; {_nearest(wanted)}")
+
+
+def _nearest(wanted: str) -> str:
+    names = {_normalised(row.name): row.name for row in _CATALOGUE}
+    near = [key for key in names if wanted and key.startswith(wanted)]
+    near += [key for key in difflib.get_close_matches(wanted, names, n=3, cutoff=0.5) if key not in near]
+    if near:
+        return "did you mean " + " or ".join(names[key] for key in near[:3]) + "?"
+    return "known are " + ", ".join(names.values())
+
+
+def _normalised(name: str) -> str:
+    words = re.sub(r"nvidia|geforce|tesla|\bamd\b|instinct", " ", name.lower())
+    return re.sub(r"[^a-z0-9]", "", words)
+
+
+def _device(row: _Row) -> Device:
+    memory_bytes = int(row.memory_gib * GIB)
+    return Device("cuda", row.name, memory_bytes, memory_bytes, unified=row.unified, link=row.link)

@@ -1,0 +1,73 @@
+"""What a safetensors header says of its tensors, and what they weigh once vLLM has loaded them."""
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sizing.errors import ModelFileError
+from sizing.model import DTYPE_BYTES, Dtype
+
+# https://github.com/huggingface/safetensors#format: an unsigned little-endian length, then that much JSON.
+LENGTH_PREFIX_BYTES = 8
+MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+
+_FLOATS: dict[str, Dtype | None] = {"F64": None, "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One entry of a header: its name, the format's name for its number type, its shape and its bytes on disk."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    num_bytes: int
+
+    @property
+    def num_elements(self) -> int:
+        return math.prod(self.shape)
+
+
+def parse_header(header: bytes, *, file: str) -> tuple[Tensor, ...]:
+    """The tensors of a header's JSON, without its 8-byte length.
+
+    Raises:
+        ModelFileError: not JSON, or not of the format.
+    """
+    try:
+        entries = json.loads(header)
+        return tuple(
+            Tensor(name, entry["dtype"], tuple(entry["shape"]), entry["data_offsets"][1] - entry["data_offsets"][0])
+            for name, entry in entries.items()
+            if name != "__metadata__"
+        )
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        raise ModelFileError(
+            f"{file}: its safetensors header is not readable ({type(error).__name__}); download the file again"
+        ) from error
+
+
+def loaded_tensors(tensors: Iterable[Tensor], *, tie_word_embeddings: bool) -> tuple[Tensor, ...]:
+    """The tensors that vLLM keeps: it skips the copy of a tied output layer and stored rotary tables."""
+    return tuple(
+        tensor
+        for tensor in tensors
+        if not (tie_word_embeddings and tensor.name == "lm_head.weight") and "rotary_emb." not in tensor.name
+    )
+
+
+def loaded_bytes(tensors: Iterable[Tensor], *, dtype: Dtype, quantized: bool) -> int:
+    """What those tensors weigh in memory: as stored where quantized, else in the served type."""
+    return sum(
+        tensor.num_bytes if quantized or tensor.dtype not in _FLOATS else tensor.num_elements * DTYPE_BYTES[dtype]
+        for tensor in tensors
+    )
+
+
+def stored_dtype(tensors: Iterable[Tensor]) -> Dtype | None:
+    """The widest float type among the tensors, or None: what vLLM takes when the config names none."""
+    stored = {_FLOATS.get(tensor.dtype) for tensor in tensors} - {None}
+    if len(stored) > 1:  # bfloat16 and float16 together widen to float32, as types promote
+        return "float32"
+    return stored.pop() if stored else None

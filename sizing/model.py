@@ -1,0 +1,61 @@
+"""What a model is to the arithmetic: its shape, its number type and the bytes of its weights."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Dtype = Literal["bfloat16", "float16", "float32"]
+KvCacheDtype = Literal["auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2"]
+WeightsSource = Literal["safetensors headers", "config"]
+
+DTYPE_BYTES: dict[Dtype, int] = {"bfloat16": 2, "float16": 2, "float32": 4}
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """A decoder whose layers all keep keys and values of every token (full attention).
+
+    Sizes are those of the whole model, before tensor parallelism divides them. `dtype` is the type vLLM serves
+    in when told nothing, which is not always the type the checkpoint is stored in.
+    """
+
+    name: str
+    architecture: str
+    model_type: str
+    dtype: Dtype
+    num_hidden_layers: int
+    hidden_size: int
+    intermediate_size: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    vocab_size: int
+    max_model_len: int
+    """What vLLM serves when `--max-model-len` is not given."""
+    longest_model_len: int
+    """The largest `--max-model-len` that vLLM accepts."""
+    tie_word_embeddings: bool
+    quantization: str | None
+    num_parameters: int
+    """Counted from the shape, whatever the checkpoint packs them into."""
+    weights_bytes: int
+    """As vLLM holds them: a tied output layer once, float32 checkpoints in the served type."""
+    weights_source: WeightsSource
+    kv_cache_dtype: KvCacheDtype = "auto"
+    """What `--kv-cache-dtype auto` becomes for this checkpoint; `auto` means the served type."""
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    num_experts: int = 0
+    num_experts_per_tok: int = 0
+    moe_intermediate_size: int = 0
+    num_moe_layers: int = 0
+
+    @property
+    def dtype_bytes(self) -> int:
+        return DTYPE_BYTES[self.dtype]
+
+    @property
+    def active_intermediate_size(self) -> int:
+        """Width of what one token goes through between the attention layers, in all experts it visits."""
+        if self.num_moe_layers:
+            return self.num_experts_per_tok * self.moe_intermediate_size
+        return self.intermediate_size

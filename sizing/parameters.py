@@ -1,0 +1,78 @@
+"""How many parameters a shape has, and which of them every tensor-parallel rank holds in full."""
+
+from dataclasses import dataclass
+
+from sizing.architecture import ARCHITECTURES
+from sizing.model import ModelShape
+
+_VOCAB_PADDING = 64  # vllm/model_executor/layers/vocab_parallel_embedding.py: DEFAULT_VOCAB_PADDING_SIZE
+
+
+@dataclass(frozen=True)
+class ParameterCount:
+    """Parameters by what tensor parallelism does to them."""
+
+    sharded: int
+    """Divided by the tensor-parallel size."""
+    kv_projection: int
+    """Divided by it as far as there are key-value heads, and replicated beyond."""
+    replicated: int
+    """Norms, routers and output biases: whole on every rank."""
+    vocab_rows: int
+    """Embedding-wide rows that a vocabulary table has: 1 where input and output are tied, else 2."""
+
+    @property
+    def total(self) -> int:
+        return self.sharded + self.kv_projection + self.replicated
+
+
+def count_parameters(shape: ModelShape) -> ParameterCount:
+    """Exact for every architecture of the table; checked against Transformers' own modules in the tests."""
+    architecture = ARCHITECTURES[shape.architecture]
+    hidden, layers = shape.hidden_size, shape.num_hidden_layers
+    query_width = shape.num_attention_heads * shape.head_dim
+    kv_width = shape.num_key_value_heads * shape.head_dim
+    vocab_rows = 1 if shape.tie_word_embeddings else 2
+
+    qkv_bias = int(shape.attention_bias or architecture.bias == "qkv")
+    qk_norm = {"none": 0, "head": 2 * shape.head_dim, "width": query_width + kv_width}[architecture.qk_norm]
+    # q and o projections, then the bias of q
+    sharded = layers * (2 * hidden * query_width + qkv_bias * query_width)
+    kv_projection = layers * 2 * (hidden + qkv_bias) * kv_width
+    # two norms per layer and one at the end, and the o projection's bias
+    replicated = layers * (2 * hidden + qk_norm + int(shape.attention_bias) * hidden) + hidden
+
+    dense = _dense_mlp(shape)
+    expert = 3 * hidden * shape.moe_intermediate_size  # gate, up and down projection
+    sharded += (layers - shape.num_moe_layers) * dense[0] + shape.num_moe_layers * shape.num_experts * expert
+    replicated += (layers - shape.num_moe_layers) * dense[1] + shape.num_moe_layers * hidden * shape.num_experts
+    sharded += vocab_rows * shape.vocab_size * hidden
+    return ParameterCount(sharded, kv_projection, replicated, vocab_rows)
+
+
+def weights_per_rank_bytes(shape: ModelShape, tensor_parallel_size: int) -> int:
+    """What one of `tensor_parallel_size` ranks holds, in bytes.
+
+    Quantized checkpoints are divided in the same proportions as their parameters would be: their large matrices
+    carry nearly all the bytes in both.
+    """
+    if tensor_parallel_size == 1:
+        return shape.weights_bytes + _vocab_padding_bytes(shape)
+    count = count_parameters(shape)
+    kv_shards = min(tensor_parallel_size, shape.num_key_value_heads)
+    held = count.sharded / tensor_parallel_size + count.kv_projection / kv_shards + count.replicated
+    padding = _vocab_padding_bytes(shape) / tensor_parallel_size
+    return round(shape.weights_bytes * held / count.total + padding)
+
+
+def _dense_mlp(shape: ModelShape) -> tuple[int, int]:
+    """Sharded and replicated parameters of one gated feed-forward layer."""
+    bias = int(shape.mlp_bias)
+    sharded = 3 * shape.hidden_size * shape.intermediate_size + bias * 2 * shape.intermediate_size
+    return sharded, bias * shape.hidden_size
+
+
+def _vocab_padding_bytes(shape: ModelShape) -> int:
+    rows = -shape.vocab_size % _VOCAB_PADDING
+    vocab_rows = 1 if shape.tie_word_embeddings else 2
+    return vocab_rows * rows * shape.hidden_size * shape.dtype_bytes

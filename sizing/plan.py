@@ -1,0 +1,287 @@
+"""From a Question to its Answer: does it fit, with which settings, and if not, which settings would."""
+
+from dataclasses import dataclass, replace
+
+from sizing.errors import QuestionError
+from sizing.gpu import GIB, Device
+from sizing.kv_cache import FullAttentionCache, full_attention_cache
+from sizing.memory import (
+    Batch,
+    Budget,
+    Term,
+    batch_limits,
+    block_size,
+    cpu_budget,
+    default_utilization,
+    gpu_budget,
+    usable_bytes,
+)
+from sizing.model import ModelShape
+from sizing.remedy import fitting_remedies
+
+SHORTEST_USEFUL_LEN = 1024
+"""A context nobody asked for is never cut below this; a model that holds less does not fit."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A model on one device, or on `count` of them; None leaves a setting to vLLM's default or to the answer."""
+
+    model: ModelShape
+    device: Device
+    count: int = 1
+    tensor_parallel_size: int | None = None
+    max_model_len: int | None = None
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
+    gpu_memory_utilization: float | None = None
+    kv_cache_memory_bytes: int | None = None
+    kv_cache_dtype: str = "auto"
+    enforce_eager: bool = False
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What the engine has to be started with for the answer to hold; names are vLLM's flags."""
+
+    max_model_len: int
+    max_num_seqs: int
+    max_num_batched_tokens: int | None
+    gpu_memory_utilization: float | None
+    kv_cache_memory_bytes: int | None
+    tensor_parallel_size: int
+    kv_cache_dtype: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Every figure is per rank unless it says otherwise; tokens and requests are the whole engine's."""
+
+    fits: bool
+    reason: str | None
+    """Why not, with the numbers; None when it fits."""
+    way_out: str | None
+    """Settings that were put through the same arithmetic and fit; None when it fits or nothing does."""
+    note: str | None
+    """What was decided for the asker, such as a context shorter than the model's own."""
+    terms: tuple[Term, ...]
+    limit_bytes: int
+    """What the terms and the KV cache share: the utilization's part of a card, or the free memory of a processor."""
+    weights_bytes: int
+    kv_bytes_per_token: int
+    kv_cache_bytes: int
+    """Available for blocks; what the engine allocates is the whole blocks in it."""
+    kv_cache_tokens: int
+    num_blocks: int
+    block_size: int
+    max_concurrency: float
+    """As vLLM logs it, the null block counted."""
+    requests_fit: int
+    """Requests of `max_model_len` that run at once."""
+    claimed_bytes: int
+    """What this engine takes from each device in all."""
+    settings: EngineSettings
+
+
+def answer(question: Question) -> Answer:
+    """Answer a question by arithmetic alone.
+
+    Raises:
+        QuestionError: settings that contradict each other, the model or the device.
+    """
+    _check(question)
+    settled = settle(question)
+    if settled.fits:
+        return settled
+    remedies = fitting_remedies(question, settled, settle)
+    way_out = "try " + ", or ".join(remedy.text for remedy in remedies) if remedies else None
+    return replace(settled, way_out=way_out)
+
+
+def settle(question: Question) -> Answer:
+    """The answer without a way out: the smallest tensor parallel size, then the longest context, that fits."""
+    sizes = _tensor_parallel_sizes(question)
+    wanted = question.max_model_len or question.model.max_model_len
+    tried = [_evaluate(question, size, wanted) for size in sizes]
+    for attempt in tried:
+        if attempt.fits:
+            return attempt
+    if question.max_model_len is None:
+        shortened = [_shortened(question, attempt) for attempt in tried]
+        fitting = [attempt for attempt in shortened if attempt is not None]
+        if fitting:
+            return max(fitting, key=lambda attempt: attempt.settings.max_model_len)
+    return tried[-1]
+
+
+def _check(question: Question) -> None:
+    positive = {
+        "count": question.count,
+        "tensor_parallel_size": question.tensor_parallel_size,
+        "max_model_len": question.max_model_len,
+        "max_num_seqs": question.max_num_seqs,
+        "max_num_batched_tokens": question.max_num_batched_tokens,
+        "kv_cache_memory_bytes": question.kv_cache_memory_bytes,
+    }
+    for name, value in positive.items():
+        if value is not None and value < 1:
+            raise QuestionError(f"{name} is {value}; it must be at least 1")
+    utilization = question.gpu_memory_utilization
+    if utilization is not None and not 0 < utilization <= 1:
+        raise QuestionError(f"gpu_memory_utilization is {utilization}; it must be above 0 and at most 1")
+    longest = question.model.longest_model_len
+    if question.max_model_len is not None and question.max_model_len > longest:
+        raise QuestionError(
+            f"max_model_len is {question.max_model_len:,}, but {question.model.name} goes up to {longest:,}; "
+            f"ask for {longest} or less"
+        )
+    if question.device.kind == "cpu" and (question.count > 1 or (question.tensor_parallel_size or 1) > 1):
+        raise QuestionError("a processor is one device here; tensor parallel over its NUMA nodes is not sized yet")
+
+
+def _tensor_parallel_sizes(question: Question) -> tuple[int, ...]:
+    """The sizes to try, smallest first: the one asked for, or the powers of two the cards and the heads allow."""
+    asked = question.tensor_parallel_size
+    if asked is None:
+        powers = [2**n for n in range(question.count.bit_length()) if 2**n <= question.count]
+        return tuple(size for size in powers if indivisible(question.model, size) is None)
+    if asked > question.count:
+        raise QuestionError(f"tensor_parallel_size is {asked}, but there are {question.count} devices; --count {asked}")
+    why = indivisible(question.model, asked)
+    if why is not None:
+        allowed = [size for size in range(1, 65) if indivisible(question.model, size) is None]
+        raise QuestionError(
+            f"tensor_parallel_size {asked} {why} of {question.model.name}; use one of {', '.join(map(str, allowed))}"
+        )
+    return (asked,)
+
+
+def indivisible(model: ModelShape, size: int) -> str | None:
+    """Why vLLM cannot split the model that many ways, or None where it can."""
+    heads, kv_heads = model.num_attention_heads, model.num_key_value_heads
+    if heads % size:
+        return f"does not divide the {heads} attention heads"
+    if kv_heads % size and size % kv_heads:
+        return f"neither divides nor is a multiple of the {kv_heads} key-value heads"
+    width = model.moe_intermediate_size or model.intermediate_size
+    if width % size:
+        return f"does not divide the feed-forward width {width}"
+    return None
+
+
+def _shortened(question: Question, attempt: Answer) -> Answer | None:
+    """The attempt again with the longest context its memory holds; None where that is of no use."""
+    size = attempt.settings.tensor_parallel_size
+    own = question.model.max_model_len
+    longest = _cache(question, size).longest_model_len(attempt.kv_cache_bytes, own)
+    if longest < min(own, SHORTEST_USEFUL_LEN):
+        return None
+    shorter = _evaluate(question, size, longest)
+    note = f"the model's own context of {own:,} tokens does not fit; {longest:,} is the longest that does"
+    return replace(shorter, note=note) if shorter.fits else None
+
+
+def _evaluate(question: Question, tensor_parallel_size: int, max_model_len: int) -> Answer:
+    """One tensor parallel size and one context length: the sum, and whether vLLM would start with it."""
+    device, cache = question.device, _cache(question, tensor_parallel_size)
+    batch = batch_limits(
+        device,
+        max_model_len=max_model_len,
+        max_num_seqs=question.max_num_seqs,
+        max_num_batched_tokens=question.max_num_batched_tokens,
+    )
+    if batch.max_num_batched_tokens < batch.max_num_seqs:
+        raise QuestionError(
+            f"max_num_batched_tokens is {batch.max_num_batched_tokens}, less than max_num_seqs {batch.max_num_seqs}; "
+            "raise the first or lower the second"
+        )
+    settings = _settings(question, batch, tensor_parallel_size, max_model_len)
+    budget = _budget(question, batch, cache, settings)
+    reason = _refusal(device, budget, cache, max_model_len)
+    capacity = cache.capacity(budget.kv_cache_bytes, max_model_len)
+    if device.kind == "cpu":
+        kv_cache_memory_bytes = question.kv_cache_memory_bytes or max(0, budget.kv_cache_bytes)
+        settings = replace(settings, kv_cache_memory_bytes=kv_cache_memory_bytes)
+    return Answer(
+        fits=reason is None,
+        reason=reason,
+        way_out=None,
+        note=None,
+        terms=budget.terms,
+        limit_bytes=budget.limit_bytes,
+        weights_bytes=budget.terms[0].bytes,
+        kv_bytes_per_token=cache.bytes_per_token,
+        kv_cache_bytes=max(0, budget.kv_cache_bytes),
+        kv_cache_tokens=capacity.tokens,
+        num_blocks=capacity.num_blocks,
+        block_size=cache.block_size,
+        max_concurrency=capacity.max_concurrency,
+        requests_fit=cache.requests_fit(budget.kv_cache_bytes, max_model_len),
+        claimed_bytes=budget.claimed_bytes,
+        settings=settings,
+    )
+
+
+def _cache(question: Question, tensor_parallel_size: int) -> FullAttentionCache:
+    return full_attention_cache(
+        question.model,
+        tensor_parallel_size=tensor_parallel_size,
+        kv_cache_dtype=question.kv_cache_dtype,
+        block_size=block_size(question.device),
+    )
+
+
+def _settings(question: Question, batch: Batch, tensor_parallel_size: int, max_model_len: int) -> EngineSettings:
+    utilization = None
+    if question.device.kind == "cuda" and question.kv_cache_memory_bytes is None:
+        utilization = question.gpu_memory_utilization or default_utilization(question.device)
+    return EngineSettings(
+        max_model_len=max_model_len,
+        max_num_seqs=batch.max_num_seqs,
+        max_num_batched_tokens=batch.max_num_batched_tokens,
+        gpu_memory_utilization=utilization,
+        kv_cache_memory_bytes=question.kv_cache_memory_bytes,
+        tensor_parallel_size=tensor_parallel_size,
+        kv_cache_dtype=question.kv_cache_dtype,
+    )
+
+
+def _budget(question: Question, batch: Batch, cache: FullAttentionCache, settings: EngineSettings) -> Budget:
+    if question.device.kind == "cpu":
+        return cpu_budget(
+            question.model,
+            question.device,
+            batch,
+            cache,
+            max_model_len=settings.max_model_len,
+            kv_cache_memory_bytes=question.kv_cache_memory_bytes,
+        )
+    return gpu_budget(
+        question.model,
+        question.device,
+        batch,
+        tensor_parallel_size=settings.tensor_parallel_size,
+        gpu_memory_utilization=settings.gpu_memory_utilization or 0.0,
+        kv_cache_memory_bytes=settings.kv_cache_memory_bytes,
+        enforce_eager=question.enforce_eager,
+    )
+
+
+def _refusal(device: Device, budget: Budget, cache: FullAttentionCache, max_model_len: int) -> str | None:
+    """Why vLLM would not start, in its own order: memory that is not free, then too little left for one request."""
+    free = device.free_bytes if device.kind == "cpu" else usable_bytes(device)
+    if budget.claimed_bytes > free:
+        return (
+            f"the engine would take {_gib(budget.claimed_bytes)} of {device.name}, where {_gib(max(0, free))} is free"
+        )
+    if cache.holds(budget.kv_cache_bytes, max_model_len):
+        return None
+    limit, needed = _gib(budget.limit_bytes), _gib(cache.needed_bytes(max_model_len) + cache.block_bytes)
+    if budget.kv_cache_bytes <= 0:
+        return f"weights and work take {_gib(budget.fixed_bytes)} of {limit}, which leaves no KV cache"
+    left = _gib(budget.kv_cache_bytes)
+    return f"one request of {max_model_len:,} tokens needs {needed} of KV cache, and {left} of {limit} is left for it"
+
+
+def _gib(num_bytes: int) -> str:
+    return f"{num_bytes / GIB:.2f} GiB"

@@ -1,0 +1,103 @@
+"""Settings near a question that does not fit, kept only where the same arithmetic says that they do."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from sizing.gpu import GIB, catalogue
+from sizing.memory import COEFFICIENTS, DEFAULT_GPU_MEMORY_UTILIZATION, default_utilization
+
+if TYPE_CHECKING:  # plan asks for remedies, so its types are only named here
+    from sizing.plan import Answer, Question
+
+_MOST_REMEDIES = 3
+_HIGHEST_UTILIZATION = 0.95  # above it, fragmentation and other tenants of a card leave no room
+_FEWER_SEQS = (256, 64, 16)
+_MORE_CARDS = (2, 4, 8)
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """A change in a few words, and the question with it made."""
+
+    text: str
+    question: "Question"
+
+
+def fitting_remedies(
+    question: "Question", settled: "Answer", settle: Callable[["Question"], "Answer"]
+) -> tuple[Remedy, ...]:
+    """The nearest few changes that fit: same machine before more of it, more of it before another.
+
+    Of several steps of the same kind (4 cards, 8 cards) only the first that fits is named.
+    """
+    fitting: list[Remedy] = []
+    for steps in _candidates(question, settled):
+        fitting += next(([remedy] for remedy in steps if settle(remedy.question).fits), [])
+        if len(fitting) == _MOST_REMEDIES:
+            break
+    return tuple(fitting)
+
+
+def _candidates(question: "Question", settled: "Answer") -> Iterator[Iterable[Remedy]]:
+    yield _shorter(question, settled)
+    if question.kv_cache_memory_bytes is not None:
+        yield [Remedy("no --kv-cache-memory-bytes", replace(question, kv_cache_memory_bytes=None))]
+    if question.device.kind == "cuda":
+        yield _utilization(question, settled)
+    if question.kv_cache_dtype == "auto" and question.model.kv_cache_dtype == "auto":
+        yield [Remedy("--kv-cache-dtype fp8", replace(question, kv_cache_dtype="fp8"))]
+    if question.device.kind == "cpu":
+        yield _free_memory(question, settled)
+        return
+    yield _fewer_sequences(question, settled)
+    yield _more_cards(question)
+    yield _larger_card(question)
+
+
+def _shorter(question: "Question", settled: "Answer") -> Iterator[Remedy]:
+    usable_blocks = settled.num_blocks - 1  # the null block
+    longest = min(settled.settings.max_model_len, usable_blocks * settled.block_size)
+    if longest >= 1:
+        yield Remedy(f"--max-model-len {longest}", replace(question, max_model_len=longest))
+
+
+def _utilization(question: "Question", settled: "Answer") -> Iterator[Remedy]:
+    current = settled.settings.gpu_memory_utilization
+    if current is None:
+        return
+    free = default_utilization(question.device)
+    if free >= DEFAULT_GPU_MEMORY_UTILIZATION:
+        free = _HIGHEST_UTILIZATION
+    if free > 0 and free != current:
+        yield Remedy(f"--gpu-memory-utilization {free:g}", replace(question, gpu_memory_utilization=free))
+
+
+def _free_memory(question: "Question", settled: "Answer") -> Iterator[Remedy]:
+    blocks = -(-settled.settings.max_model_len // settled.block_size) + 1
+    kv_cache_bytes = blocks * settled.block_size * settled.kv_bytes_per_token
+    engine = settled.weights_bytes + COEFFICIENTS.cpu_processes_bytes + kv_cache_bytes
+    wanted = math.ceil(engine / (1 - COEFFICIENTS.cpu_safety_share) / GIB * 10) * GIB // 10
+    device = question.device
+    if device.free_bytes < wanted <= device.memory_bytes:
+        freed = replace(question, device=replace(device, free_bytes=wanted))
+        yield Remedy(f"freeing {(wanted - device.free_bytes) / GIB:.1f} GiB of memory", freed)
+
+
+def _fewer_sequences(question: "Question", settled: "Answer") -> Iterator[Remedy]:
+    for seqs in _FEWER_SEQS:
+        if seqs < settled.settings.max_num_seqs:
+            yield Remedy(f"--max-num-seqs {seqs}", replace(question, max_num_seqs=seqs))
+
+
+def _more_cards(question: "Question") -> Iterator[Remedy]:
+    for count in _MORE_CARDS:
+        if count > question.count:
+            yield Remedy(f"--count {count}", replace(question, count=count, tensor_parallel_size=None))
+
+
+def _larger_card(question: "Question") -> Iterator[Remedy]:
+    for card in sorted(catalogue(), key=lambda card: card.memory_bytes):
+        if card.memory_bytes > question.device.memory_bytes:
+            yield Remedy(f"--gpu {card.name}", replace(question, device=card, gpu_memory_utilization=None))

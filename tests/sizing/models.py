@@ -1,0 +1,76 @@
+"""Models and files that the sizing tests share: published shapes, and safetensors files that are all header."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from sizing.config_json import parse_config
+from sizing.model import ModelShape
+
+_CONFIGS = Path(__file__).with_name("data") / "configs.json"
+_BYTES = {"BF16": 2, "F32": 4, "F16": 2, "F8_E4M3": 1, "I32": 4, "U8": 1}
+
+SMOLLM2: dict[str, object] = {  # HuggingFaceTB/SmolLM2-135M-Instruct
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "dtype": "bfloat16",
+    "vocab_size": 49152,
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "head_dim": 64,
+    "max_position_embeddings": 8192,
+    "tie_word_embeddings": True,
+    "rope_parameters": {"rope_theta": 100000.0, "rope_type": "default"},
+}
+
+
+def published_configs() -> dict[str, dict[str, object]]:
+    """Facts of published `config.json` files, by Hub id."""
+    configs: dict[str, dict[str, object]] = json.loads(_CONFIGS.read_text())
+    return configs
+
+
+def published(name: str, **changes: object) -> ModelShape:
+    return parse_config({**published_configs()[name], **changes}, name=name)
+
+
+def smollm2(**changes: object) -> ModelShape:
+    return parse_config({**SMOLLM2, **changes}, name="SmolLM2-135M")
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
+    """A valid header for tensors of these types and shapes, and none of the data it announces."""
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, (dtype, shape) in tensors.items():
+        size = _BYTES[dtype]
+        for extent in shape:
+            size *= extent
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, offset + size]}
+        offset += size
+    content = json.dumps(header).encode()
+    path.write_bytes(len(content).to_bytes(8, "little") + content)
+
+
+def smollm2_tensors(dtype: str = "BF16") -> dict[str, tuple[str, tuple[int, ...]]]:
+    """The tensors of SmolLM2-135M as Transformers names and saves them."""
+    tensors: dict[str, tuple[str, tuple[int, ...]]] = {"model.embed_tokens.weight": (dtype, (49152, 576))}
+    for layer in range(30):
+        prefix = f"model.layers.{layer}"
+        shapes: dict[str, tuple[int, ...]] = {
+            "self_attn.q_proj": (576, 576),
+            "self_attn.k_proj": (192, 576),
+            "self_attn.v_proj": (192, 576),
+            "self_attn.o_proj": (576, 576),
+            "mlp.gate_proj": (1536, 576),
+            "mlp.up_proj": (1536, 576),
+            "mlp.down_proj": (576, 1536),
+            "input_layernorm": (576,),
+            "post_attention_layernorm": (576,),
+        }
+        tensors |= {f"{prefix}.{name}.weight": (dtype, shape) for name, shape in shapes.items()}
+    tensors["model.norm.weight"] = (dtype, (576,))
+    return tensors

@@ -1,0 +1,243 @@
+"""Reading models: a local folder, the Hub (a loopback one that speaks its protocol), and what goes wrong with each."""
+
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from sizing.errors import ModelFileError, ModelNotFoundError, SizingError, UnsupportedModelError
+from sizing.hub import load_model
+from sizing.model import ModelShape
+from tests.sizing.models import SMOLLM2, smollm2_tensors, write_safetensors
+
+REPO = "someone/smollm2"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """SmolLM2-135M as a folder: its config and a header for each of its tensors."""
+    folder = tmp_path / "smollm2"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(SMOLLM2))
+    write_safetensors(folder / "model.safetensors", smollm2_tensors())
+    return folder
+
+
+def refusal(ref: str | Path, kind: type[SizingError], **options: str | Path) -> str:
+    with pytest.raises(kind) as caught:
+        load_model(str(ref), **options)  # type: ignore[arg-type]  # options are typed by each test
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def split_in_two(folder: Path) -> None:
+    tensors = list(smollm2_tensors().items())
+    halves = {"model-00001-of-00002.safetensors": tensors[:100], "model-00002-of-00002.safetensors": tensors[100:]}
+    (folder / "model.safetensors").unlink()
+    for name, half in halves.items():
+        write_safetensors(folder / name, dict(half))
+    weight_map = {tensor: name for name, half in halves.items() for tensor, _ in half}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+
+def test_a_folder_is_weighed_by_its_headers(folder: Path) -> None:
+    shape = load_model(str(folder))
+    assert (shape.name, shape.weights_source) == (str(folder), "safetensors headers")
+    assert shape.weights_bytes == 2 * 134_515_008
+
+
+def test_shards_count_once_and_only_those_of_the_index(folder: Path) -> None:
+    split_in_two(folder)
+    write_safetensors(folder / "consolidated.safetensors", smollm2_tensors())
+    assert load_model(str(folder)).weights_bytes == 2 * 134_515_008
+
+
+def test_mistrals_copy_beside_a_single_file_counts_once(folder: Path) -> None:
+    write_safetensors(folder / "consolidated.safetensors", smollm2_tensors())
+    assert load_model(str(folder)).weights_bytes == 2 * 134_515_008
+
+
+def test_a_float32_checkpoint_weighs_what_it_is_served_in(folder: Path) -> None:
+    write_safetensors(folder / "model.safetensors", smollm2_tensors("F32"))
+    assert load_model(str(folder)).weights_bytes == 2 * 134_515_008
+
+
+def test_a_tied_output_layer_in_the_file_is_not_counted(folder: Path) -> None:
+    tensors = smollm2_tensors() | {"lm_head.weight": ("BF16", (49152, 576))}
+    write_safetensors(folder / "model.safetensors", tensors)
+    assert load_model(str(folder)).weights_bytes == 2 * 134_515_008
+
+
+def test_without_weights_the_config_is_weighed(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    shape = load_model(str(folder))
+    assert (shape.weights_bytes, shape.weights_source) == (2 * 134_515_008, "config")
+
+
+def test_modelopts_own_file_is_read(folder: Path) -> None:
+    quantization = {
+        "producer": {"name": "modelopt"},
+        "quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8"},
+    }
+    (folder / "hf_quant_config.json").write_text(json.dumps(quantization))
+    assert load_model(str(folder)).kv_cache_dtype == "fp8"
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    assert "no folder" in refusal(tmp_path / "missing", ModelNotFoundError)
+    assert "no folder" in refusal("./missing", ModelNotFoundError)
+
+
+def test_a_folder_without_a_config(tmp_path: Path) -> None:
+    assert "has no config.json" in refusal(tmp_path, ModelFileError)
+
+
+def test_a_file_instead_of_a_folder(folder: Path) -> None:
+    assert "give the folder" in refusal(folder / "model.safetensors", UnsupportedModelError)
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", "", "\x00"])
+def test_a_config_that_is_not_json(folder: Path, content: str) -> None:
+    (folder / "config.json").write_text(content)
+    assert "config.json" in refusal(folder, ModelFileError)
+
+
+@pytest.mark.parametrize("kept", [0, 4, 8, 200])
+def test_a_truncated_header(folder: Path, kept: int) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:kept])
+    assert "truncated; download the file again" in refusal(folder, ModelFileError)
+
+
+def test_a_header_longer_than_the_format_allows(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"\xff" * 64)
+    assert "truncated" in refusal(folder, ModelFileError)
+
+
+def test_a_missing_shard(folder: Path) -> None:
+    split_in_two(folder)
+    (folder / "model-00002-of-00002.safetensors").unlink()
+    assert "1 of 2 safetensors shards are missing" in refusal(folder, ModelFileError)
+
+
+@pytest.mark.parametrize("other", ["model.gguf", "pytorch_model.bin"])
+def test_other_weights_formats_are_refused_by_name(folder: Path, other: str) -> None:
+    (folder / "model.safetensors").rename(folder / other)
+    assert Path(other).suffix in refusal(folder, UnsupportedModelError)
+
+
+@dataclass
+class LoopbackHub:
+    """The Hub's own protocol on loopback: model info, files by range, and its error headers."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    fault: tuple[int, str] | None = None  # status and X-Error-Code
+    served_bytes: int = 0
+    endpoint: str = ""
+
+    def response(self, path: str, wanted_range: str | None) -> tuple[int, dict[str, str], bytes]:
+        if self.fault is not None:
+            return self.fault[0], {"X-Error-Code": self.fault[1], "X-Error-Message": "no"}, b""
+        if path.startswith(f"/api/models/{REPO}"):
+            info = {"id": REPO, "modelId": REPO, "siblings": [{"rfilename": name} for name in self.files]}
+            return 200, {"Content-Type": "application/json"}, json.dumps(info).encode()
+        content = self.files.get(path.rpartition("/")[2])
+        if content is None:
+            return 404, {"X-Error-Code": "EntryNotFound"}, b""
+        if wanted_range is not None:
+            first, last = wanted_range.removeprefix("bytes=").split("-")
+            return 206, {}, content[int(first) : int(last) + 1]
+        return 200, {}, content
+
+
+@pytest.fixture
+def hub(folder: Path) -> Iterator[LoopbackHub]:
+    hub = LoopbackHub({file.name: file.read_bytes() for file in folder.iterdir()})
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, headers, body = hub.response(self.path.partition("?")[0], self.headers.get("Range"))
+            hub.served_bytes += len(body)
+            self.send_response(status)
+            for name, value in {**headers, "Content-Length": str(len(body))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Quiet."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    hub.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield hub
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def from_hub(hub: LoopbackHub) -> ModelShape:
+    return load_model(REPO, endpoint=hub.endpoint)
+
+
+def test_the_hub_gives_the_same_answer_without_the_weights(hub: LoopbackHub, folder: Path) -> None:
+    hub.files["model.safetensors"] += bytes(5_000_000)  # the data that must stay where it is
+    shape = from_hub(hub)
+    assert (shape.weights_bytes, shape.weights_source) == (2 * 134_515_008, "safetensors headers")
+    assert hub.served_bytes < 200_000
+
+
+def test_shards_on_the_hub(hub: LoopbackHub, folder: Path) -> None:
+    split_in_two(folder)
+    hub.files = {file.name: file.read_bytes() for file in folder.iterdir()}
+    assert from_hub(hub).weights_bytes == 2 * 134_515_008
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "named"),
+    [
+        (403, "GatedRepo", "hf auth login"),
+        (401, "GatedRepo", "gated"),
+        (404, "RepoNotFound", "no such repository"),
+        (404, "RevisionNotFound", "no revision 'v9'"),
+        (500, "", "cannot be reached (it answers 500)"),
+    ],
+)
+def test_what_the_hub_refuses(hub: LoopbackHub, tmp_path: Path, status: int, code: str, named: str) -> None:
+    hub.fault = (status, code)
+    said = refusal(REPO, ModelNotFoundError, endpoint=hub.endpoint, revision="v9", cache_dir=tmp_path / "cache")
+    assert named in said
+
+
+def test_repositories_without_what_is_needed(hub: LoopbackHub) -> None:
+    weights = hub.files.pop("model.safetensors")
+    assert "holds no weights" in refusal(REPO, UnsupportedModelError, endpoint=hub.endpoint)
+    hub.files["pytorch_model.bin"] = weights
+    assert ".bin" in refusal(REPO, UnsupportedModelError, endpoint=hub.endpoint)
+    hub.files["model.safetensors"] = weights[:300]
+    assert "header is not readable" in refusal(REPO, ModelFileError, endpoint=hub.endpoint)
+    del hub.files["config.json"]
+    assert "no config.json" in refusal(REPO, ModelFileError, endpoint=hub.endpoint)
+
+
+def test_a_name_that_cannot_be_a_repository(hub: LoopbackHub) -> None:
+    assert "neither a folder nor a Hub id" in refusal("no spaces please", ModelNotFoundError, endpoint=hub.endpoint)
+
+
+def test_a_hub_out_of_reach_is_replaced_by_its_cache(folder: Path, tmp_path: Path) -> None:
+    closed = "http://127.0.0.1:9"  # nothing listens on the discard port
+    cache = tmp_path / "cache"
+    said = refusal(REPO, ModelNotFoundError, endpoint=closed, cache_dir=cache)
+    assert "cannot be reached" in said
+    commit = "0" * 40
+    repository = cache / "models--someone--smollm2"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    (repository / "snapshots").mkdir()
+    folder.rename(repository / "snapshots" / commit)
+    assert load_model(REPO, endpoint=closed, cache_dir=cache).weights_bytes == 2 * 134_515_008

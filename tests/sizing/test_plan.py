@@ -1,0 +1,229 @@
+"""Questions and answers: yes with the settings, no with the numbers and a way out that was checked."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sizing.errors import QuestionError
+from sizing.gpu import GIB, Device, catalogue, gpu
+from sizing.model import ModelShape
+from sizing.plan import Answer, Question, answer, settle
+from sizing.remedy import fitting_remedies
+from tests.sizing.models import published, smollm2
+
+LLAMA_8B = published("meta-llama/Llama-3.1-8B-Instruct")
+LLAMA_70B = published("meta-llama/Llama-3.1-70B-Instruct")
+
+
+def cpu(free_gib: float) -> Device:
+    return Device("cpu", "x86_64", 64 * GIB, int(free_gib * GIB))
+
+
+def test_an_8b_on_an_h100() -> None:
+    found = answer(Question(LLAMA_8B, gpu("H100")))
+    assert (found.fits, found.reason, found.way_out, found.note) == (True, None, None, None)
+    assert found.kv_bytes_per_token == 131_072
+    assert found.block_size == 16
+    assert found.num_blocks == found.kv_cache_bytes // (16 * 131_072)
+    assert found.kv_cache_tokens == int(found.num_blocks / (131_072 / 16) * 131_072)
+    assert found.requests_fit == int(found.max_concurrency) == 3
+    assert (found.settings.gpu_memory_utilization, found.settings.kv_cache_memory_bytes) == (0.92, None)
+    assert (found.settings.max_num_seqs, found.settings.max_num_batched_tokens) == (1024, 8192)
+
+
+def test_smollm2_on_a_processor_as_vllm_0_32_logged_it() -> None:
+    found = answer(Question(smollm2(), cpu(16), max_model_len=2048, kv_cache_memory_bytes=268_435_456))
+    assert (found.num_blocks, found.block_size, found.kv_cache_tokens) == (91, 128, 11_648)
+    assert f"{found.max_concurrency:.2f}" == "5.69"
+    assert found.settings.kv_cache_memory_bytes == 268_435_456
+
+
+def test_a_processor_is_given_bytes_and_no_utilization() -> None:
+    found = answer(Question(smollm2(), cpu(16)))
+    assert found.fits
+    assert found.settings.gpu_memory_utilization is None
+    assert found.settings.kv_cache_memory_bytes == found.kv_cache_bytes == found.num_blocks * 128 * 23_040
+
+
+def test_a_context_nobody_asked_for_is_cut_to_what_fits() -> None:
+    found = answer(Question(LLAMA_8B, gpu("L4")))
+    assert found.fits
+    assert found.settings.max_model_len < 131_072
+    assert found.note is not None
+    assert "131,072" in found.note
+    assert f"{found.settings.max_model_len:,}" in found.note
+    longer = answer(Question(LLAMA_8B, gpu("L4"), max_model_len=found.settings.max_model_len + 1))
+    assert not longer.fits
+
+
+def test_a_context_that_was_asked_for_is_never_cut() -> None:
+    found = answer(Question(LLAMA_8B, gpu("L4"), max_model_len=131_072))
+    assert not found.fits
+    assert found.reason is not None
+    assert "131,072 tokens needs 16.00 GiB" in found.reason
+    assert found.way_out is not None
+
+
+def test_a_model_larger_than_the_card() -> None:
+    found = answer(Question(LLAMA_70B, gpu("H100")))
+    assert not found.fits
+    assert found.reason is not None
+    assert "leaves no KV cache" in found.reason
+    assert found.way_out == "try --count 2, or --gpu B200"
+    assert (found.num_blocks, found.requests_fit, found.kv_cache_bytes) == (0, 0, 0)
+
+
+def test_the_fewest_cards_that_fit_are_taken() -> None:
+    assert answer(Question(LLAMA_8B, gpu("H100"), count=8)).settings.tensor_parallel_size == 1
+    assert answer(Question(LLAMA_70B, gpu("H100"), count=8)).settings.tensor_parallel_size == 4  # 2 cut its context
+    assert answer(Question(LLAMA_70B, gpu("H100"), count=8, max_model_len=8192)).settings.tensor_parallel_size == 2
+
+
+def test_tensor_parallel_sizes_that_do_not_divide_are_not_tried() -> None:
+    found = answer(Question(smollm2(), gpu("L4"), count=4))  # 9 heads
+    assert found.settings.tensor_parallel_size == 1
+
+
+def test_a_used_card_gets_a_smaller_share() -> None:
+    card = replace(gpu("H100"), free_bytes=40 * GIB)
+    found = answer(Question(LLAMA_8B, card))
+    assert found.fits
+    assert found.claimed_bytes <= 39.5 * GIB
+    asked = answer(Question(LLAMA_8B, card, gpu_memory_utilization=0.92))
+    assert not asked.fits
+    assert asked.reason is not None
+    assert "where 39.50 GiB is free" in asked.reason
+    assert asked.way_out is not None
+    assert asked.way_out.startswith("try --gpu-memory-utilization 0.499")
+
+
+def test_kv_bytes_that_are_given_replace_the_utilization_on_a_card() -> None:
+    found = answer(Question(LLAMA_8B, gpu("H100"), max_model_len=8192, kv_cache_memory_bytes=2 * GIB))
+    assert found.fits
+    assert (found.kv_cache_bytes, found.settings.gpu_memory_utilization) == (2 * GIB, None)
+    assert found.claimed_bytes == sum(term.bytes for term in found.terms) + 2 * GIB
+    too_many = answer(Question(LLAMA_8B, gpu("L4"), max_model_len=8192, kv_cache_memory_bytes=20 * GIB))
+    assert not too_many.fits
+
+
+def test_a_full_processor_says_how_much_to_free() -> None:
+    found = answer(Question(smollm2(), cpu(2.5)))
+    assert not found.fits
+    assert found.way_out is not None
+    assert "freeing" in found.way_out
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"count": 0}, "count is 0"),
+        ({"max_model_len": 0}, "max_model_len is 0"),
+        ({"max_model_len": -1}, "max_model_len is -1"),
+        ({"max_model_len": 131_073}, "goes up to 131,072"),
+        ({"max_num_seqs": 0}, "max_num_seqs is 0"),
+        ({"max_num_batched_tokens": -5}, "max_num_batched_tokens is -5"),
+        ({"max_num_seqs": 512, "max_num_batched_tokens": 256}, "less than max_num_seqs"),
+        ({"kv_cache_memory_bytes": 0}, "kv_cache_memory_bytes is 0"),
+        ({"gpu_memory_utilization": 0.0}, "gpu_memory_utilization is 0.0"),
+        ({"gpu_memory_utilization": 1.01}, "gpu_memory_utilization is 1.01"),
+        ({"kv_cache_dtype": "int3"}, "'int3' is not sized"),
+        ({"tensor_parallel_size": 2}, "there are 1 devices"),
+        ({"tensor_parallel_size": 3, "count": 3}, "does not divide the 32 attention heads of"),
+        ({"tensor_parallel_size": 64, "count": 64}, "does not divide the 32 attention heads of"),
+        ({"device": cpu(16), "tensor_parallel_size": 2}, "a processor is one device"),
+    ],
+)
+def test_questions_that_cannot_be_answered(changes: dict[str, object], named: str) -> None:
+    with pytest.raises(QuestionError) as caught:
+        answer(replace(Question(LLAMA_8B, gpu("H100")), **changes))  # type: ignore[arg-type]  # wrong on purpose
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+models = st.sampled_from(
+    [smollm2(), LLAMA_8B, LLAMA_70B, published("Qwen/Qwen3-30B-A3B"), published("mistralai/Mixtral-8x7B-v0.1")]
+)
+
+
+@st.composite
+def questions(draw: st.DrawFn) -> Question:
+    model = draw(models)
+    if draw(st.booleans()):
+        device, count = cpu(draw(st.floats(0, 64))), 1
+    else:
+        device, count = draw(st.sampled_from(catalogue())), draw(st.sampled_from([1, 2, 4, 8]))
+        device = replace(device, free_bytes=int(device.memory_bytes * draw(st.floats(0, 1))))
+    return Question(
+        model,
+        device,
+        count=count,
+        max_model_len=draw(st.none() | st.integers(1, model.longest_model_len)),
+        max_num_seqs=draw(st.none() | st.integers(1, 256)),
+        enforce_eager=draw(st.booleans()),
+        kv_cache_memory_bytes=draw(st.none() | st.integers(1, 64 * GIB)),
+    )
+
+
+@given(questions())
+def test_every_answer_holds_together(question: Question) -> None:
+    found = answer(question)
+    assert found.fits == (found.reason is None)
+    assert found.num_blocks * found.block_size * found.kv_bytes_per_token <= found.kv_cache_bytes
+    if found.fits:
+        assert found.way_out is None
+        assert found.requests_fit >= 1
+        assert found.claimed_bytes <= question.device.free_bytes
+        assert found.kv_cache_tokens >= found.settings.max_model_len
+    if question.max_model_len is not None:
+        assert found.settings.max_model_len == question.max_model_len
+
+
+@given(questions())
+def test_the_answers_settings_asked_for_give_the_same_answer(question: Question) -> None:
+    found = answer(question)
+    if not found.fits:
+        return
+    settings = found.settings
+    again = answer(
+        replace(
+            question,
+            max_model_len=settings.max_model_len,
+            max_num_seqs=settings.max_num_seqs,
+            max_num_batched_tokens=settings.max_num_batched_tokens,
+            gpu_memory_utilization=settings.gpu_memory_utilization,
+            kv_cache_memory_bytes=settings.kv_cache_memory_bytes,
+            tensor_parallel_size=settings.tensor_parallel_size,
+        )
+    )
+    assert replace(again, note=found.note) == found
+
+
+@given(questions())
+def test_every_way_out_fits(question: Question) -> None:
+    found = answer(question)
+    if found.fits:
+        return
+    remedies = fitting_remedies(question, found, settle)
+    assert (found.way_out is None) == (not remedies)
+    for remedy in remedies:
+        assert answer(remedy.question).fits
+        assert found.way_out is not None
+        assert remedy.text in found.way_out
+
+
+def tokens(found: Answer) -> int:
+    return found.kv_cache_tokens if found.fits else 0
+
+
+# above 0.98 the CUDA context no longer fits beside the share, and vLLM refuses
+shares = st.floats(0.3, 0.97)
+
+
+@given(models, st.sampled_from(["L4", "H100", "B200"]), shares, shares)
+def test_more_memory_never_means_fewer_tokens(model: ModelShape, card: str, a: float, b: float) -> None:
+    less, more = (
+        answer(Question(model, gpu(card), max_model_len=4096, gpu_memory_utilization=share)) for share in sorted((a, b))
+    )
+    assert tokens(less) <= tokens(more)

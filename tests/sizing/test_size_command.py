@@ -1,0 +1,116 @@
+"""`berth size` as it is typed: exit status, one line on standard error, JSON on standard output."""
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from serving.commands.size import detected, parse_tokens, size
+from sizing.detect import Machine
+from sizing.errors import QuestionError
+from sizing.gpu import GIB, Device
+from tests.sizing.models import SMOLLM2, published_configs, smollm2_tensors, write_safetensors
+
+app = typer.Typer()
+app.command()(size)
+
+
+@pytest.fixture
+def smollm2_folder(tmp_path: Path) -> str:
+    (tmp_path / "config.json").write_text(json.dumps(SMOLLM2))
+    write_safetensors(tmp_path / "model.safetensors", smollm2_tensors())
+    return str(tmp_path)
+
+
+@pytest.fixture
+def llama_70b_folder(tmp_path: Path) -> str:
+    """A config alone: nothing is downloaded to know that it is too large."""
+    (tmp_path / "config.json").write_text(json.dumps(published_configs()["meta-llama/Llama-3.1-70B-Instruct"]))
+    return str(tmp_path)
+
+
+def run(*args: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, list(args))
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_a_model_that_fits(smollm2_folder: str) -> None:
+    status, out, err = run(smollm2_folder, "--gpu", "L4")
+    assert (status, err) == (0, "")
+    assert "weights" in out
+    assert "GPU KV cache size: 875,568 tokens, Maximum concurrency for 8,192 tokens per request: 106.88x" in out
+    assert "Yes: 106 requests" in out
+
+
+def test_a_model_that_does_not_fit(llama_70b_folder: str) -> None:
+    status, out, err = run(llama_70b_folder, "--gpu", "H100", "--max-model-len", "8k")
+    assert (status, err) == (1, "")
+    assert "No: weights and work take" in out
+    assert "--count 2" in out
+
+
+def test_the_way_out_works(llama_70b_folder: str) -> None:
+    assert run(llama_70b_folder, "--gpu", "H100", "--max-model-len", "8k", "--count", "2")[0] == 0
+
+
+def test_json_on_this_machine(smollm2_folder: str) -> None:
+    status, out, _ = run(smollm2_folder, "--max-model-len", "2K", "--max-num-seqs", "1", "--json")
+    document = json.loads(out)
+    assert status == (0 if document["fits"] else 1)
+    assert document["settings"]["max_model_len"] == 2048
+    assert document["model"]["weights_bytes"] == 2 * 134_515_008
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--gpu", "H1000"], "did you mean H100"),
+        (["--gpu", "L4", "--max-model-len", "lots"], "'lots' is not a number of tokens"),
+        (["--gpu", "L4", "--max-model-len", "1M"], "goes up to 8,192"),
+        (["--gpu", "L4", "--count", "0"], "count is 0"),
+        (["--gpu", "L4", "--tensor-parallel-size", "2", "--count", "2"], "use one of 1, 3"),
+        (["--gpu", "L4", "--kv-cache-dtype", "fp3"], "'fp3' is not sized"),
+        (["--gpu", "L4", "--gpu-memory-utilization", "92"], "must be above 0 and at most 1"),
+        (["--count", "64"], "this machine has"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(smollm2_folder: str, args: list[str], said: str) -> None:
+    status, out, err = run(smollm2_folder, *args)
+    assert (status, out) == (2, "")
+    assert err.startswith("berth size: ")
+    assert err.count("\n") == 1
+    assert said in err
+
+
+def test_a_missing_folder_is_one_line_and_status_2(tmp_path: Path) -> None:
+    status, _, err = run(str(tmp_path / "nowhere"), "--gpu", "L4")
+    assert status == 2
+    assert (
+        err == f"berth size: no folder {tmp_path / 'nowhere'}; give a model folder, or a Hub id such as Qwen/Qwen3-8B\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [("8192", 8192), ("32k", 32_000), ("32K", 32_768), ("25.6k", 25_600), ("8,192", 8192), ("1m", 10**6)],
+)
+def test_tokens_are_read_as_vllm_reads_them(text: str, tokens: int) -> None:
+    assert parse_tokens(text) == tokens
+
+
+@pytest.mark.parametrize("text", ["", "k", "-1", "8 k k", "1e5", "auto"])
+def test_what_is_not_a_number_of_tokens(text: str) -> None:
+    with pytest.raises(QuestionError):
+        parse_tokens(text)
+
+
+def card(name: str, free_gib: int) -> Device:
+    return Device("cuda", name, 80 * GIB, free_gib * GIB)
+
+
+def test_the_most_numerous_cards_are_taken_and_the_fullest_speaks_for_them() -> None:
+    machine = Machine((card("L4", 22), card("H100", 80), card("H100", 60)), card("cpu", 1), cpu_count=8)
+    assert detected(machine) == (card("H100", 60), 2)
+    assert detected(Machine((), card("cpu", 1), cpu_count=8)) == (card("cpu", 1), 1)
