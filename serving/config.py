@@ -14,26 +14,21 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from gateway.config import GatewayConfig
 from gateway.identity import KeyHash, hash_key
 from serving.errors import ConfigError
+from serving.quantity import token_count
 
 DEMO_MODEL = "demo"
 """The model name that stands for the embedded one."""
 
 _MIB = 2**20
-_K = {"k": 2**10, "m": 2**20}
 
 
-def parse_token_count(value: object) -> object:
-    """`8192`, `"8192"` or `"32k"` (1k = 1024 tokens) -> int; anything else is left for the validator to refuse."""
-    if isinstance(value, str):
-        text = value.strip().lower()
-        if text.isdecimal():
-            return int(text)
-        if text[:-1].isdecimal() and text[-1:] in _K:
-            return int(text[:-1]) * _K[text[-1]]
-    return value
+def _token_count(value: object) -> object:
+    """A written number of tokens as an int; anything else is left for the validator to refuse."""
+    found = token_count(value) if isinstance(value, str) else None
+    return value if found is None else found
 
 
-TokenCount = Annotated[int, BeforeValidator(parse_token_count), Field(gt=0)]
+TokenCount = Annotated[int, BeforeValidator(_token_count), Field(gt=0)]
 Count = Annotated[int, Field(gt=0, strict=True)]
 
 
@@ -54,7 +49,7 @@ class ModelSection(_Section):
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] | None = None
     kv_cache_memory_bytes: Count | None = None
     kv_cache_dtype: str = "auto"
-    dtype: str = "auto"
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     enforce_eager: bool | None = None
     listen: Literal["unix", "tcp"] = "unix"
     extra_args: tuple[str, ...] = ()

@@ -38,6 +38,7 @@ from sizing.model import ModelShape
 
 _log = logging.getLogger("berth.serving")
 _POLL_S = 0.1
+_DEMO_SEQS = 16
 
 
 @dataclass(slots=True)
@@ -180,9 +181,12 @@ def _shaped(section: ModelSection, environment: Environment, progress: Progress)
         if not demo.is_converted(cache):
             with progress.doing("converting the embedded model (once, about 20 s)"):
                 demo.convert(cache, child_environment({}))
-        section = section.model_copy(update={"model": str(demo.model_folder(cache))})
+        # 16 requests at once are plenty here, and a KV cache for 128 would take 14 s to zero at each start
+        seqs = section.max_num_seqs or _DEMO_SEQS
+        section = section.model_copy(update={"model": str(demo.model_folder(cache)), "max_num_seqs": seqs})
     try:
-        return section, load_model(section.model)
+        shape = load_model(section.model)
+        return section, shape if section.dtype == "auto" else shape.served_as(section.dtype)
     except SizingError as error:
         raise PlacementError(f"{section.name}: {error}") from error
 

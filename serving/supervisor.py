@@ -18,6 +18,12 @@ _FIGURES_S = 5.0
 _BACK_OFF_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 _SETTLED_S = 60.0  # an engine that was up this long starts the back-off afresh
 
+
+def back_off_s(failures: int) -> float:
+    """How long to wait before the start after `failures` in a row that did not last: 0, 1, 2, 4, ... at most 30 s."""
+    return _BACK_OFF_S[min(failures, len(_BACK_OFF_S)) - 1] if failures else 0.0
+
+
 State = Literal["starting", "ready", "restarting", "stopping", "stopped"]
 
 
@@ -56,7 +62,7 @@ class Supervisor:
             if self._stopping.is_set():
                 break
             failures = 0 if up_s > _SETTLED_S else failures + 1
-            pause_s = _BACK_OFF_S[min(failures, len(_BACK_OFF_S)) - 1] if failures else 0.0
+            pause_s = back_off_s(failures)
             self.restarts += 1
             self.state = "restarting"
             _log.warning("%s: restart %d in %.0f s", self.placement.spec.name, self.restarts, pause_s)

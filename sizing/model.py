@@ -1,6 +1,6 @@
 """What a model is to the arithmetic: its shape, its number type and the bytes of its weights."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Dtype = Literal["bfloat16", "float16", "float32"]
@@ -52,6 +52,11 @@ class ModelShape:
     @property
     def dtype_bytes(self) -> int:
         return DTYPE_BYTES[self.dtype]
+
+    def served_as(self, dtype: Dtype) -> "ModelShape":
+        """The same model under vLLM's `--dtype`: unquantized weights and the cache take the new type's bytes."""
+        scale = 1.0 if self.quantization else DTYPE_BYTES[dtype] / self.dtype_bytes
+        return replace(self, dtype=dtype, weights_bytes=round(self.weights_bytes * scale))
 
     @property
     def active_intermediate_size(self) -> int:

@@ -8,17 +8,23 @@ import asyncio
 import json
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from aiohttp import web
 
+BEFORE_HEADERS = -1
+
 
 @dataclass(frozen=True)
 class Script:
-    """What one POST gets. `chunks` are (delay_s, bytes) written in order after `delay_s`; then comes `ending`."""
+    """What one POST gets. `chunks` are (delay_s, bytes) written in order after `delay_s`; then comes `ending`.
+
+    `gates`: chunk i is not written before gates[i] is set; BEFORE_HEADERS holds back the head, len(chunks) the ending.
+    `raw`: exactly these bytes, head included, instead of all that, and then the connection is closed.
+    """
 
     chunks: tuple[tuple[float, bytes], ...] = ()
     status: int = 200
@@ -26,6 +32,8 @@ class Script:
     headers: tuple[tuple[str, str], ...] = ()
     delay_s: float = 0.0
     ending: Literal["end", "drop", "hang"] = "end"
+    gates: Mapping[int, threading.Event] = field(default_factory=dict)
+    raw: bytes | None = None
 
 
 def event(payload: dict[str, Any], name: str | None = None) -> bytes:
@@ -76,13 +84,17 @@ def json_answer(payload: dict[str, Any], status: int = 200, *, delay_s: float = 
 
 @dataclass
 class Seen:
-    """One recorded POST; `aborted` turns true when the client's connection went away before the script ended."""
+    """One recorded POST; `aborted` turns true when the client's connection went away before the script ended.
+
+    `pieces` is the number of chunks written so far, BEFORE_HEADERS until the head has gone out.
+    """
 
     path: str
     headers: dict[str, str]
     body: bytes
     aborted: bool = False
     finished: bool = False
+    pieces: int = BEFORE_HEADERS
 
 
 @dataclass
@@ -110,7 +122,7 @@ class FakeEngine:
         script = self.scripts.popleft() if self.scripts else self.default
         self.running += 1
         try:
-            return await self._play(request, script)
+            return await self._play(request, script, seen)
         except (asyncio.CancelledError, ConnectionError):
             seen.aborted = True
             raise
@@ -118,19 +130,29 @@ class FakeEngine:
             seen.finished = True
             self.running -= 1
 
-    async def _play(self, request: web.Request, script: Script) -> web.StreamResponse:
+    async def _play(self, request: web.Request, script: Script, seen: Seen) -> web.StreamResponse:
         await asyncio.sleep(script.delay_s)
+        await _opened(script, BEFORE_HEADERS)
         response = web.StreamResponse(
             status=script.status, headers=[("content-type", script.content_type), *script.headers]
         )
         assert request.transport is not None
+        if script.raw is not None:
+            request.transport.write(script.raw)
+            request.transport.close()
+            return response
         if script.ending == "drop" and not script.chunks:
             request.transport.abort()
             return response
         await response.prepare(request)
-        for delay_s, data in script.chunks:
+        await response.write(b"")  # or aiohttp keeps the head back until there is a body
+        seen.pieces = 0
+        for i, (delay_s, data) in enumerate(script.chunks):
             await asyncio.sleep(delay_s)
+            await _opened(script, i)
             await response.write(data)
+            seen.pieces += 1
+        await _opened(script, len(script.chunks))
         if script.ending == "drop":
             request.transport.abort()
         elif script.ending == "hang":
@@ -161,18 +183,24 @@ class FakeEngine:
         return app
 
 
+async def _opened(script: Script, index: int) -> None:
+    gate = script.gates.get(index)
+    while gate is not None and not gate.is_set():  # noqa: ASYNC110  (the test that sets it lives in another thread)
+        await asyncio.sleep(0.002)
+
+
 @contextmanager
-def running(engine: FakeEngine) -> Iterator[FakeEngine]:
-    """Serve `engine` on a free loopback port until the block ends; sets `engine.url`."""
+def running(engine: FakeEngine, *, port: int = 0, keep_alive_s: float = 75.0) -> Iterator[FakeEngine]:
+    """Serve `engine` on loopback (a free port unless one is asked for) until the block ends; sets `engine.url`."""
     loop = asyncio.new_event_loop()
-    runner = web.AppRunner(engine.app(), shutdown_timeout=0.1)
+    runner = web.AppRunner(engine.app(), shutdown_timeout=0.1, keepalive_timeout=keep_alive_s)
 
     async def start() -> int:
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.TCPSite(runner, "127.0.0.1", port)
         await site.start()
-        port: int = runner.addresses[0][1]
-        return port
+        bound: int = runner.addresses[0][1]
+        return bound
 
     engine.url = f"http://127.0.0.1:{loop.run_until_complete(start())}"
     thread = threading.Thread(target=loop.run_forever, name="fake-engine", daemon=True)

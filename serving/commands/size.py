@@ -1,6 +1,5 @@
 """`berth size`: whether a model fits on a card or on this machine, from its metadata alone."""
 
-import re
 from collections import Counter
 from typing import Annotated
 
@@ -9,6 +8,7 @@ import typer
 from rich.console import Console
 
 from serving.commands.common import failing_in_one_line
+from serving.quantity import token_count
 from sizing.detect import Machine, detect
 from sizing.errors import QuestionError
 from sizing.gpu import Device, gpu
@@ -69,11 +69,10 @@ def parse_tokens(text: str) -> int:
     Raises:
         QuestionError: not such a number.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kKmM]?)", text.strip().replace(",", "").replace("_", ""))
-    if match is None:
+    found = token_count(text)
+    if found is None:
         raise QuestionError(f"{text!r} is not a number of tokens; write 8192, 32k (32,000) or 32K (32,768)")
-    factor = {"": 1, "k": 1000, "K": 1024, "m": 1000**2, "M": 1024**2}[match[2]]
-    return int(float(match[1]) * factor)
+    return found
 
 
 def _device(gpu_name: str | None, count: int | None) -> tuple[Device, int]:

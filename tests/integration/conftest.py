@@ -1,0 +1,27 @@
+"""One real `berth serve` with two real engines for the whole test session."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.integration.stack import Stack, serving
+
+CONFIG = """\
+gateway: {port: 0}
+models:
+  - model: demo
+    replicas: 2
+    max_model_len: 2048
+    max_num_seqs: 16
+    kv_cache_memory_bytes: 268435456
+"""
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Two replicas of the embedded model behind one gateway, with an API key."""
+    folder = tmp_path_factory.mktemp("stack")
+    config = folder / "berth.yaml"
+    config.write_text(CONFIG)
+    with serving(folder, str(config)) as running:
+        yield running

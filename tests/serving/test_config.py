@@ -1,0 +1,128 @@
+"""What `berth serve` was told, checked before anything is started."""
+
+from pathlib import Path
+
+import pytest
+
+from serving.config import (
+    DEMO_MODEL,
+    Environment,
+    GatewaySection,
+    KeySection,
+    child_environment,
+    gateway_config,
+    is_loopback,
+    load_stack,
+    visible_gpus,
+)
+from serving.errors import ConfigError
+from serving.quantity import token_count
+
+ENVIRONMENT = Environment(api_key=None)
+
+
+def test_without_a_target_the_embedded_model_is_served() -> None:
+    config = load_stack(None, ENVIRONMENT, {})
+    assert [(m.model, m.name, m.replicas) for m in config.models] == [(DEMO_MODEL, "smollm2", 1)]
+    assert (config.gateway.host, config.gateway.port) == ("127.0.0.1", 8000)
+
+
+def test_a_hub_id_is_its_own_public_name() -> None:
+    assert load_stack("Qwen/Qwen3-8B", ENVIRONMENT, {}).models[0].name == "Qwen/Qwen3-8B"
+
+
+def test_a_folder_is_named_after_itself_and_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my-model").mkdir()
+    monkeypatch.chdir(tmp_path)
+    model = load_stack("./my-model", ENVIRONMENT, {}).models[0]
+    assert (model.name, model.model) == ("my-model", str(tmp_path / "my-model"))
+
+
+def test_a_folder_in_a_file_is_relative_to_the_file(tmp_path: Path) -> None:
+    (tmp_path / "models" / "tiny").mkdir(parents=True)
+    config = tmp_path / "berth.yaml"
+    config.write_text("models: [./models/tiny, {model: Qwen/Qwen3-8B, name: qwen, replicas: 2, max_model_len: 32K}]\n")
+    first, second = load_stack(str(config), ENVIRONMENT, {}).models
+    assert first.model == str(tmp_path / "models" / "tiny")
+    assert (second.name, second.replicas, second.max_model_len) == ("qwen", 2, 32_768)
+
+
+def test_flags_win_over_the_file(tmp_path: Path) -> None:
+    config = tmp_path / "berth.yaml"
+    config.write_text("models: [demo]\ngateway: {port: 9000, host: 127.0.0.2}\n")
+    loaded = load_stack(str(config), ENVIRONMENT, {"gateway.port": 9001, "replicas": 3, "name": None})
+    assert (loaded.gateway.port, loaded.gateway.host) == (9001, "127.0.0.2")
+    assert loaded.models[0].replicas == 3
+
+
+def test_a_flag_about_one_model_is_refused_for_two(tmp_path: Path) -> None:
+    config = tmp_path / "berth.yaml"
+    config.write_text("models: [demo, Qwen/Qwen3-8B]\n")
+    with pytest.raises(ConfigError, match="--max-model-len needs exactly one model"):
+        load_stack(str(config), ENVIRONMENT, {"max_model_len": "8k"})
+
+
+def test_a_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: no such file"):
+        load_stack("nowhere.yaml", ENVIRONMENT, {})
+    binary = tmp_path / "binary.yaml"
+    binary.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match=r"binary\.yaml: cannot be read"):
+        load_stack(str(binary), ENVIRONMENT, {})
+
+
+@pytest.mark.parametrize("name", ["gpt2", "a/b/c", "/no/such/folder"])
+def test_neither_a_folder_nor_a_hub_id(name: str) -> None:
+    with pytest.raises(ConfigError, match="no such folder, and not a Hub id"):
+        load_stack(name, ENVIRONMENT, {})
+
+
+def test_only_loopback_needs_no_keys() -> None:
+    assert gateway_config(GatewaySection(host="::1"), ENVIRONMENT).keys == ()
+    with pytest.raises(ConfigError, match=r"refusing to listen on 0\.0\.0\.0 without API keys"):
+        gateway_config(GatewaySection(host="0.0.0.0"), ENVIRONMENT)
+    with_key = gateway_config(GatewaySection(host="0.0.0.0"), Environment(api_key="secret"))
+    assert [key.caller for key in with_key.keys] == ["default"]
+    assert "secret" not in repr(with_key)
+    assert "secret" not in repr(Environment(api_key="secret"))
+
+
+def test_keys_from_the_file() -> None:
+    section = GatewaySection(host="0.0.0.0", keys=(KeySection(caller="alice", sha256="0" * 64),))
+    assert gateway_config(section, ENVIRONMENT).keys[0].caller == "alice"
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("gpu", False)],
+)
+def test_loopback(host: str, expected: bool) -> None:
+    assert is_loopback(host) is expected
+
+
+def test_engines_do_not_inherit_our_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BERTH_API_KEY", "secret")
+    monkeypatch.setenv("HF_TOKEN", "for-the-engine")
+    environment = child_environment({"CUDA_VISIBLE_DEVICES": "1"})
+    assert "BERTH_API_KEY" not in environment
+    assert environment["HF_TOKEN"] == "for-the-engine"
+    assert environment["CUDA_VISIBLE_DEVICES"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(None, None), ("0,2", (0, 2)), (" 1 ", (1,)), ("", ()), ("GPU-8f2c", None)]
+)
+def test_visible_gpus(monkeypatch: pytest.MonkeyPatch, value: str | None, expected: tuple[int, ...] | None) -> None:
+    if value is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+    assert visible_gpus() == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [("8192", 8192), ("32k", 32_000), ("32K", 32_768), ("1.5k", 1500), ("8_192", 8192), ("k", None), ("-1", None)],
+)
+def test_token_counts_as_vllm_reads_them(text: str, tokens: int | None) -> None:
+    assert token_count(text) == tokens

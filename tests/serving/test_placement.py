@@ -1,0 +1,118 @@
+"""Which engine goes where, on machines made by hand."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from serving.config import ModelSection
+from serving.engine import argv
+from serving.errors import PlacementError
+from serving.placement import Folders, Placement, place
+from sizing.config_json import parse_config
+from sizing.detect import Machine
+from sizing.gpu import GIB, Device, gpu
+from sizing.model import ModelShape
+
+FOLDERS = Folders(Path("/run/berth"), Path("/var/log/berth"))
+CORES = (0, 1, 2, 3)
+CPU = Device(kind="cpu", name="CPU", memory_bytes=32 * GIB, free_bytes=24 * GIB)
+LLAMA_8B: dict[str, object] = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "torch_dtype": "bfloat16",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "max_position_embeddings": 8192,
+    "tie_word_embeddings": False,
+}
+
+
+@pytest.fixture
+def shape() -> ModelShape:
+    return parse_config(LLAMA_8B, name="llama-8b")
+
+
+@pytest.fixture
+def small(shape: ModelShape) -> ModelShape:
+    return replace(shape, weights_bytes=GIB // 2, num_hidden_layers=4)
+
+
+def machine(*names: str) -> Machine:
+    cards = tuple(replace(gpu(name), index=number) for number, name in enumerate(names))
+    return Machine(gpus=cards, cpu=CPU, cpu_count=4)
+
+
+def devices(placement: Placement) -> str:
+    return placement.spec.env["CUDA_VISIBLE_DEVICES"]
+
+
+def test_each_replica_gets_a_gpu_of_its_own(shape: ModelShape) -> None:
+    section = ModelSection(model="meta/llama", replicas=2)
+    first, second = place([(section, shape)], machine("L40S", "L40S"), CORES, FOLDERS)
+    assert (devices(first), devices(second)) == ("0", "1")
+    assert first.spec.url == "unix:/run/berth/meta-llama-0.sock"
+    assert second.spec.log_path == Path("/var/log/berth/meta-llama-1.log")
+    assert "--gpu-memory-utilization=0.92" in argv(first.spec)
+
+
+def test_one_replica_too_many_is_refused(shape: ModelShape) -> None:
+    section = ModelSection(model="meta/llama", replicas=3)
+    with pytest.raises(PlacementError, match="meta/llama/2: all 2 GPUs are taken"):
+        place([(section, shape)], machine("L40S", "L40S"), CORES, FOLDERS)
+
+
+def test_a_model_too_big_for_one_card_spreads_over_two(shape: ModelShape) -> None:
+    (placed,) = place([(ModelSection(model="meta/llama"), shape)], machine("T4", "T4"), CORES, FOLDERS)
+    assert devices(placed) == "0,1"
+    assert "--tensor-parallel-size=2" in argv(placed.spec)
+
+
+def test_what_does_not_fit_says_the_numbers_and_a_way_out(shape: ModelShape) -> None:
+    with pytest.raises(PlacementError, match=r"^meta/llama/0 does not fit: .*GiB.*; try "):
+        place([(ModelSection(model="meta/llama"), shape)], machine("T4"), CORES, FOLDERS)
+
+
+def test_unlike_cards_are_never_mixed_in_one_engine(shape: ModelShape) -> None:
+    section = ModelSection(model="meta/llama", tensor_parallel_size=2)
+    with pytest.raises(PlacementError, match="tensor_parallel_size is 2, but there are 1 devices"):
+        place([(section, shape)], machine("L40S", "H100"), CORES, FOLDERS)
+
+
+def test_on_a_cpu_replicas_share_memory_and_cores(small: ModelShape) -> None:
+    section = ModelSection(model="meta/llama", replicas=2)
+    first, second = place([(section, small)], Machine(gpus=(), cpu=CPU, cpu_count=4), CORES, FOLDERS)
+    assert first.spec.env["VLLM_CPU_OMP_THREADS_BIND"] == "0,1"
+    assert second.spec.env["VLLM_CPU_OMP_THREADS_BIND"] == "2,3"
+    assert first.answer.claimed_bytes + second.answer.claimed_bytes <= CPU.free_bytes
+    assert "--enforce-eager" in argv(first.spec)
+
+
+def test_one_replica_on_a_cpu_leaves_the_cores_to_vllm(small: ModelShape) -> None:
+    (placed,) = place([(ModelSection(model="a/b"), small)], Machine(gpus=(), cpu=CPU, cpu_count=4), CORES, FOLDERS)
+    assert "VLLM_CPU_OMP_THREADS_BIND" not in placed.spec.env
+
+
+def test_settings_in_the_file_reach_the_command(small: ModelShape) -> None:
+    section = ModelSection(
+        model="a/b",
+        name="public",
+        max_model_len=4096,
+        max_num_seqs=7,
+        dtype="float16",
+        listen="tcp",
+        extra_args=("--enable-auto-tool-choice",),
+        env={"HF_HUB_OFFLINE": "1"},
+    )
+    (placed,) = place([(section, small)], machine("L4"), CORES, FOLDERS)
+    command = argv(placed.spec)
+    assert command[3:5] == ["serve", "a/b"]
+    for flag in ("--served-model-name=public", "--max-model-len=4096", "--max-num-seqs=7", "--dtype=float16"):
+        assert flag in command
+    assert command[-1] == "--enable-auto-tool-choice"
+    assert placed.spec.url.startswith("http://127.0.0.1:")
+    assert placed.spec.env["HF_HUB_OFFLINE"] == "1"
