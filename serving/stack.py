@@ -29,6 +29,7 @@ from serving.config import (
 )
 from serving.errors import PlacementError
 from serving.placement import Folders, Placement, place
+from serving.preflight import require_engine
 from serving.progress import Progress
 from serving.supervisor import Supervisor
 from sizing.detect import Machine, detect
@@ -73,8 +74,9 @@ class Signals:
 
 def prepare(config: StackConfig, environment: Environment, folders: Folders, progress: Progress) -> list[Placement]:
     """Obtain the models' shapes and place them; no weights are read. Raises ServingError."""
-    models = [_shaped(section, environment, progress) for section in config.models]
     machine = _visible(detect())
+    require_engine(on_gpu=bool(machine.gpus))
+    models = [_shaped(section, environment, progress) for section in config.models]
     cores = sorted(os.sched_getaffinity(0))
     return list(place(models, machine, cores, folders))
 

@@ -1,0 +1,32 @@
+"""What an engine needs from this machine before it is worth starting one."""
+
+import ctypes
+import importlib.util
+from collections.abc import Callable
+
+from serving.errors import ConfigError
+
+
+def _loads(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
+
+
+def _installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+def require_engine(
+    *, on_gpu: bool, installed: Callable[[str], bool] = _installed, loads: Callable[[str], bool] = _loads
+) -> None:
+    """Raise ConfigError when vLLM, or a system library its CPU build links to, is missing."""
+    if not installed("vllm"):
+        extra = "cuda" if on_gpu else "cpu"
+        raise ConfigError(
+            f"no engine is installed (this is the light install): pip install '.[{extra}]', see README.md"
+        )
+    if not on_gpu and not loads("libnuma.so.1"):
+        raise ConfigError("the CPU engine needs libnuma.so.1: apt install libnuma1 (Fedora: numactl-libs)")
