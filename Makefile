@@ -42,5 +42,8 @@ $(VENV)/.dev: $(VENV)/.cpu deploy/locks/dev.txt
 	@sh deploy/promtool.sh $(VENV)
 	@touch $@
 
+docs: $(VENV)/.dev  ## write the generated parts of README.md anew
+	$(BIN)/python -m tests.readme
+
 clean:  ## remove the virtual environment and caches of this checkout
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

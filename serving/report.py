@@ -42,13 +42,9 @@ def show_plan(placements: Sequence[Placement], console: Console, *, commands: bo
 
 
 def announce(progress: Progress, gateway: Gateway, url: str, supervisors: Sequence[Supervisor]) -> None:
-    """Ready: predicted beside confirmed for each engine, the address, and a first request to copy."""
+    """Ready: where the logs are, the address, and a first request to copy."""
     for supervisor in supervisors:
-        predicted = supervisor.placement.answer.kv_cache_tokens
-        confirmed = supervisor.confirmed.kv_cache_tokens if supervisor.confirmed else None
-        stated = "does not state its own" if confirmed is None else f"has {confirmed:,}"
-        spec = supervisor.placement.spec
-        progress.say(f"{spec.name}: KV cache tokens: predicted {predicted:,}, the engine {stated}; log {spec.log_path}")
+        progress.say(f"{supervisor.placement.spec.name}: log {supervisor.placement.spec.log_path}")
     progress.say(f"ready in {progress.elapsed_s():.0f} s")
     announce_door(progress.console, gateway, url)
     print(first_request(url, supervisors[0].placement.spec.served_model_name, with_key=bool(gateway.config.keys)))

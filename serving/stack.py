@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import shutil
 import signal
 import socket
 import tempfile
@@ -40,6 +41,7 @@ from sizing.model import ModelShape
 _log = logging.getLogger("berth.serving")
 _POLL_S = 0.1
 _DEMO_SEQS = 16
+_RUNS_KEPT = 20
 
 
 @dataclass(slots=True)
@@ -88,7 +90,7 @@ async def run(config: StackConfig, environment: Environment, console: Console) -
     listener = door.bind(config.gateway.host, config.gateway.port)
     try:
         with tempfile.TemporaryDirectory(prefix="berth-") as sockets:
-            folders = Folders(Path(sockets), environment.state() / "logs" / _run_name())
+            folders = Folders(Path(sockets), _log_folder(environment.state() / "logs"))
             placements = await asyncio.to_thread(prepare, config, environment, folders, progress)
             report.show_plan(placements, console, commands=False)
             with Signals.handled(console) as signals:
@@ -200,5 +202,9 @@ def _visible(machine: Machine) -> Machine:
     return replace(machine, gpus=tuple(gpu for gpu in machine.gpus if gpu.index in visible))
 
 
-def _run_name() -> str:
-    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{os.getpid()}"
+def _log_folder(logs: Path) -> Path:
+    """A new folder for this run's engine logs; of the older runs the last few are kept."""
+    logs.mkdir(parents=True, exist_ok=True)
+    for old in sorted(path for path in logs.iterdir() if path.is_dir())[:-_RUNS_KEPT]:
+        shutil.rmtree(old, ignore_errors=True)
+    return logs / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{os.getpid()}"

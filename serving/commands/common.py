@@ -30,9 +30,20 @@ def failing_in_one_line(command: str) -> Iterator[None]:
         raise typer.Exit(2) from None
 
 
+class _Stderr:
+    """Standard error as it is at the moment of writing: a live table replaces it while it owns the terminal."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
 def logging_to_stderr(level: int = logging.INFO) -> None:
     """One line an event, with its date: what an operator keeps."""
+    handler = logging.StreamHandler(_Stderr())
     logging.basicConfig(
-        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True
+        handlers=[handler], level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True
     )
     logging.getLogger("berth").setLevel(level)

@@ -1,12 +1,15 @@
 """From start to end: drains on SIGTERM, leaves nothing behind even after kill -9, refuses clearly what cannot be."""
 
 import json
+import re
 import signal
 import socket
+import subprocess
 import threading
 import urllib.request
 from pathlib import Path
 
+import openai
 import pytest
 
 from serving.config import Environment
@@ -16,10 +19,31 @@ from tests.integration.stack import KEY, MODEL, Stack, berth, serving, wait_unti
 SMALL = ("--port", "0", "--max-model-len", "2K", "--max-num-seqs", "4")
 
 
+TWO_MODELS = """\
+gateway: {port: 0}
+models:
+  - {model: demo, max_model_len: 2K, max_num_seqs: 4}
+  - model: demo
+    name: embedder
+    listen: tcp
+    max_model_len: 2K
+    max_num_seqs: 4
+    extra_args: [--runner=pooling, --convert=embed]
+"""
+
+
 @pytest.mark.engine
 @pytest.mark.timeout(400)
-def test_sigterm_drains_and_nothing_is_left(tmp_path: Path) -> None:
-    with serving(tmp_path, *SMALL) as stack:
+def test_two_models_from_one_file_and_a_drain_that_leaves_nothing(tmp_path: Path) -> None:
+    config = tmp_path / "berth.yaml"
+    config.write_text(TWO_MODELS)
+    with serving(tmp_path, str(config)) as stack:
+        with openai.OpenAI(base_url=f"{stack.url}/v1", api_key=KEY, max_retries=0) as client:
+            assert [model.id for model in client.models.list()] == [MODEL, "embedder"]
+            embedded = client.embeddings.create(model="embedder", input=["a ship", "a boat"])
+        assert [len(row.embedding) for row in embedded.data] == [576, 576]
+        assert embedded.usage.prompt_tokens > 0
+
         answers: list[bytes] = []
         asking = threading.Thread(target=lambda: answers.append(_stream_100_tokens(stack)))
         asking.start()
@@ -137,3 +161,16 @@ def test_bad_yaml_names_file_key_and_reason(tmp_path: Path, text: str, complaint
     assert refused.stderr.startswith(f"berth serve: {config}: ")
     assert complaint in refused.stderr
     assert refused.stderr.count("\n") == 1
+
+
+@pytest.mark.engine
+def test_the_printed_curl_line_can_be_copied(stack: Stack) -> None:
+    text = stack.text()
+    line = text[text.index("curl -N") :].partition("}'\n")[0] + "}'"
+    done = subprocess.run(
+        ["/bin/bash", "-c", line], capture_output=True, text=True, timeout=60, check=True, env={"BERTH_API_KEY": KEY}
+    )
+    assert done.stdout.count("data: ") > 5
+    assert "data: [DONE]" in done.stdout
+    words = "".join(re.findall(r'"content":"([^"]*)"', done.stdout))
+    assert len(words.split()) > 2

@@ -74,3 +74,36 @@ def smollm2_tensors(dtype: str = "BF16") -> dict[str, tuple[str, tuple[int, ...]
         tensors |= {f"{prefix}.{name}.weight": (dtype, shape) for name, shape in shapes.items()}
     tensors["model.norm.weight"] = (dtype, (576,))
     return tensors
+
+
+def qwen3_tensors(config: Mapping[str, object]) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """The tensors of a dense Qwen3 checkpoint as Transformers names and saves them."""
+
+    def number(name: str) -> int:
+        value = config[name]
+        assert isinstance(value, int)
+        return value
+
+    hidden, wide, head = number("hidden_size"), number("intermediate_size"), number("head_dim")
+    queries, keys = number("num_attention_heads") * head, number("num_key_value_heads") * head
+    layer: dict[str, tuple[int, ...]] = {
+        "self_attn.q_proj": (queries, hidden),
+        "self_attn.k_proj": (keys, hidden),
+        "self_attn.v_proj": (keys, hidden),
+        "self_attn.o_proj": (hidden, queries),
+        "self_attn.q_norm": (head,),
+        "self_attn.k_norm": (head,),
+        "mlp.gate_proj": (wide, hidden),
+        "mlp.up_proj": (wide, hidden),
+        "mlp.down_proj": (hidden, wide),
+        "input_layernorm": (hidden,),
+        "post_attention_layernorm": (hidden,),
+    }
+    tensors = {
+        f"model.layers.{index}.{name}.weight": ("BF16", shape)
+        for index in range(number("num_hidden_layers"))
+        for name, shape in layer.items()
+    }
+    ends = ("model.embed_tokens", "lm_head")
+    tensors |= {f"{name}.weight": ("BF16", (number("vocab_size"), hidden)) for name in ends}
+    return tensors | {"model.norm.weight": ("BF16", (hidden,))}

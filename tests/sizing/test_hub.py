@@ -1,10 +1,7 @@
 """Reading models: a local folder, the Hub (a loopback one that speaks its protocol), and what goes wrong with each."""
 
 import json
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -12,6 +9,7 @@ import pytest
 from sizing.errors import ModelFileError, ModelNotFoundError, SizingError, UnsupportedModelError
 from sizing.hub import load_model
 from sizing.model import ModelShape
+from tests.hub import LoopbackHub, running
 from tests.sizing.models import SMOLLM2, smollm2_tensors, write_safetensors
 
 REPO = "someone/smollm2"
@@ -130,55 +128,10 @@ def test_other_weights_formats_are_refused_by_name(folder: Path, other: str) -> 
     assert Path(other).suffix in refusal(folder, UnsupportedModelError)
 
 
-@dataclass
-class LoopbackHub:
-    """The Hub's own protocol on loopback: model info, files by range, and its error headers."""
-
-    files: dict[str, bytes] = field(default_factory=dict)
-    fault: tuple[int, str] | None = None  # status and X-Error-Code
-    served_bytes: int = 0
-    endpoint: str = ""
-
-    def response(self, path: str, wanted_range: str | None) -> tuple[int, dict[str, str], bytes]:
-        if self.fault is not None:
-            return self.fault[0], {"X-Error-Code": self.fault[1], "X-Error-Message": "no"}, b""
-        if path.startswith(f"/api/models/{REPO}"):
-            info = {"id": REPO, "modelId": REPO, "siblings": [{"rfilename": name} for name in self.files]}
-            return 200, {"Content-Type": "application/json"}, json.dumps(info).encode()
-        content = self.files.get(path.rpartition("/")[2])
-        if content is None:
-            return 404, {"X-Error-Code": "EntryNotFound"}, b""
-        if wanted_range is not None:
-            first, last = wanted_range.removeprefix("bytes=").split("-")
-            return 206, {}, content[int(first) : int(last) + 1]
-        return 200, {}, content
-
-
 @pytest.fixture
 def hub(folder: Path) -> Iterator[LoopbackHub]:
-    hub = LoopbackHub({file.name: file.read_bytes() for file in folder.iterdir()})
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            status, headers, body = hub.response(self.path.partition("?")[0], self.headers.get("Range"))
-            hub.served_bytes += len(body)
-            self.send_response(status)
-            for name, value in {**headers, "Content-Length": str(len(body))}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Quiet."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    hub.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield hub
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with running(LoopbackHub(REPO, {file.name: file.read_bytes() for file in folder.iterdir()})) as hub:
+        yield hub
 
 
 def from_hub(hub: LoopbackHub) -> ModelShape:

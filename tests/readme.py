@@ -1,0 +1,68 @@
+"""README.md's generated parts: every `--help`, and the `berth size` example. `make docs` rewrites them.
+
+A part stands between `<!-- begin NAME -->` and `<!-- end NAME -->`. The sizing example runs against a loopback Hub that
+holds the published facts of the model it names, so that it can be checked without a network.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.hub import LoopbackHub, running
+from tests.sizing.models import published_configs, qwen3_tensors, write_safetensors
+
+README = Path(__file__).parents[1] / "README.md"
+COMMANDS = ("", "serve", "size", "gateway", "bench run", "keys new")
+SIZE = ("size", "Qwen/Qwen3-8B", "--gpu", "L40S", "--max-model-len", "32K")
+_MODEL = "Qwen/Qwen3-8B"
+_WIDTH = 110
+
+
+def run(*args: str, env: dict[str, str] | None = None) -> str:
+    """What a `berth` command prints on a plain terminal of fixed width."""
+    variables = {**os.environ, "COLUMNS": str(_WIDTH), "TERMINAL_WIDTH": str(_WIDTH), "TERM": "dumb", "NO_COLOR": "1"}
+    berth = Path(sys.executable).with_name("berth")
+    done = subprocess.run([berth, *args], capture_output=True, text=True, check=True, env=variables | (env or {}))
+    return "\n".join(line.rstrip() for line in done.stdout.strip("\n").splitlines())
+
+
+def help_part() -> str:
+    """All the help texts, one block each."""
+    blocks = []
+    for command in COMMANDS:
+        args = [*command.split(), "--help"]
+        blocks.append(f"```console\n$ berth {' '.join(args)}\n{run(*args)}\n```")
+    return "\n\n".join(blocks)
+
+
+def size_part() -> str:
+    """The sizing example, answered from `config.json` and safetensors headers by ranged reads."""
+    with tempfile.TemporaryDirectory() as scratch:
+        weights = Path(scratch) / "model.safetensors"
+        config = published_configs()[_MODEL]
+        write_safetensors(weights, qwen3_tensors(config))
+        files = {"config.json": json.dumps(config).encode(), "model.safetensors": weights.read_bytes()}
+        with running(LoopbackHub(_MODEL, files)) as hub:
+            env = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": scratch}
+            return f"```console\n$ berth {' '.join(SIZE)}\n{run(*SIZE, env=env)}\n```"
+
+
+PARTS = {"help": help_part, "size": size_part}
+
+
+def written(text: str) -> str:
+    """`text` with every generated part made anew."""
+    for name, part in PARTS.items():
+        pattern = re.compile(f"(<!-- begin {name} -->\n).*?(\n<!-- end {name} -->)", re.DOTALL)
+        assert pattern.search(text), f"README.md has no part '{name}'"
+        body = part()
+        text = pattern.sub(lambda found, body=body: found[1] + body + found[2], text)  # type: ignore[misc]
+    return text
+
+
+if __name__ == "__main__":
+    README.write_text(written(README.read_text()))

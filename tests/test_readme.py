@@ -1,0 +1,55 @@
+"""README.md says what is so: generated parts are up to date, and every command in it is one `berth` or make takes."""
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from serving.cli import app
+from tests.readme import README, written
+
+ROOT = README.parent
+TEXT = README.read_text()
+BLOCKS = re.findall(r"```(?:console|sh)\n(.*?)```", TEXT, re.DOTALL)
+LINES = [line.removeprefix("$ ").strip() for block in BLOCKS for line in block.replace("\\\n", " ").splitlines()]
+BERTH = [shlex.split(line, comments=True)[1:] for line in LINES if line.startswith("berth ")]
+
+
+def test_generated_parts_are_up_to_date() -> None:
+    assert written(TEXT) == TEXT, "run `make docs`"
+
+
+@pytest.mark.parametrize("args", BERTH, ids=" ".join)
+def test_every_command_shown_is_one_berth_takes(args: list[str]) -> None:
+    if "--help" in args:
+        return  # printed above, so it was run
+    command: Any = typer.main.get_command(app)  # typer carries a click of its own, without public types
+    context = typer.Context(command)
+    while hasattr(command, "list_commands"):
+        name, *args = args
+        command = command.get_command(context, name)
+        assert command is not None, name
+    command.make_context("berth", list(args))
+
+
+def test_make_targets_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = {target for line in LINES for target in re.findall(r"^make ([a-z-]+)", line)}
+    assert {"serve", "test"} <= targets
+    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
+
+
+def test_files_it_links_to_exist() -> None:
+    links = re.findall(r"\]\((?!https?://|#)([^)#]+)", TEXT)
+    assert links
+    assert all((ROOT / link).exists() for link in links), links
+
+
+def test_the_python_wheel_names_are_ours_alone() -> None:
+    """Generic top-level names must not be claimed by anything else in the environment."""
+    site = Path(typer.__file__).parents[1]
+    taken = [name for name in ("serving", "gateway", "sizing", "benchmarks") if (site / name).exists()]
+    assert taken == []
