@@ -4,7 +4,6 @@ import shlex
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.panel import Panel
 from rich.table import Table
 
 from gateway.app import Gateway
@@ -51,11 +50,13 @@ def announce(progress: Progress, gateway: Gateway, url: str, supervisors: Sequen
 
 
 def announce_door(console: Console, gateway: Gateway, url: str) -> None:
-    """Where the gateway is, what it serves and who may use it."""
+    """Where the gateway is, what it serves and who may use it; plain lines, so that nothing is wrapped or cut."""
     keys = len(gateway.config.keys)
-    who = f"{keys} API key(s)" if keys else "no API keys: only this machine can reach it"
+    who = f"{keys} known" if keys else "none: only this machine can reach it"
     models = ", ".join(card.name for card in gateway.pool.cards()) or "asking the upstreams"
-    console.print(Panel(f"{url}/v1   models: {models}   ({who})", title="Berth", expand=False), highlight=False)
+    lines = (f"Berth is at {url}/v1", f"  models    {models}", f"  API keys  {who}", f"  metrics   {url}/metrics")
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def first_request(url: str, model: str, *, with_key: bool) -> str:
