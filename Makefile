@@ -30,9 +30,11 @@ $(VENV)/bin/python:
 
 # The +cpu build of torch is not on PyPI: take it from where pip is set up to look, else from PyTorch's own CPU index.
 $(VENV)/.cpu: deploy/locks/cpu.txt pyproject.toml | $(VENV)/bin/python
-	@echo "[berth] installing the CPU engine into $(VENV) (one to three minutes, once)"
+	@echo "[berth] 1/3 torch, CPU build (200 MB)"
 	@$(PIP) '$(TORCH)' 2>/dev/null || $(PIP) --index-url https://download.pytorch.org/whl/cpu '$(TORCH)'
-	@$(PIP) -r deploy/locks/cpu.txt
+	@echo "[berth] 2/3 vLLM, the embedded model and the libraries of both ($$(grep -c == $<) packages, a minute or two)"
+	@$(PIP) -r $<
+	@echo "[berth] 3/3 berth"
 	@$(PIP) -e .
 	@touch $@
 

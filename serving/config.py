@@ -152,7 +152,7 @@ def load_stack(target: str | None, environment: Environment, overrides: Mapping[
     if target is not None and target.endswith((".yaml", ".yml")):
         source, raw = target, _read_yaml(Path(target))
     else:
-        source, raw = "berth serve", {"models": [{"model": target or DEMO_MODEL}]}
+        source, raw = "", {"models": [{"model": target or DEMO_MODEL}]}
     _apply(raw, overrides, source)
     config = _validated(raw, source)
     base = Path(source).parent if source == target else Path()
@@ -183,12 +183,12 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def validate_section(section: type[GatewaySection], raw: Mapping[str, object], source: str) -> GatewaySection:
-    """A section from flags alone (`berth gateway`). Raises ConfigError."""
+def gateway_section(raw: Mapping[str, object]) -> GatewaySection:
+    """The section from flags alone (`berth gateway`). Raises ConfigError."""
     try:
-        return section.model_validate(dict(raw))
+        return GatewaySection.model_validate(dict(raw))
     except ValidationError as error:
-        raise ConfigError(_first_complaint(error, source)) from None
+        raise ConfigError(_first_complaint(error)) from None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -217,7 +217,7 @@ def _apply(raw: dict[str, Any], overrides: Mapping[str, object], source: str) ->
             models = raw.get("models")
             if not isinstance(models, list) or len(models) != 1:
                 flag = "--" + name.replace("_", "-")
-                raise ConfigError(f"{source}: {flag} needs exactly one model; set '{name}' under the model it is for")
+                raise _said(source, f"{flag} needs exactly one model; set '{name}' under the model it is for")
             models[0] = {"model": models[0]} if isinstance(models[0], str) else models[0]
             target = models[0]
         if isinstance(target, dict):
@@ -228,11 +228,11 @@ def _validated(raw: dict[str, Any], source: str) -> StackConfig:
     try:
         return StackConfig.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(_first_complaint(error, source)) from None
+        raise _said(source, _first_complaint(error)) from None
 
 
-def _first_complaint(error: ValidationError, source: str) -> str:
-    """One line for the first thing wrong: file, key, reason, and the nearest key that exists."""
+def _first_complaint(error: ValidationError) -> str:
+    """One line for the first thing wrong: key, reason, and the nearest key that exists."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"]) or "(top level)"
     reason = first["msg"].removeprefix("Value error, ")
@@ -245,7 +245,7 @@ def _first_complaint(error: ValidationError, source: str) -> str:
     elif first["type"] not in ("value_error", "string_pattern_mismatch"):
         reason = f"{reason}, found {first['input']!r}"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{source}: {where}: {reason}{more}"
+    return f"{where}: {reason}{more}"
 
 
 def _keys_at(location: tuple[int | str, ...]) -> list[str]:
@@ -269,6 +269,11 @@ def _public_name(model: str) -> str:
     return Path(model).name if _is_path(model) else model
 
 
+def _said(source: str, complaint: str) -> ConfigError:
+    """A complaint with the file it is about; what came from flags needs no place."""
+    return ConfigError(f"{source}: {complaint}" if source else complaint)
+
+
 def _is_path(model: str) -> bool:
     return model.startswith(("/", "./", "../", "~"))
 
@@ -281,7 +286,5 @@ def _located(model: ModelSection, base: Path, source: str) -> ModelSection:
     if folder.is_dir():
         return model.model_copy(update={"model": str(folder.resolve())})
     if _is_path(model.model) or model.model.count("/") != 1:
-        raise ConfigError(
-            f"{source}: model '{model.model}': no such folder, and not a Hub id (those look like Qwen/Qwen3-8B)"
-        )
+        raise _said(source, f"model '{model.model}': no such folder, and not a Hub id (those look like Qwen/Qwen3-8B)")
     return model

@@ -40,7 +40,6 @@ from sizing.model import ModelShape
 
 _log = logging.getLogger("berth.serving")
 _POLL_S = 0.1
-_DEMO_SEQS = 16
 _RUNS_KEPT = 20
 
 
@@ -185,9 +184,13 @@ def _shaped(section: ModelSection, environment: Environment, progress: Progress)
         if not demo.is_converted(cache):
             with progress.doing("converting the embedded model (once, about 20 s)"):
                 demo.convert(cache, child_environment({}))
-        # 16 requests at once are plenty here, and a KV cache for 128 would take 14 s to zero at each start
-        seqs = section.max_num_seqs or _DEMO_SEQS
-        section = section.model_copy(update={"model": str(demo.model_folder(cache)), "max_num_seqs": seqs})
+        section = section.model_copy(
+            update={
+                "model": str(demo.model_folder(cache)),
+                "max_num_seqs": section.max_num_seqs or demo.MAX_NUM_SEQS,
+                "extra_args": (*demo.EXTRA_ARGS, *section.extra_args),
+            }
+        )
     try:
         shape = load_model(section.model)
         return section, shape if section.dtype == "auto" else shape.served_as(section.dtype)

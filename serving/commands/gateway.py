@@ -11,7 +11,7 @@ from rich.console import Console
 from gateway.replica import Replica
 from serving import stack
 from serving.commands.common import failing_in_one_line, logging_to_stderr
-from serving.config import Environment, GatewaySection, validate_section
+from serving.config import Environment, gateway_section
 from serving.errors import ConfigError
 
 
@@ -27,7 +27,7 @@ def gateway(
     """Put one door in front of running OpenAI-compatible engines: routing, failover, keys, metrics."""
     with failing_in_one_line("berth gateway"):
         raw = {"host": host, "port": port, "max_in_flight": max_in_flight}
-        section = validate_section(GatewaySection, raw, "berth gateway")
+        section = gateway_section(raw)
         replicas = [_replica(url, upstream_api_key) for url in dict.fromkeys(upstream)]
         logging_to_stderr()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
