@@ -13,8 +13,13 @@ from tests.readme import README, written
 
 ROOT = README.parent
 TEXT = README.read_text()
-BLOCKS = re.findall(r"```(?:console|sh)\n(.*?)```", TEXT, re.DOTALL)
-LINES = [line.removeprefix("$ ").strip() for block in BLOCKS for line in block.replace("\\\n", " ").splitlines()]
+BLOCKS = re.findall(r"```(console|sh)\n(.*?)```", TEXT, re.DOTALL)
+LINES = [
+    line.removeprefix("$ ").strip()
+    for kind, block in BLOCKS
+    for line in block.replace("\\\n", " ").splitlines()
+    if kind == "sh" or line.startswith("$ ")  # what a console block shows besides is output
+]
 BERTH = [shlex.split(line, comments=True)[1:] for line in LINES if line.startswith("berth ")]
 
 
