@@ -14,7 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from gateway import figures
 from gateway.admission import Admission
-from gateway.asgi import Receive, Scope, Send, new_request_id
+from gateway.asgi import Receive, Scope, Send, new_request_id, request_id_headers
 from gateway.config import GatewayConfig
 from gateway.errors import RefusedError
 from gateway.identity import Keyring
@@ -73,10 +73,8 @@ class Gateway:
             yield
 
     def add(self, replica: Replica) -> None:
-        """Take in a replica; requests reach it once its own /health says so."""
+        """Take in a replica; requests reach it once its own /health says so. Raises ConfigError."""
         self.pool.add(replica)
-        for card in replica.models:
-            self.metrics.expect(card.name, replica.name)
 
     def identify(self, request: Request) -> str:
         """The caller behind a control-plane request. Raises RefusedError."""
@@ -137,6 +135,9 @@ async def _status(request: Request, gateway: Door) -> dict[str, Any]:
 
 
 async def _metrics(gateway: Door) -> Response:
+    for replica in gateway.pool.replicas:
+        for card in replica.models:  # known only once the engine was asked, when it was started elsewhere
+            gateway.metrics.expect(card.name, replica.name)
     own = generate_latest(gateway.metrics.registry)
     engines = await figures.exposition(gateway.pool.replicas, gateway.upstream, gateway.config.timeouts.probe_s)
     return Response(own + engines, media_type=CONTENT_TYPE_LATEST)
@@ -190,8 +191,10 @@ def _dialect(request: Request) -> Dialect:
 
 
 def _fault(request: Request, fault: Fault) -> Response:
-    headers = {name.decode(): value.decode() for name, value in fault_headers(fault)}
-    body = fault_body(_dialect(request), fault, new_request_id())
+    request_id = new_request_id()
+    pairs = [*fault_headers(fault), *request_id_headers(request_id)]
+    headers = {name.decode(): value.decode() for name, value in pairs}
+    body = fault_body(_dialect(request), fault, request_id)
     return Response(body, fault.status, headers, media_type="application/json")
 
 
@@ -200,12 +203,17 @@ async def _refused(request: Request, error: Exception) -> Response:
     return _fault(request, error.fault)
 
 
-async def _no_such_path(request: Request, _: Exception) -> Response:
+async def _no_such_path(request: Request, error: Exception) -> Response:
+    if request.url.path in ENDPOINTS:  # FastAPI knows nothing of the data plane
+        return await _wrong_method(request, error)
     paths = ", ".join(ENDPOINTS)
     message = f"{request.method} {request.url.path} is not served here; POST one of {paths}, or GET /v1/models"
     return _fault(request, Fault(404, message, code="unknown_url", should_retry=False))
 
 
 async def _wrong_method(request: Request, _: Exception) -> Response:
-    message = f"{request.url.path} does not take {request.method}"
-    return _fault(request, Fault(405, message, code="method_not_allowed", should_retry=False))
+    takes = "POST" if request.url.path in ENDPOINTS else "GET"
+    message = f"{request.url.path} takes {takes}, not {request.method}"
+    response = _fault(request, Fault(405, message, code="method_not_allowed", should_retry=False))
+    response.headers["allow"] = takes
+    return response

@@ -22,6 +22,12 @@ def new_request_id() -> str:
     return f"req_{secrets.token_hex(12)}"
 
 
+def request_id_headers(request_id: str) -> list[Header]:
+    """Under the names that the two SDKs look for."""
+    rid = request_id.encode()
+    return [(b"x-request-id", rid), (b"request-id", rid)]
+
+
 @dataclass(slots=True)
 class Watch:
     """Shared with the task that waits for the disconnect; `is_over` before the last send: then leaving is no loss."""
@@ -71,7 +77,16 @@ async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
         if size > limit_bytes:
             raise RefusedError(_too_large(size, limit_bytes))
         if not message.get("more_body", False):
-            return b"".join(pieces)
+            break
+    if size == 0 and any(name == b"upgrade" for name, _ in scope["headers"]):
+        raise RefusedError(_hidden_by_upgrade())
+    return b"".join(pieces)
+
+
+def _hidden_by_upgrade() -> Fault:
+    """Java's HttpClient offers h2c unless told otherwise; httptools then takes the body for the other protocol's."""
+    message = "the request offers to switch protocols (Upgrade), which hides its body; set the client to HTTP/1.1"
+    return Fault(400, message, code="upgrade_not_supported", should_retry=False)
 
 
 def _too_large(size: int, limit_bytes: int) -> Fault:

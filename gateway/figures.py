@@ -72,7 +72,10 @@ async def read_figures(replica: Replica, upstream: Upstream, timeout_s: float) -
         status, body = await upstream.get(replica.url, "/metrics", replica.api_key, timeout_s)
     except UpstreamError:
         return None
-    return parse_figures(body.decode("utf-8", "replace")) if status == 200 else None
+    try:
+        return parse_figures(body.decode("utf-8", "replace")) if status == 200 else None
+    except ValueError:  # not an exposition: one odd engine must not take everybody's metrics away
+        return None
 
 
 def parse_figures(text: str) -> EngineFigures:

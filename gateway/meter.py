@@ -8,8 +8,8 @@ from gateway.wire import Dialect, EventSplitter, Sign, Usage, read_event
 class Meter:
     """Fed every piece of one streamed answer, in order; gives back what to forward.
 
-    With `strip_usage` only whole events are forwarded and the usage event the gateway itself asked for is dropped;
-    otherwise the bytes go on exactly as they came, even when they end in the middle of an event.
+    Only whole events are forwarded, so that an error event can follow wherever the engine breaks; joined, they are the
+    engine's own bytes. With `strip_usage` the usage event that the gateway itself asked for is left out.
     """
 
     def __init__(self, dialect: Dialect, *, strip_usage: bool, clock: Callable[[], float]) -> None:
@@ -22,6 +22,7 @@ class Meter:
         self.token_events = 0
         self.usage = Usage()
         self.error: str | None = None
+        self.error_status: int | None = None
 
     def feed(self, data: bytes) -> bytes:
         """Note what `data` brings; returns the bytes to send to the client now, possibly none."""
@@ -32,12 +33,12 @@ class Meter:
             self._note(sign, now_s)
             if not (self._strip_usage and sign.only_usage):
                 forward.append(event)
-        return b"".join(forward) if self._strip_usage else data
+        return b"".join(forward)
 
     def rest(self) -> bytes:
         """What was held back when the stream ended in the middle of an event; b"" the second time."""
         held, self._splitter.tail = self._splitter.tail, b""
-        return held if self._strip_usage else b""
+        return held
 
     @property
     def tpot_s(self) -> float | None:
@@ -58,7 +59,7 @@ class Meter:
         if sign.usage is not None:
             self.usage = _merged(self.usage, sign.usage)
         if sign.error is not None:
-            self.error = sign.error
+            self.error, self.error_status = sign.error, sign.error_status
 
 
 def _merged(old: Usage, new: Usage) -> Usage:

@@ -10,7 +10,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from gateway.admission import Admission
-from gateway.asgi import Header, Receive, Scope, Send, Watch, cancelled_when_gone, new_request_id, read_body
+from gateway.asgi import (
+    Header,
+    Receive,
+    Scope,
+    Send,
+    Watch,
+    cancelled_when_gone,
+    new_request_id,
+    read_body,
+    request_id_headers,
+)
 from gateway.config import GatewayConfig
 from gateway.errors import AnswerError, BrokenError, ClientGoneError, RefusedError, UpstreamError
 from gateway.identity import Keyring
@@ -61,8 +71,8 @@ class Exchange:
 
     def headers(self) -> list[Header]:
         """What every answer carries: the request id under both SDKs' names, and who answered."""
-        rid = self.request_id.encode()
-        return [(b"x-request-id", rid), (b"request-id", rid), (b"x-berth-replica", self.replica.encode())]
+        who = [(b"x-berth-replica", self.replica.encode())] if self.replica else []
+        return [*request_id_headers(self.request_id), *who]
 
 
 class Relay:
@@ -142,10 +152,10 @@ class Relay:
             except UpstreamError as error:
                 if exchange.response_started or not _worth_another(error) or len(tried) > self._config.retries:
                     raise
+                if not self._others(call.model, tried):
+                    raise  # the last replica standing is not shut out for one failure: its next request may do
                 if not isinstance(error, AnswerError):
                     replica.suspect()
-                if not self._others(call.model, tried):
-                    raise
                 _log.warning("%s: %s failed (%s), trying another replica", exchange.request_id, replica.name, error)
                 self._metrics.retried(call.model)
 
@@ -174,8 +184,8 @@ class Relay:
             try:
                 answer = await self._upstream.post(replica.url, exchange.endpoint.path, headers, call.body)
                 if answer.status >= 400:
-                    raise AnswerError(read_fault(answer.status, await answer.read_all()))
-                if call.stream:
+                    raise AnswerError(_engine_fault(replica, answer.status, await answer.read_all()))
+                if call.stream and answer.is_event_stream:
                     await self._stream(answer, exchange, call, watch, send)
                 else:
                     await self._whole(answer, exchange, watch, send)
@@ -196,8 +206,7 @@ class Relay:
         meter = Meter(exchange.endpoint.dialect, strip_usage=call.strip_usage, clock=self._clock)
         try:
             first = await _first_bytes(answer, meter)
-            if meter.error is not None and meter.first_token_s is None:
-                raise BrokenError(meter.error)  # it failed under our eyes, and the caller has seen nothing yet
+            _check_begun(first, meter)
             await _start(exchange, answer.status, _returned(answer), send)
             await send({"type": "http.response.body", "body": first, "more_body": True})
             await _relay_rest(answer, exchange, meter, watch, send)
@@ -250,7 +259,8 @@ async def _relay_rest(answer: Answer, exchange: Exchange, meter: Meter, watch: W
     except UpstreamError as error:
         exchange.outcome = "broken"
         fault = Fault(502, f"the engine failed during the answer: {error}", code="engine_failed")
-        last = meter.rest() + fault_event(exchange.endpoint.dialect, fault, exchange.request_id)
+        # half an event that the meter still holds is dropped: glued to the error it would hide it from the SDK
+        last = fault_event(exchange.endpoint.dialect, fault, exchange.request_id)
     watch.is_over = True
     await send({"type": "http.response.body", "body": last})
 
@@ -260,6 +270,26 @@ async def _first_bytes(answer: Answer, meter: Meter) -> bytes:
         if forward := meter.feed(data):
             return forward
     return meter.rest()
+
+
+def _check_begun(first: bytes, meter: Meter) -> None:
+    """Raise UpstreamError for a stream that is empty or opens with an error: the caller has seen nothing of it yet."""
+    if not first:
+        raise BrokenError("its stream ended without a single event")
+    if meter.error is None or meter.first_token_s is not None:
+        return
+    if meter.error_status is not None and meter.error_status < 500:
+        raise AnswerError(Fault(meter.error_status, meter.error))
+    raise BrokenError(meter.error)
+
+
+def _engine_fault(replica: Replica, status: int, body: bytes) -> Fault:
+    """An engine's refusal as the caller may see it; a refusal of our own key is not about the caller's."""
+    fault = read_fault(status, body)
+    if status in (401, 403):
+        message = f"{replica.name} does not accept the key the gateway has for it (HTTP {status}: {fault.message})"
+        return Fault(502, message, code="engine_refused_key", should_retry=False)
+    return fault
 
 
 def _worth_another(error: UpstreamError) -> bool:
@@ -283,6 +313,7 @@ async def _start(exchange: Exchange, status: int, headers: list[Header], send: S
     names = {name for name, _ in ours}
     kept = [(name, value) for name, value in headers if name not in names]
     if any(value.startswith(b"text/event-stream") for name, value in kept if name == b"content-type"):
+        kept = [(name, value) for name, value in kept if name not in (b"cache-control", b"x-accel-buffering")]
         kept += [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]  # proxies in front must not collect
     await send({"type": "http.response.start", "status": status, "headers": [*kept, *ours]})
 

@@ -2,16 +2,18 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import orjson
 
-from gateway.errors import ConnectError, RefusedError, UpstreamError
+from gateway.errors import ConfigError, ConnectError, RefusedError, UpstreamError
 from gateway.upstream import Upstream
 from gateway.wire import Fault
 
+_log = logging.getLogger("berth.gateway")
 State = Literal["starting", "ready", "unhealthy", "draining"]
 _SILENT_PROBES = 3  # an engine busy with one huge prompt may miss a probe; a refused connection needs no second look
 _RETRY_AFTER_S = 5
@@ -75,7 +77,9 @@ class Pool:
         return tuple(self._replicas)
 
     def add(self, replica: Replica) -> None:
-        """Take a replica in; it gets no request before a probe has found it healthy."""
+        """Take a replica in; it gets no request before a probe has found it healthy. Raises ConfigError."""
+        if any(known.name == replica.name for known in self._replicas):
+            raise ConfigError(f"two replicas are named '{replica.name}': logs and metrics could not tell them apart")
         self._replicas.append(replica)
 
     async def remove(self, replica: Replica) -> None:
@@ -146,7 +150,10 @@ class Pool:
 
         async def forever() -> None:
             while True:
-                await asyncio.gather(*(self.probe(replica, timeout_s) for replica in self._replicas))
+                probes = (self.probe(replica, timeout_s) for replica in self._replicas)
+                for outcome in await asyncio.gather(*probes, return_exceptions=True):
+                    if isinstance(outcome, Exception):  # probing goes on whatever one engine does to it
+                        _log.error("a health probe failed unexpectedly", exc_info=outcome)
                 await asyncio.sleep(interval_s)
 
         task = asyncio.create_task(forever(), name="probe replicas")
@@ -162,5 +169,5 @@ def _read_cards(body: bytes) -> tuple[ModelCard, ...]:
     try:
         rows = orjson.loads(body)["data"]
         return tuple(ModelCard(row["id"], row.get("max_model_len")) for row in rows)
-    except (orjson.JSONDecodeError, KeyError, TypeError):
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
         return ()

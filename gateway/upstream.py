@@ -23,6 +23,11 @@ class Answer:
         self.status = response.status
         self.headers = response.raw_headers
 
+    @property
+    def is_event_stream(self) -> bool:
+        """Whether the engine really streams: asked for a stream, some answer with one JSON document all the same."""
+        return self._response.content_type == "text/event-stream"
+
     async def read_some(self) -> bytes:
         """The next bytes as they arrive; b"" at the end. Raises BrokenError."""
         with _mapped(self._where):
@@ -65,7 +70,12 @@ class Upstream:
         data = body if len(body) <= _PIECE_BYTES else _pieces(body)
         headers = {**headers, "content-length": str(len(body))}
         with _mapped(url):
-            response = await self._session(url).post(_target(url, path), data=data, headers=headers, timeout=timeout)
+            response = await self._session(url).post(
+                _target(url, path), data=data, headers=headers, timeout=timeout, allow_redirects=False
+            )
+            if 300 <= response.status < 400:
+                response.close()
+                raise BrokenError(f"{url} answered {response.status}, a redirect: not followed, keys must not travel")
         return Answer(response, url)
 
     async def get(self, url: str, path: str, api_key: str | None, timeout_s: float) -> tuple[int, bytes]:
@@ -73,7 +83,9 @@ class Upstream:
         timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=timeout_s)
         headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
         with _mapped(url):
-            async with self._session(url).get(_target(url, path), headers=headers, timeout=timeout) as response:
+            async with self._session(url).get(
+                _target(url, path), headers=headers, timeout=timeout, allow_redirects=False
+            ) as response:
                 return response.status, await response.read()
 
     async def forget(self, url: str) -> None:
@@ -87,6 +99,7 @@ class Upstream:
         if session is None:
             session = self._sessions[url] = aiohttp.ClientSession(
                 connector=_connector(url),
+                cookie_jar=aiohttp.DummyCookieJar(),  # one caller's cookies must not reach another's request
                 auto_decompress=False,
                 skip_auto_headers=("user-agent", "accept", "accept-encoding"),
                 trust_env=False,
@@ -121,5 +134,7 @@ def _mapped(where: str) -> Iterator[None]:
         raise ConnectError(f"cannot connect to {where}: no answer in time") from error
     except TimeoutError as error:
         raise BrokenError(f"{where} was silent for too long") from error
+    except aiohttp.ClientResponseError as error:  # its text quotes the engine's bytes, over several lines
+        raise BrokenError(f"{where} answered with what is not HTTP") from error
     except (aiohttp.ClientError, OSError) as error:
         raise BrokenError(f"the connection to {where} broke: {str(error) or type(error).__name__}") from error

@@ -202,13 +202,18 @@ def running(engine: FakeEngine, *, port: int = 0, keep_alive_s: float = 75.0) ->
         bound: int = runner.addresses[0][1]
         return bound
 
+    async def stop() -> None:
+        await asyncio.sleep(0.01)  # asyncio forgets the socket of a connection that comes in while it stops listening
+        await runner.cleanup()
+        await asyncio.sleep(0.01)  # a closed connection needs a turn of the loop to give its socket back
+
     engine.url = f"http://127.0.0.1:{loop.run_until_complete(start())}"
     thread = threading.Thread(target=loop.run_forever, name="fake-engine", daemon=True)
     thread.start()
     try:
         yield engine
     finally:
-        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(timeout=10)
+        asyncio.run_coroutine_threadsafe(stop(), loop).result(timeout=10)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(timeout=10)
         loop.close()

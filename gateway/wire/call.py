@@ -53,7 +53,17 @@ def _with_usage(endpoint: Endpoint, model: str, payload: dict[str, object], body
         options = {}
     if not isinstance(options, dict):
         return Fault(400, "'stream_options' must be an object", param="stream_options")
-    if options.get("include_usage") is True:
+    asked = options.get("include_usage")
+    if asked is not None and not isinstance(asked, bool):
+        return Fault(400, "'stream_options.include_usage' must be true or false", param="stream_options")
+    if asked:
         return Call(endpoint, model, True, body)
-    payload["stream_options"] = {**options, "include_usage": True}
-    return Call(endpoint, model, True, orjson.dumps(payload), strip_usage=True)
+    if "stream_options" not in payload:  # the usual case: the rest of the body stays the client's own bytes
+        return Call(endpoint, model, True, body.replace(b"{", b'{"stream_options":{"include_usage":true},', 1), True)
+    # `continuous_usage_stats` means nothing without `include_usage`: with ours it would put usage into every event
+    kept = {name: value for name, value in options.items() if name != "continuous_usage_stats"}
+    payload["stream_options"] = {**kept, "include_usage": True}
+    try:
+        return Call(endpoint, model, True, orjson.dumps(payload), strip_usage=True)
+    except orjson.JSONEncodeError as error:
+        return Fault(400, f"the request body cannot be passed on: {error}", code="invalid_json")

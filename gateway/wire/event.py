@@ -31,6 +31,8 @@ class Sign:
     token: TokenKind | None = None
     usage: Usage | None = None
     error: str | None = None
+    error_status: int | None = None
+    """The HTTP status the engine would have answered with, had the stream not begun; None where it does not say."""
     end: bool = False
     only_usage: bool = False
     """The extra event of `stream_options.include_usage`: usage and no choice."""
@@ -82,12 +84,13 @@ def read_answer(dialect: Dialect, body: bytes) -> Usage:
         return Usage()
     if dialect == "messages" and isinstance(payload.get("input_tokens"), int):  # count_tokens
         return Usage(prompt_tokens=payload["input_tokens"], output_tokens=0)
-    return _usage(payload.get("usage")) or Usage()
+    read = _messages_usage if dialect == "messages" else _usage
+    return read(payload.get("usage")) or Usage()
 
 
 def _read_chat(payload: dict[str, Any]) -> Sign:
-    if "error" in payload:
-        return Sign(error=_error_text(payload["error"]), end=True)
+    if payload.get("error"):
+        return _error_sign(payload["error"])
     usage = _usage(payload.get("usage"))
     choices = payload.get("choices")
     if not isinstance(choices, list) or not choices:
@@ -122,8 +125,8 @@ def _read_responses(payload: dict[str, Any]) -> Sign:
         return Sign(usage=_usage(response.get("usage")), end=True)
     if kind == "response.failed" and isinstance(response, dict):
         return Sign(usage=_usage(response.get("usage")), error=_error_text(response.get("error")), end=True)
-    if kind == "error" or ("error" in payload and kind is None):
-        return Sign(error=_error_text(payload.get("error", payload)), end=True)
+    if kind == "error" or (payload.get("error") and kind is None):
+        return _error_sign(payload.get("error") or payload)
     return _NOTHING
 
 
@@ -134,26 +137,41 @@ def _read_messages(payload: dict[str, Any]) -> Sign:
         field, token = _MESSAGES_TOKENS.get(str(delta.get("type")), ("", None))
         return Sign(token=token if delta.get(field) else None)
     if kind == "message_start" and isinstance(payload.get("message"), dict):
-        return Sign(usage=_usage(payload["message"].get("usage")))
+        return Sign(usage=_messages_usage(payload["message"].get("usage")))
     if kind == "message_delta":
-        return Sign(usage=_usage(payload.get("usage")))
+        return Sign(usage=_messages_usage(payload.get("usage")))
     if kind == "message_stop":
         return Sign(end=True)
-    if kind == "error" or "error" in payload:
-        return Sign(error=_error_text(payload.get("error")), end=True)
+    if kind == "error" or payload.get("error"):
+        return _error_sign(payload.get("error"))
     return _NOTHING
 
 
 def _usage(raw: object) -> Usage | None:
-    """OpenAI's `prompt_tokens`/`completion_tokens` or the `input_tokens`/`output_tokens` of the two newer dialects."""
+    """OpenAI's `prompt_tokens`/`completion_tokens`, or the `input_tokens`/`output_tokens` of its Responses API."""
     if not isinstance(raw, dict):
         return None
     details = raw.get("prompt_tokens_details") or raw.get("input_tokens_details") or {}
-    cached = details.get("cached_tokens") if isinstance(details, dict) else None
     return Usage(
         prompt_tokens=_count(raw.get("prompt_tokens", raw.get("input_tokens"))),
         output_tokens=_count(raw.get("completion_tokens", raw.get("output_tokens"))),
-        cached_tokens=_count(cached if cached is not None else raw.get("cache_read_input_tokens")),
+        cached_tokens=_count(details.get("cached_tokens")) if isinstance(details, dict) else None,
+    )
+
+
+def _messages_usage(raw: object) -> Usage | None:
+    """Anthropic's `input_tokens` leaves out what was read from or written to the cache; our prompt tokens are the sum.
+
+    Source: https://docs.anthropic.com/en/docs/build-with-claude/prompt-caching#tracking-cache-performance.
+    """
+    if not isinstance(raw, dict):
+        return None
+    new, cached = _count(raw.get("input_tokens")), _count(raw.get("cache_read_input_tokens"))
+    written = _count(raw.get("cache_creation_input_tokens"))
+    return Usage(
+        prompt_tokens=None if new is None else new + (cached or 0) + (written or 0),
+        output_tokens=_count(raw.get("output_tokens")),
+        cached_tokens=cached,
     )
 
 
@@ -161,7 +179,11 @@ def _count(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
+def _error_sign(error: object) -> Sign:
+    code = _count(error.get("code")) if isinstance(error, dict) else None
+    return Sign(error=_error_text(error), error_status=code if code in range(400, 600) else None, end=True)
+
+
 def _error_text(error: object) -> str:
-    if isinstance(error, dict):
-        return str(error.get("message", "")) or "the engine reported an error without a message"
-    return str(error)
+    text = error.get("message") if isinstance(error, dict) else error
+    return str(text or "the engine reported an error without a message")

@@ -88,26 +88,30 @@ def read_fault(status: int, body: bytes) -> Fault:
     vLLM sends int codes and types such as "BadRequestError", OpenAI envelopes on `/v1/messages`, `{"error": "text"}`
     from its key check, `{"detail": ...}` from FastAPI, and 503 without Retry-After.
     """
-    message, param = _message_of(body)
+    message, param, code = _message_of(body)
     message = message or f"the engine answered {status} without a reason"
-    code = None
-    if status == 404:
+    if code is None and status == 404:
         code = "model_not_found" if param == "model" else "not_found"
-    elif status == 400 and any(mark in message for mark in _CONTEXT_MARKS):
+    elif code is None and status == 400 and any(mark in message for mark in _CONTEXT_MARKS):
         code = "context_length_exceeded"
     retry_after_s = 1 if status in (429, 503) else None
     return Fault(status, message, code=code, param=param, retry_after_s=retry_after_s)
 
 
-def _message_of(body: bytes) -> tuple[str, str | None]:
+def _message_of(body: bytes) -> tuple[str, str | None, str | None]:
+    """Message, param and code, as far as they are there and of the right type."""
     try:
         payload = orjson.loads(body)
     except orjson.JSONDecodeError:
-        return " ".join(body[:500].decode("utf-8", "replace").split()), None
+        return " ".join(body[:500].decode("utf-8", "replace").split()), None, None
     if not isinstance(payload, dict):
-        return "", None
-    error = payload.get("error", payload.get("detail", payload.get("message", "")))
-    if isinstance(error, dict):
-        param = error.get("param")
-        return str(error.get("message", "")), param.removeprefix("body.") if isinstance(param, str) else None
-    return str(error), None
+        return "", None, None
+    error = payload.get("error") or payload.get("detail") or payload.get("message") or ""
+    if not isinstance(error, dict):
+        return str(error), None, None
+    param, code = error.get("param"), error.get("code")
+    return (
+        str(error.get("message") or ""),
+        param.removeprefix("body.") if isinstance(param, str) else None,
+        code if isinstance(code, str) and not code.isdecimal() else None,
+    )

@@ -45,7 +45,7 @@ def _end_of_event(data: bytes, start: int) -> int:
 
 def event_data(event: bytes) -> bytes | None:
     """The payload of one event: its `data:` lines joined by newlines; None for a comment or a bare `event:`."""
-    if event.startswith(b"data: ") and event.count(b"\n") == 2:  # the one-line frame every OpenAI stream uses
-        return event[6:].rstrip(b"\r\n")
+    if event.startswith(b"data: ") and event.endswith(b"\n\n") and event.count(b"\n") == 2 and b"\r" not in event:
+        return event[6:-2]  # the one-line frame every OpenAI stream uses
     lines = [line[5:].removeprefix(b" ") for line in event.splitlines() if line.startswith(b"data:")]
     return b"\n".join(lines) if lines else None

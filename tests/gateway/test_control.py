@@ -1,0 +1,116 @@
+"""The pages beside the data plane, and what two gateways in one process must not share."""
+
+import subprocess
+import sys
+import threading
+from contextlib import ExitStack
+
+import pytest
+
+from gateway.app import VERSION, Gateway
+from gateway.config import GatewayConfig
+from gateway.errors import ConfigError
+from gateway.replica import Replica
+from tests.fake_engine import BEFORE_HEADERS, FakeEngine, Script, chat_stream, running
+from tests.gateway.harness import PATHS, Door, body_for, door_before, wait_until
+
+CHAT = PATHS["chat"]
+
+
+def test_health_is_about_the_process(fake: FakeEngine, door: Door) -> None:
+    fake.healthy = False
+    wait_until(lambda: door.gateway.pool.replicas[0].state == "unhealthy")
+    assert door.get("/health").json() == {"status": "ok", "version": VERSION}
+
+
+def test_ready_is_about_every_model(fake: FakeEngine, stack: ExitStack) -> None:
+    other = stack.enter_context(running(FakeEngine(models=("other",))))
+    door = stack.enter_context(door_before(fake, other))
+    assert door.get("/ready").json() == {"ready": True, "waiting_for": []}
+    other.healthy = False
+    wait_until(lambda: door.get("/ready").status_code == 503)
+    assert door.get("/ready").json() == {"ready": False, "waiting_for": ["other"]}
+
+
+def test_status_tells_what_the_router_believes(fake: FakeEngine, second: FakeEngine, pair: Door) -> None:
+    gate = threading.Event()
+    fake.enqueue(Script(chunks=chat_stream().chunks, gates={BEFORE_HEADERS: gate}))
+    held = threading.Thread(target=pair.post, args=(CHAT, body_for("chat")))
+    held.start()
+    wait_until(lambda: fake.running == 1)
+    status = pair.get("/status").json()
+    assert (status["version"], status["in_flight"], status["draining"]) == (VERSION, 1, False)
+    first, other = status["replicas"]
+    assert first["work_tokens"] > 0
+    assert {**first, "work_tokens": 0} == {
+        "name": "e0",
+        "url": fake.url,
+        "models": ["fake"],
+        "state": "ready",
+        "in_flight": 1,
+        "work_tokens": 0,
+        "requests": 1,
+    }
+    assert (other["in_flight"], other["work_tokens"], other["requests"]) == (0, 0, 0)
+    gate.set()
+    held.join()
+
+
+def test_models_of_all_replicas_are_listed_once(fake: FakeEngine, second: FakeEngine, stack: ExitStack) -> None:
+    third = stack.enter_context(running(FakeEngine(models=("other",), max_model_len=128)))
+    door = stack.enter_context(door_before(fake, second, third))
+    rows = door.get("/v1/models").json()["data"]
+    assert [(row["id"], row["max_model_len"]) for row in rows] == [("fake", 4096), ("other", 128)]
+    page = door.get("/v1/models", anthropic_version="2026-10-21").json()
+    assert (page["first_id"], page["last_id"], page["has_more"]) == ("fake", "other", False)
+
+
+def test_before_anything_is_known_the_list_is_empty(fake: FakeEngine, stack: ExitStack) -> None:
+    fake.healthy = False
+    door = stack.enter_context(door_before(fake, wait=False))
+    assert door.get("/v1/models").json() == {"object": "list", "data": []}
+    page = door.get("/v1/models", anthropic_version="2023-06-01").json()
+    assert page == {"data": [], "has_more": False, "first_id": None, "last_id": None}
+
+
+def test_two_gateways_in_one_process_share_nothing(fake: FakeEngine, second: FakeEngine, stack: ExitStack) -> None:
+    one = stack.enter_context(door_before(fake))
+    two = stack.enter_context(door_before(second, max_in_flight=1))
+    for _ in range(3):
+        assert one.post(CHAT, body_for("chat", stream=True)).status_code == 200
+    wait_until(lambda: one.total("berth_requests_total") == 3)
+    assert two.total("berth_requests_total") == 0
+    assert two.gateway.pool.replicas[0].picks == 0
+    assert second.seen == []
+    one.gateway.admission.is_draining = True
+    assert two.post(CHAT, body_for("chat")).status_code == 200
+    assert one.gateway.metrics.registry is not two.gateway.metrics.registry
+
+
+def test_two_replicas_of_one_name_are_refused() -> None:
+    gateway = Gateway(GatewayConfig())
+    gateway.add(Replica("same", "unix:/a/engine.sock"))
+    with pytest.raises(ConfigError, match="same"):
+        gateway.add(Replica("same", "unix:/b/engine.sock"))
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "gateway.app",
+        "gateway.wire",
+        "sizing.plan",
+        "sizing.hub",
+        "sizing.report",
+        "benchmarks.run",
+        "benchmarks.report",
+    ],
+)
+def test_rooms_of_the_light_install_load_no_engine_stack(module: str) -> None:
+    program = (
+        f"import sys, {module}\n"
+        "heavy = {'torch', 'vllm', 'transformers', 'safetensors', 'numpy'} & sys.modules.keys()\n"
+        "sys.exit(f'loaded: {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr

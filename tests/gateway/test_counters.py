@@ -1,0 +1,206 @@
+"""Whatever is counted while it runs is given back: a state machine over admission and replicas, and the policy."""
+
+import asyncio
+from contextlib import AbstractContextManager
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from gateway.admission import Admission, Ticket
+from gateway.config import Timeouts
+from gateway.errors import RefusedError
+from gateway.replica import ModelCard, Pool, Replica, State
+from gateway.routing import least_work
+from gateway.upstream import Upstream
+
+LIMIT = 5
+MODELS = ("a", "b")
+
+
+class Counters(RuleBasedStateMachine):
+    """Requests come, are placed, and leave in any order, while replicas change their state beneath them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.admission = Admission(LIMIT)
+        self.pool = Pool(Upstream(Timeouts()))
+        self.tickets: list[Ticket] = []
+        self.settled: list[Ticket] = []
+        self.placed: list[tuple[Replica, int, AbstractContextManager[None]]] = []
+        self.picks = 0
+
+    @rule(model=st.sampled_from(MODELS), state=st.sampled_from(["starting", "ready"]))
+    def add(self, model: str, state: State) -> None:
+        name = f"r{len(self.pool.replicas)}"
+        self.pool.add(Replica(name, "http://x", (ModelCard(model),), state=state))
+
+    @precondition(lambda self: self.pool.replicas)
+    @rule(data=st.data(), state=st.sampled_from(["starting", "ready", "unhealthy", "draining"]))
+    def change(self, data: st.DataObject, state: State) -> None:
+        data.draw(st.sampled_from(self.pool.replicas)).state = state
+
+    @precondition(lambda self: self.pool.replicas)
+    @rule(data=st.data())
+    def suspect(self, data: st.DataObject) -> None:
+        replica = data.draw(st.sampled_from(self.pool.replicas))
+        before = replica.state
+        replica.suspect()
+        assert replica.state == ("unhealthy" if before == "ready" else before)
+
+    @rule()
+    def admit(self) -> None:
+        if len(self.tickets) < LIMIT and not self.admission.is_draining:
+            self.tickets.append(self.admission.admit())
+            return
+        with pytest.raises(RefusedError) as refused:
+            self.admission.admit()
+        assert (refused.value.fault.status, refused.value.fault.retry_after_s) == (503, 1)
+
+    @rule(draining=st.booleans())
+    def drain(self, draining: bool) -> None:
+        self.admission.is_draining = draining
+
+    @precondition(lambda self: self.tickets)
+    @rule(data=st.data())
+    def settle(self, data: st.DataObject) -> None:
+        ticket = self.tickets.pop(data.draw(st.integers(0, len(self.tickets) - 1)))
+        ticket.settle()
+        self.settled.append(ticket)
+
+    @precondition(lambda self: self.settled)
+    @rule(data=st.data())
+    def settle_again(self, data: st.DataObject) -> None:
+        data.draw(st.sampled_from(self.settled)).settle()
+
+    @rule(model=st.sampled_from((*MODELS, "unknown")), tokens=st.integers(0, 10_000))
+    def place(self, model: str, tokens: int) -> None:
+        serving = [replica for replica in self.pool.replicas if replica.serves(model)]
+        ready = [replica for replica in serving if replica.state == "ready"]
+        if not ready:
+            with pytest.raises(RefusedError) as refused:
+                self.pool.candidates(model)
+            assert refused.value.fault.status == (503 if serving else 404)
+            return
+        candidates = self.pool.candidates(model)
+        assert candidates == ready
+        replica = least_work(candidates)
+        assert replica.work_tokens == min(candidate.work_tokens for candidate in candidates)
+        work = replica.working(tokens)
+        work.__enter__()
+        self.placed.append((replica, tokens, work))
+        self.picks += 1
+
+    @precondition(lambda self: self.placed)
+    @rule(data=st.data(), error=st.sampled_from([None, RuntimeError("engine"), KeyboardInterrupt()]))
+    def leave(self, data: st.DataObject, error: BaseException | None) -> None:
+        _, _, work = self.placed.pop(data.draw(st.integers(0, len(self.placed) - 1)))
+        if error is None:
+            work.__exit__(None, None, None)
+            return
+        assert not work.__exit__(type(error), error, None)
+
+    @invariant()
+    def counters_say_what_is_there(self) -> None:
+        assert self.admission.in_flight == len(self.tickets)
+        assert sum(replica.picks for replica in self.pool.replicas) == self.picks
+        for replica in self.pool.replicas:
+            mine = [tokens for placed, tokens, _ in self.placed if placed is replica]
+            assert (replica.in_flight, replica.work_tokens) == (len(mine), sum(mine))
+
+    def teardown(self) -> None:
+        for ticket in self.tickets:
+            ticket.settle()
+        for _, _, work in self.placed:
+            work.__exit__(None, None, None)
+        assert self.admission.in_flight == 0
+        assert all(replica.in_flight == replica.work_tokens == 0 for replica in self.pool.replicas)
+
+
+Counters.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestCounters = Counters.TestCase
+
+
+# The policy
+def _replica(work_tokens: int, picks: int) -> Replica:
+    return Replica(f"{work_tokens}/{picks}", "http://x", work_tokens=work_tokens, picks=picks)
+
+
+@pytest.mark.parametrize(
+    ("loads", "chosen"),
+    [
+        ([(0, 0)], 0),
+        ([(10, 0), (5, 9)], 1),
+        ([(5, 2), (5, 1)], 1),
+        ([(5, 1), (5, 1)], 0),
+        ([(300, 0), (0, 50), (299, 0)], 1),
+    ],
+)
+def test_least_work(loads: list[tuple[int, int]], chosen: int) -> None:
+    replicas = [_replica(*load) for load in loads]
+    assert least_work(replicas) is replicas[chosen]
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1))
+def test_least_work_is_never_beaten(loads: list[tuple[int, int]]) -> None:
+    chosen = least_work([_replica(*load) for load in loads])
+    assert (chosen.work_tokens, chosen.picks) == min(loads)
+
+
+@given(st.integers(2, 5), st.integers(1, 40))
+def test_equal_requests_one_after_the_other_go_round(replicas: int, requests: int) -> None:
+    pool = [_replica(0, 0) for _ in range(replicas)]
+    for _ in range(requests):
+        with least_work(pool).working(100):
+            pass
+    assert max(r.picks for r in pool) - min(r.picks for r in pool) <= 1
+
+
+# Health
+@pytest.mark.parametrize(("missed", "state"), [(1, "ready"), (2, "ready"), (3, "unhealthy")])
+async def test_a_silent_engine_is_given_three_probes(missed: int, state: State) -> None:
+    class Silent(Upstream):
+        async def get(self, url: str, path: str, api_key: str | None, timeout_s: float) -> tuple[int, bytes]:
+            return 503, b""
+
+    replica = Replica("r", "http://x", (ModelCard("a"),), state="ready")
+    pool = Pool(Silent(Timeouts()), [replica])
+    for _ in range(missed):
+        await pool.probe(replica, 1.0)
+    assert replica.state == state
+
+
+async def test_probing_goes_on_after_a_probe_that_failed_in_an_unforeseen_way(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Odd(Upstream):
+        asked = 0
+
+        async def get(self, url: str, path: str, api_key: str | None, timeout_s: float) -> tuple[int, bytes]:
+            self.asked += 1
+            if self.asked == 1:
+                raise ZeroDivisionError("unforeseen")
+            return 200, b"{}"
+
+    replica = Replica("r", "http://x", (ModelCard("a"),))
+    pool = Pool(Odd(Timeouts()), [replica])
+    async with pool.probing(0.001, 1.0), asyncio.timeout(20):
+        while replica.state != "ready":  # noqa: ASYNC110  (the state has no event to wait for)
+            await asyncio.sleep(0.001)
+    assert "unforeseen" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{}", b"[]", b'{"data":null}', b'{"data":[1]}', b'{"data":[{}]}', b'{"data":[["id"]]}']
+)
+async def test_a_model_list_that_cannot_be_read_leaves_the_replica_waiting(body: bytes) -> None:
+    class Odd(Upstream):
+        async def get(self, url: str, path: str, api_key: str | None, timeout_s: float) -> tuple[int, bytes]:
+            return 200, body
+
+    replica = Replica("r", "http://x")
+    pool = Pool(Odd(Timeouts()), [replica])
+    await pool.probe(replica, 1.0)
+    assert replica.state == "starting"
+    assert pool.unready_models() == ["(unknown)"]
