@@ -1,6 +1,7 @@
 """Reads a stream as it passes: first and last token, usage, errors. Changes nothing but the usage nobody asked for."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from gateway.wire import Dialect, EventSplitter, Sign, Usage, read_event
 
@@ -39,6 +40,13 @@ class Meter:
         """What was held back when the stream ended in the middle of an event; b"" the second time."""
         held, self._splitter.tail = self._splitter.tail, b""
         return held
+
+    @property
+    def usage_or_least(self) -> Usage:
+        """The engine's count; of a stream that broke off before stating it, one token for each event with any."""
+        if self.usage.output_tokens is not None or not self.token_events:
+            return self.usage
+        return replace(self.usage, output_tokens=self.token_events)
 
     @property
     def tpot_s(self) -> float | None:

@@ -113,8 +113,7 @@ class Relay:
             await _send_fault(exchange, error.fault, send)
         except UpstreamError as error:
             exchange.outcome = "broken"
-            fault = Fault(502, f"the engine failed before it answered: {error}", code="engine_failed", retry_after_s=1)
-            await _send_fault(exchange, fault, send)
+            await _send_fault(exchange, _broken(exchange, error, "before it answered"), send)
         except asyncio.CancelledError:
             exchange.outcome, exchange.status = "client_gone", 499  # the server is going down hard
             raise
@@ -211,7 +210,7 @@ class Relay:
             await send({"type": "http.response.body", "body": first, "more_body": True})
             await _relay_rest(answer, exchange, meter, watch, send)
         finally:
-            exchange.usage = meter.usage
+            exchange.usage = meter.usage_or_least
             exchange.tpot_s = meter.tpot_s
             if meter.first_token_s is not None:
                 exchange.ttft_s = meter.first_token_s - exchange.arrived_s
@@ -258,7 +257,7 @@ async def _relay_rest(answer: Answer, exchange: Exchange, meter: Meter, watch: W
         last = meter.rest()
     except UpstreamError as error:
         exchange.outcome = "broken"
-        fault = Fault(502, f"the engine failed during the answer: {error}", code="engine_failed")
+        fault = _broken(exchange, error, "during the answer")
         # half an event that the meter still holds is dropped: glued to the error it would hide it from the SDK
         last = fault_event(exchange.endpoint.dialect, fault, exchange.request_id)
     watch.is_over = True
@@ -290,6 +289,12 @@ def _engine_fault(replica: Replica, status: int, body: bytes) -> Fault:
         message = f"{replica.name} does not accept the key the gateway has for it (HTTP {status}: {fault.message})"
         return Fault(502, message, code="engine_refused_key", should_retry=False)
     return fault
+
+
+def _broken(exchange: Exchange, error: UpstreamError, when: str) -> Fault:
+    """What the caller is told; where the engine listens and how the connection ended is for the log."""
+    _log.error("%s: %s failed %s: %s", exchange.request_id, exchange.replica, when, error)
+    return Fault(502, f"the engine failed {when}", code="engine_failed", retry_after_s=1)
 
 
 def _worth_another(error: UpstreamError) -> bool:

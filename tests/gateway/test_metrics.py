@@ -143,6 +143,13 @@ def test_usage_is_counted_although_the_caller_did_not_ask_for_it(fake: FakeEngin
     assert door.total("berth_prompt_tokens_total") == 7
 
 
+def test_a_stream_that_broke_off_counts_the_tokens_it_had(fake: FakeEngine, door: Door) -> None:
+    fake.enqueue(chat_stream(("a", "b", "c"), ending="drop"))
+    door.post(CHAT, body_for("chat", stream=True))
+    wait_until(lambda: door.total("berth_requests_total", outcome="broken") == 1)
+    assert door.total("berth_output_tokens_total") == 3
+
+
 def test_an_unstreamed_answer_has_tokens_and_a_duration_but_no_first_token(fake: FakeEngine, door: Door) -> None:
     details = {"cached_tokens": 64}
     usage = {"prompt_tokens": 70, "completion_tokens": 3, "prompt_tokens_details": details}

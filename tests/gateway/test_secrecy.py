@@ -161,3 +161,15 @@ def test_where_a_key_is_found(headers: list[tuple[bytes, bytes]]) -> None:
 
 def test_the_keyless_gateway_takes_any_key(fake: FakeEngine, door: Door) -> None:
     assert door.post(CHAT, body_for("chat"), authorization="Bearer whatever").status_code == 200
+
+
+def test_a_failure_tells_the_caller_nothing_about_where_engines_are(
+    fake: FakeEngine, door: Door, caplog: pytest.LogCaptureFixture
+) -> None:
+    port = fake.url.rpartition(":")[2]
+    fake.enqueue(Script(ending="drop"), chat_stream(ending="drop"))
+    for _ in range(2):
+        answer = door.post(CHAT, body_for("chat", stream=True))
+        assert "the engine failed" in answer.text
+        assert port not in answer.text
+    assert port in caplog.text
