@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import typer.main
+import yaml
 
 from serving.cli import app
+from serving.config import StackConfig
 from tests.readme import README, written
 
 ROOT = README.parent
@@ -38,6 +40,13 @@ def test_every_command_shown_is_one_berth_takes(args: list[str]) -> None:
         command = command.get_command(context, name)
         assert command is not None, name
     command.make_context("berth", list(args))
+
+
+def test_the_example_configuration_is_valid() -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
+    config = StackConfig.model_validate(yaml.safe_load(text))
+    assert [model.name for model in config.models] == ["qwen", "my-finetune"]
+    assert config.models[0].max_model_len == 32_768
 
 
 def test_make_targets_exist() -> None:
