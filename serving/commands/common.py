@@ -28,6 +28,12 @@ def failing_in_one_line(command: str) -> Iterator[None]:
     except (SizingError, GatewayConfigError) as error:
         typer.echo(f"{command}: {error}", err=True)
         raise typer.Exit(2) from None
+    except OSError as error:
+        if error.filename is None:
+            raise  # not about a file of ours
+        way_out = "BERTH_CACHE_DIR and BERTH_STATE_DIR choose other folders"
+        typer.echo(f"{command}: {error.filename}: {error.strerror}; {way_out}", err=True)
+        raise typer.Exit(2) from None
 
 
 class _Stderr:

@@ -134,6 +134,13 @@ def test_a_public_address_needs_keys() -> None:
     assert "refusing to listen on 0.0.0.0 without API keys" in refused.stderr
 
 
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    """/proc refuses new folders even to root."""
+    refused = berth("serve", env={"BERTH_CACHE_DIR": "/proc/1/berth", "BERTH_STATE_DIR": str(tmp_path)})
+    assert refused.returncode == 2
+    assert refused.stderr.count("\n") == 1
+
+
 def test_missing_model_folder() -> None:
     refused = berth("serve", "./no-such-folder")
     assert refused.returncode == 2
