@@ -7,7 +7,7 @@ from typing import Literal
 from sizing.errors import QuestionError
 from sizing.gpu import gpu
 
-PriceKind = Literal["cloud list, on demand", "GPU cloud list, on demand"]
+PriceKind = Literal["cloud, on demand", "GPU cloud, on demand", "marketplace, lowest listed"]
 _GB_S = 1e9
 _TERA = 1e12
 
@@ -49,39 +49,62 @@ class Card:
     price: Price | None
 
 
-def _aws(usd_per_hour: float, instance: str) -> Price:
-    return Price(usd_per_hour, date(2025, 6, 30), "cloud list, on demand", f"AWS EC2 us-east-1 {instance}, per card")
+def _aws(usd_per_hour: float, instance: str, as_of: date) -> Price:
+    return Price(usd_per_hour, as_of, "cloud, on demand", f"AWS EC2 us-east-1 {instance}, per card")
 
 
-def _runpod(usd_per_hour: float) -> Price:
-    return Price(usd_per_hour, date(2026, 3, 10), "GPU cloud list, on demand", "RunPod, as listed on deploybase.ai")
+def _runpod(usd_per_hour: float, as_of: date) -> Price:
+    return Price(usd_per_hour, as_of, "GPU cloud, on demand", "runpod.io/pricing, Secure Cloud")
+
+
+def _market(usd_per_hour: float, source: str) -> Price:
+    return Price(usd_per_hour, date(2026, 9, 20), "marketplace, lowest listed", source)
+
+
+_PRICES = {
+    # AWS has listed its small instances unchanged up to this day; they were not read again.
+    "T4": _aws(0.526, "g4dn.xlarge", date(2025, 6, 30)),
+    "L4": _aws(0.805, "g6.xlarge", date(2025, 6, 30)),
+    "A10G": _aws(1.006, "g5.xlarge", date(2025, 6, 30)),
+    "L40S": _aws(1.861, "g6e.xlarge", date(2025, 6, 30)),
+    "RTX3090": _market(0.18, "openrelay.inc"),
+    "RTX4090": _market(0.29, "openrelay.inc"),
+    "RTXPRO6000": _market(2.04, "akash.network/pricing/gpus, Server Edition"),
+    "A40": _runpod(0.44, date(2026, 8, 19)),
+    "A100-40GB": _aws(2.745, "p4d.24xlarge", date(2026, 11, 9)),
+    "A100-80GB": _runpod(1.79, date(2026, 11, 9)),
+    "H100": _runpod(3.99, date(2026, 11, 9)),
+    "H200": _runpod(4.59, date(2026, 10, 7)),
+    "B200": _runpod(6.79, date(2026, 10, 7)),
+    "B300": _runpod(7.89, date(2026, 10, 7)),
+}
 
 
 def _row(
     name: str,
     gb_s: float,
     tera: tuple[float | None, float | None, float | None, float | None],
-    link_gb_s: float | None,
+    link_gb_s: float,
     power_w: float,
     compute_capability: tuple[int, int] | None,
     source: str,
-    price: Price | None = None,
 ) -> Card:
     """`tera` is 16-bit, FP8, INT8 and FP4, in tera-operations per second."""
     half, fp8, int8, fp4 = (None if rate is None else rate * _TERA for rate in tera)
-    link = None if link_gb_s is None else link_gb_s * _GB_S
+    link = link_gb_s * _GB_S
+    price = _PRICES.get(name)
     return Card(name, gb_s * _GB_S, half, fp8, int8, fp4, link, power_w, compute_capability, source, price)
 
 
-# name, memory GB/s, (16-bit, FP8, INT8, FP4) dense tera, link GB/s both ways, watts, compute capability, source, price
+# name, memory GB/s, (16-bit, FP8, INT8, FP4) dense tera, link GB/s both ways, watts, compute capability, source
 _CARDS = (
-    _row("T4", 320, (65, None, 130, None), 32, 70, (7, 5), "NVIDIA T4 datasheet", _aws(0.526, "g4dn.xlarge")),
-    _row("L4", 300, (121, 242, 242, None), 64, 72, (8, 9), "NVIDIA L4 datasheet", _aws(0.805, "g6.xlarge")),
-    _row("A10G", 600, (70, None, 140, None), 64, 300, (8, 6), "NVIDIA A10G datasheet", _aws(1.006, "g5.xlarge")),
-    _row("L40S", 864, (362, 733, 733, None), 64, 350, (8, 9), "NVIDIA L40S datasheet", _aws(1.861, "g6e.xlarge")),
-    _row("RTX3090", 936, (71, None, 284, None), 64, 350, (8, 6), "NVIDIA Ampere GA102 whitepaper", _runpod(0.39)),
-    _row("RTX4090", 1008, (165.2, 330.3, 660.6, None), 64, 450, (8, 9), "NVIDIA Ada whitepaper", _runpod(0.60)),
-    _row("RTX5090", 1792, (209.5, 419, 838, 1676), 128, 575, (12, 0), "NVIDIA RTX Blackwell whitepaper", _runpod(1.22)),
+    _row("T4", 320, (65, None, 130, None), 32, 70, (7, 5), "NVIDIA T4 datasheet"),
+    _row("L4", 300, (121, 242, 242, None), 64, 72, (8, 9), "NVIDIA L4 datasheet"),
+    _row("A10G", 600, (70, None, 140, None), 64, 300, (8, 6), "NVIDIA A10G datasheet"),
+    _row("L40S", 864, (362, 733, 733, None), 64, 350, (8, 9), "NVIDIA L40S datasheet"),
+    _row("RTX3090", 936, (71, None, 284, None), 64, 350, (8, 6), "NVIDIA Ampere GA102 whitepaper"),
+    _row("RTX4090", 1008, (165.2, 330.3, 660.6, None), 64, 450, (8, 9), "NVIDIA Ada whitepaper"),
+    _row("RTX5090", 1792, (209.5, 419, 838, 1676), 128, 575, (12, 0), "NVIDIA RTX Blackwell whitepaper"),
     _row(
         "RTXPRO6000",
         1597,  # the Server Edition's; the Workstation Edition has 1792
@@ -90,25 +113,15 @@ _CARDS = (
         600,
         (12, 0),
         "NVIDIA RTX Blackwell PRO whitepaper, Server Edition memory",
-        _runpod(1.57),
     ),
     _row("A40", 696, (149.7, None, 299.3, None), 64, 300, (8, 6), "NVIDIA A40 datasheet"),
-    _row(
-        "A100-40GB",
-        1555,
-        (312, None, 624, None),
-        600,
-        400,
-        (8, 0),
-        "NVIDIA A100 datasheet, SXM",
-        _aws(2.745, "p4d.24xlarge"),
-    ),
-    _row("A100-80GB", 2039, (312, None, 624, None), 600, 400, (8, 0), "NVIDIA A100 datasheet, SXM", _runpod(2.45)),
-    _row("H100", 3350, (989.4, 1978.9, 1978.9, None), 900, 700, (9, 0), "NVIDIA H100 datasheet, SXM", _runpod(4.76)),
-    _row("H200", 4800, (989.4, 1978.9, 1978.9, None), 900, 700, (9, 0), "NVIDIA H200 datasheet, SXM", _runpod(6.35)),
+    _row("A100-40GB", 1555, (312, None, 624, None), 600, 400, (8, 0), "NVIDIA A100 datasheet, SXM"),
+    _row("A100-80GB", 2039, (312, None, 624, None), 600, 400, (8, 0), "NVIDIA A100 datasheet, SXM"),
+    _row("H100", 3350, (989.4, 1978.9, 1978.9, None), 900, 700, (9, 0), "NVIDIA H100 datasheet, SXM"),
+    _row("H200", 4800, (989.4, 1978.9, 1978.9, None), 900, 700, (9, 0), "NVIDIA H200 datasheet, SXM"),
     _row("GH200", 4000, (989.4, 1978.9, 1978.9, None), 900, 1000, (9, 0), "NVIDIA GH200 datasheet, 96 GB HBM3"),
-    _row("B200", 8000, (2250, 4500, 4500, 9000), 1800, 1000, (10, 0), "NVIDIA HGX B200 datasheet", _runpod(10.57)),
-    # INT8 was cut on this card and its dense rate is published only per board of eight, in one digit
+    _row("B200", 8000, (2250, 4500, 4500, 9000), 1800, 1000, (10, 0), "NVIDIA HGX B200 datasheet"),
+    # published figures for its INT8 contradict each other
     _row("B300", 8000, (2250, 4500, None, 13500), 1800, 1100, (10, 3), "NVIDIA HGX B300 datasheet"),
     # only the sparse FP4 rate is published (1 PFLOP/s); link: ConnectX-7, 200 Gb/s each way
     _row("GB10", 273, (None, None, None, 500), 50, 140, (12, 1), "NVIDIA DGX Spark datasheet"),
