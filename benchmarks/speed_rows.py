@@ -1,0 +1,131 @@
+"""Measured runs from a file of rows: one JSON object per run, and the config.json of every model by its Hub id."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.errors import ConfigError
+from sizing.cards import card
+from sizing.errors import SizingError
+from sizing.gpu import gpu
+from sizing.roofline import Engine
+from sizing.speed import Load
+from sizing.speed_fit import Measurement
+from sizing.speed_shape import SpeedShape, WeightFormat, speed_shape
+
+_FORMATS: dict[str, WeightFormat] = {
+    "bf16": "16bit",
+    "bfloat16": "16bit",
+    "fp16": "16bit",
+    "fp8": "fp8",
+    "fp8_block": "fp8",
+    "int8": "int8",
+    "fp4": "nvfp4",
+    "nvfp4": "nvfp4",
+    "mxfp4": "mxfp4",
+    "w4a16_mxfp4": "mxfp4",
+    "int4": "int4",
+    "int4_wo": "int4",
+}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What can be predicted, and why the rest cannot, in words with their counts."""
+
+    measurements: tuple[Measurement, ...]
+    left_out: Counter[str]
+
+
+class _RowError(Exception):
+    """Why a row cannot be predicted."""
+
+
+def read_rows(perf: Path, configs: Path) -> Rows:
+    """Every row of `perf` as a measurement, its model described by `configs`.
+
+    Raises:
+        ConfigError: a file that is not there or is not what it should be.
+    """
+    listed, described = _load(perf), _load(configs)
+    if not isinstance(listed, list) or not isinstance(described, dict):
+        raise ConfigError(f"{perf} has to be a list of runs, and {configs} an object of config.json by model")
+    found, left_out = [], Counter[str]()
+    for row in listed:
+        try:
+            found.append(measurement(row, described))
+        except (_RowError, SizingError) as error:
+            left_out[str(error)] += 1
+    if not found:
+        raise ConfigError(f"no row of {perf} can be predicted: " + "; ".join(left_out))
+    return Rows(tuple(found), left_out)
+
+
+def measurement(row: Mapping[str, object], configs: Mapping[str, object]) -> Measurement:
+    """One run. Where experts are spread over more cards than its tensor parallel size says, the row is read as one of
+    several attention replicas beside them, and its concurrency as that of one replica."""
+    model = str(row.get("model"))
+    config = configs.get(model)
+    if not isinstance(config, dict):
+        raise _RowError(f"no config.json of {model}")
+    if "request-rate inf" in str(row.get("dataset", "")):
+        raise _RowError("all requests sent at once: no steady load")
+    if _count(row, "pp") != 1:
+        raise _RowError("pipeline parallel is not predicted")
+    name = str(row.get("gpu") or "").removesuffix("_sxm")
+    if not name:
+        raise _RowError("no card stated")
+    tp, replicas = _count(row, "tp"), _count(row, "attention_dp")
+    spread = max(tp * replicas, _count(row, "moe_tp") * _count(row, "moe_ep")) // tp
+    load = Load(
+        prompt_tokens=_number(row, "isl"),
+        output_tokens=_number(row, "osl"),
+        concurrency=_number(row, "concurrency") * spread / replicas,
+    )
+    return Measurement(
+        name=str(row.get("id")),
+        group=f"{model}|{row.get('gpu')}",
+        shape=_shape(row, config, model),
+        engine=Engine(card(name), gpu(name).link, tp, spread),
+        load=load,
+        ttft_s=_number(row, "ttft_ms") / 1e3,
+        tpot_s=_number(row, "tpot_ms") / 1e3,
+    )
+
+
+def _shape(row: Mapping[str, object], config: Mapping[str, object], model: str) -> SpeedShape:
+    own = speed_shape(config, name=model)
+    stated = row.get("moe_quant" if own.experts else "gemm_quant") or row.get("precision")
+    weights = _FORMATS.get(str(stated).lower())
+    if weights is None:
+        raise _RowError(f"weights in {stated} are not known")
+    if weights == "nvfp4" and own.expert_format == "mxfp4":  # such tables call both FP4
+        return own
+    return speed_shape(config, name=model, weights=weights)
+
+
+def _number(row: Mapping[str, object], key: str) -> float:
+    value = row.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+        raise _RowError(f"no {key} stated")
+    return float(value)
+
+
+def _count(row: Mapping[str, object], key: str) -> int:
+    """A parallel size, which some rows spell as text; 1 where there is none."""
+    value = row.get(key)
+    if value is None:
+        return 1
+    if not str(value).isdecimal() or int(str(value)) < 1:
+        raise _RowError(f"{key} is {value!r}")
+    return int(str(value))
+
+
+def _load(path: Path) -> object:
+    try:
+        loaded: object = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from error
+    return loaded

@@ -1,0 +1,162 @@
+"""What each card of the catalogue is sold with: bandwidth, arithmetic, link, power and price, each with its source."""
+
+from dataclasses import dataclass
+from datetime import date
+from typing import Literal
+
+from sizing.errors import QuestionError
+from sizing.gpu import gpu
+
+PriceKind = Literal["cloud, on demand", "GPU cloud, on demand", "marketplace, lowest listed"]
+_GB_S = 1e9
+_TERA = 1e12
+
+
+@dataclass(frozen=True)
+class Price:
+    """US dollars per hour for one card, as it was listed on a day."""
+
+    usd_per_hour: float
+    as_of: date
+    kind: PriceKind
+    source: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """The published figures of one card; None is what its maker does not publish, never a guess.
+
+    FLOP/s are those of the matrix units, dense (without sparsity), and for 16 bits with a 32-bit sum where the sheet
+    tells the two apart. Where one name covers cards that differ (an SXM and a PCIe board), the figures are those of
+    the board named in `source`.
+    """
+
+    name: str
+    bandwidth: float | None
+    """Memory bandwidth, bytes/s."""
+    flops_16bit: float | None
+    """bfloat16 and float16; float16 only on T4."""
+    flops_fp8: float | None
+    ops_int8: float | None
+    flops_fp4: float | None
+    """NVFP4 and MXFP4 where the matrix units take them."""
+    link_bandwidth: float | None
+    """To the other cards of the box, bytes/s in both directions together."""
+    power_w: float | None
+    compute_capability: tuple[int, int] | None
+    """NVIDIA's number; None for others."""
+    source: str
+    price: Price | None
+
+
+def _aws(usd_per_hour: float, instance: str, as_of: date) -> Price:
+    return Price(usd_per_hour, as_of, "cloud, on demand", f"AWS EC2 us-east-1 {instance}, per card")
+
+
+def _runpod(usd_per_hour: float, as_of: date) -> Price:
+    return Price(usd_per_hour, as_of, "GPU cloud, on demand", "runpod.io/pricing, Secure Cloud")
+
+
+def _market(usd_per_hour: float, source: str) -> Price:
+    return Price(usd_per_hour, date(2026, 9, 20), "marketplace, lowest listed", source)
+
+
+_PRICES = {
+    # AWS has listed its small instances unchanged up to this day; they were not read again.
+    "T4": _aws(0.526, "g4dn.xlarge", date(2025, 6, 30)),
+    "L4": _aws(0.805, "g6.xlarge", date(2025, 6, 30)),
+    "A10G": _aws(1.006, "g5.xlarge", date(2025, 6, 30)),
+    "L40S": _aws(1.861, "g6e.xlarge", date(2025, 6, 30)),
+    "RTX3090": _market(0.18, "openrelay.inc"),
+    "RTX4090": _market(0.29, "openrelay.inc"),
+    "RTXPRO6000": _market(2.04, "akash.network/pricing/gpus, Server Edition"),
+    "A40": _runpod(0.44, date(2026, 8, 19)),
+    "A100-40GB": _aws(2.745, "p4d.24xlarge", date(2026, 11, 9)),
+    "A100-80GB": _runpod(1.79, date(2026, 11, 9)),
+    "H100": _runpod(3.99, date(2026, 11, 9)),
+    "H200": _runpod(4.59, date(2026, 10, 7)),
+    "B200": _runpod(6.79, date(2026, 10, 7)),
+    "B300": _runpod(7.89, date(2026, 10, 7)),
+}
+
+
+def _row(
+    name: str,
+    gb_s: float,
+    tera: tuple[float | None, float | None, float | None, float | None],
+    link_gb_s: float,
+    power_w: float,
+    compute_capability: tuple[int, int] | None,
+    source: str,
+) -> Card:
+    """`tera` is 16-bit, FP8, INT8 and FP4, in tera-operations per second."""
+    half, fp8, int8, fp4 = (None if rate is None else rate * _TERA for rate in tera)
+    link = link_gb_s * _GB_S
+    price = _PRICES.get(name)
+    return Card(name, gb_s * _GB_S, half, fp8, int8, fp4, link, power_w, compute_capability, source, price)
+
+
+# name, memory GB/s, (16-bit, FP8, INT8, FP4) dense tera, link GB/s both ways, watts, compute capability, source
+_CARDS = (
+    _row("T4", 320, (65, None, 130, None), 32, 70, (7, 5), "NVIDIA T4 datasheet"),
+    _row("L4", 300, (121, 242, 242, None), 64, 72, (8, 9), "NVIDIA L4 datasheet"),
+    _row("A10G", 600, (70, None, 140, None), 64, 300, (8, 6), "NVIDIA A10G datasheet"),
+    _row("L40S", 864, (362, 733, 733, None), 64, 350, (8, 9), "NVIDIA L40S datasheet"),
+    _row("RTX3090", 936, (71, None, 284, None), 64, 350, (8, 6), "NVIDIA Ampere GA102 whitepaper"),
+    _row("RTX4090", 1008, (165.2, 330.3, 660.6, None), 64, 450, (8, 9), "NVIDIA Ada whitepaper"),
+    _row("RTX5090", 1792, (209.5, 419, 838, 1676), 128, 575, (12, 0), "NVIDIA RTX Blackwell whitepaper"),
+    _row(
+        "RTXPRO6000",
+        1597,  # the Server Edition's; the Workstation Edition has 1792
+        (503.8, 1007.6, 1007.6, 2015.2),
+        128,
+        600,
+        (12, 0),
+        "NVIDIA RTX Blackwell PRO whitepaper, Server Edition memory",
+    ),
+    _row("A40", 696, (149.7, None, 299.3, None), 64, 300, (8, 6), "NVIDIA A40 datasheet"),
+    _row("A100-40GB", 1555, (312, None, 624, None), 600, 400, (8, 0), "NVIDIA A100 datasheet, SXM"),
+    _row("A100-80GB", 2039, (312, None, 624, None), 600, 400, (8, 0), "NVIDIA A100 datasheet, SXM"),
+    _row("H100", 3350, (989.4, 1978.9, 1978.9, None), 900, 700, (9, 0), "NVIDIA H100 datasheet, SXM"),
+    _row("H200", 4800, (989.4, 1978.9, 1978.9, None), 900, 700, (9, 0), "NVIDIA H200 datasheet, SXM"),
+    _row("GH200", 4000, (989.4, 1978.9, 1978.9, None), 900, 1000, (9, 0), "NVIDIA GH200 datasheet, 96 GB HBM3"),
+    _row("B200", 8000, (2250, 4500, 4500, 9000), 1800, 1000, (10, 0), "NVIDIA HGX B200 datasheet"),
+    # published figures for its INT8 contradict each other
+    _row("B300", 8000, (2250, 4500, None, 13500), 1800, 1100, (10, 3), "NVIDIA HGX B300 datasheet"),
+    # only the sparse FP4 rate is published (1 PFLOP/s); link: ConnectX-7, 200 Gb/s each way
+    _row("GB10", 273, (None, None, None, 500), 50, 140, (12, 1), "NVIDIA DGX Spark datasheet"),
+    _row("MI300X", 5300, (1307.4, 2614.9, 2614.9, None), 896, 750, None, "AMD Instinct MI300X datasheet"),
+    Card("CPU", None, None, None, None, None, None, None, None, "depends on the machine: processor()", None),
+)
+
+
+def cards() -> tuple[Card, ...]:
+    """Every card of the catalogue and the processor, in the order of the table."""
+    return _CARDS
+
+
+def card(name: str) -> Card:
+    """The figures of the card of that name, in any spelling `gpu()` takes, or of "CPU".
+
+    Raises:
+        UnknownGpuError: naming the nearest cards.
+    """
+    wanted = "CPU" if name.strip().lower() == "cpu" else gpu(name).name
+    return next(found for found in _CARDS if found.name == wanted)
+
+
+def processor(
+    *, memory_channels: int, megatransfers_s: int, cores: int, ghz: float, flops_per_cycle: int, power_w: float | None
+) -> Card:
+    """A processor by its memory and its clock: 64-bit channels, and fused multiply-adds counted as two operations.
+
+    Per core and cycle, in bfloat16: 1024 with AMX, 128 with AVX512-BF16, and 32 where it is float32 by AVX2.
+
+    Raises:
+        QuestionError: a figure that is not above zero.
+    """
+    if min(memory_channels, megatransfers_s, cores, ghz, flops_per_cycle) <= 0:
+        raise QuestionError("a processor needs channels, MT/s, cores, GHz and operations per cycle, all above 0")
+    bandwidth = memory_channels * megatransfers_s * 1e6 * 8
+    flops = cores * ghz * 1e9 * flops_per_cycle
+    return Card("CPU", bandwidth, flops, None, None, None, None, power_w, None, "its memory and clock", None)

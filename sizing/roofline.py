@@ -1,0 +1,150 @@
+"""One engine step by a roofline: the time to read what it needs or to compute it, whichever is longer."""
+
+from dataclasses import dataclass
+
+from sizing.cards import Card
+from sizing.efficiency import Efficiency
+from sizing.errors import QuestionError
+from sizing.gpu import Link
+from sizing.speed_shape import BYTES_PER_PARAMETER, FOUR_BIT, SpeedShape, WeightFormat
+
+_ACTIVATION_BYTES = 2
+_WAY_OUT = "describe the machine by its memory and clock (sizing.cards.processor)"
+
+
+@dataclass(frozen=True)
+class Engine:
+    """The cards of one engine. Experts are spread over all of them, attention over tensor parallel ranks only."""
+
+    card: Card
+    link: Link
+    tensor_parallel_size: int = 1
+    data_parallel_size: int = 1
+    """Replicas of the attention layers that share one set of experts and so keep step with each other."""
+    max_running: int | None = None
+    """Requests that run at once at most: `max_num_seqs`, or what the KV cache holds. None: all of them."""
+
+    def __post_init__(self) -> None:
+        sizes = (self.tensor_parallel_size, self.data_parallel_size, self.max_running or 1)
+        if min(sizes) < 1 or (self.max_running is not None and self.max_running < 1):
+            raise QuestionError("tensor and data parallel sizes and max_running have to be at least 1")
+
+    @property
+    def num_cards(self) -> int:
+        return self.tensor_parallel_size * self.data_parallel_size
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """A model on an engine, as times in seconds."""
+
+    shape: SpeedShape
+    engine: Engine
+    efficiency: Efficiency
+
+    @property
+    def fixed_s(self) -> float:
+        """What every step costs whatever it holds: launches, and the latency of the all-reduces."""
+        e, shape = self.efficiency, self.shape
+        exchange_s = e.layer_all_reduce_s(self.engine.link) if self.engine.num_cards > 1 else 0.0
+        return shape.layers * (e.layer_s + exchange_s) + shape.moe_layers * e.expert_layer_s
+
+    def decode_s(self, running: float, context: float) -> float:
+        """One token for each of `running` sequences of `context` tokens, spread over the replicas."""
+        e, tp = self.efficiency, self.engine.tensor_parallel_size
+        batch = running / self.engine.data_parallel_size  # sequences of one replica
+        kv_s = batch * self.shape.kv_bytes(context, tp) / (e.kv_bandwidth * self._bandwidth)
+        weights_s = self._dense_s(batch) + self._experts_s(running) + self._output_s(batch)
+        return weights_s + kv_s + self._exchange_s(batch) + self.fixed_s + e.step_s + e.sequence_s * batch
+
+    def prefill_s(self, tokens: float) -> float:
+        """One prompt on one replica: its linear layers, its attention to itself, and the activations exchanged."""
+        shape, e = self.shape, self.efficiency
+        attention_flops = 2 * shape.attention_width * tokens * shape.visible_tokens(tokens / 2)
+        rate = self._rate("16bit", e.dense_compute) * self.engine.tensor_parallel_size
+        linear_s = self._dense_s(tokens) + self._experts_s(tokens)
+        return linear_s + attention_flops / rate + self._exchange_s(tokens) + shape.layers * e.prefill_layer_s
+
+    def touched_experts(self, tokens: float) -> float:
+        """Of one layer's experts, how many `tokens` of one step are expected to need."""
+        experts = self.shape.experts
+        if not experts:
+            return 0.0
+        missed = 1 - self.shape.experts_per_token / experts
+        touched: float = experts * (1 - missed ** (tokens**self.efficiency.routing_independence))
+        return touched
+
+    def _dense_s(self, tokens: float) -> float:
+        """`tokens` through what all of them pass, on one replica."""
+        e, fmt, tp = self.efficiency, self.shape.dense_format, self.engine.tensor_parallel_size
+        reached = e.dense_bandwidth_4bit if fmt in FOUR_BIT else e.dense_bandwidth
+        parameters = self.shape.dense_parameters / tp
+        read_s = parameters * BYTES_PER_PARAMETER[fmt] / (reached * self._bandwidth)
+        return max(read_s, 2 * parameters * tokens / self._rate(fmt, e.dense_compute))
+
+    def _experts_s(self, tokens: float) -> float:
+        """`tokens` through the experts that they choose, on all cards."""
+        shape, e, fmt = self.shape, self.efficiency, self.shape.expert_format
+        native = fmt in ("nvfp4", "mxfp4") and self.engine.card.flops_fp4 is not None
+        reached = e.expert_bandwidth_fp4 if native else e.expert_bandwidth
+        parameters = shape.moe_layers * shape.expert_parameters / self.engine.num_cards
+        read = parameters * self.touched_experts(tokens) * BYTES_PER_PARAMETER[fmt]
+        flops = 2 * parameters * shape.experts_per_token * tokens
+        return max(read / (reached * self._bandwidth), flops / self._rate(fmt, e.expert_compute))
+
+    def _output_s(self, tokens: float) -> float:
+        e = self.efficiency
+        parameters = self.shape.output_parameters / self.engine.tensor_parallel_size
+        read_s = parameters * BYTES_PER_PARAMETER["16bit"] / (e.dense_bandwidth * self._bandwidth)
+        return max(read_s, 2 * parameters * tokens / self._rate("16bit", e.dense_compute))
+
+    def _exchange_s(self, tokens: float) -> float:
+        """The bytes of two all-reduces per layer: each rank sends and receives 2 (n - 1) / n of the activations."""
+        tp = self.engine.tensor_parallel_size
+        if tp == 1:
+            return 0.0
+        link = self.engine.card.link_bandwidth
+        if link is None:
+            raise QuestionError(f"the link of {self.engine.card.name} is not known; use tensor_parallel_size 1")
+        moved = 2 * 2 * (tp - 1) / tp * tokens * self.shape.hidden_size * _ACTIVATION_BYTES
+        return self.shape.layers * moved / (self.efficiency.link_share * link / 2)
+
+    @property
+    def _bandwidth(self) -> float:
+        bandwidth = self.engine.card.bandwidth
+        if bandwidth is None:
+            raise QuestionError(f"the memory bandwidth of {self.engine.card.name} is not known; {_WAY_OUT}")
+        return bandwidth
+
+    def _rate(self, fmt: WeightFormat, reached: float) -> float:
+        """FLOP/s that weights of that format reach on one card."""
+        half = half_rate(self.engine.card)
+        gain = max(1.0, (_native_rate(self.engine.card, fmt) or half) / half)
+        rate: float = reached * half * gain**self.efficiency.narrow_gain
+        return rate
+
+
+def half_rate(card: Card) -> float:
+    """The card's 16-bit FLOP/s; where only FP4's is published, a quarter of that, as on every card that gives both.
+
+    Raises:
+        QuestionError: neither is known.
+    """
+    if card.flops_16bit is not None:
+        return card.flops_16bit
+    if card.flops_fp4 is not None:
+        return card.flops_fp4 / 4
+    raise QuestionError(f"the arithmetic rate of {card.name} is not known; {_WAY_OUT}")
+
+
+def _native_rate(card: Card, fmt: WeightFormat) -> float | None:
+    """What the matrix units do with that format; None where it is widened to 16 bits first."""
+    if fmt == "fp8":
+        return card.flops_fp8
+    if fmt == "int8":
+        return card.ops_int8
+    if fmt == "nvfp4":
+        return card.flops_fp4
+    if fmt == "mxfp4" and card.flops_fp4 is not None:
+        return card.flops_fp8  # activations stay in FP8 beside MXFP4 weights
+    return None

@@ -1,0 +1,173 @@
+"""How fast an engine answers: time to first token, time per token and tokens per second at a steady load.
+
+Requests arrive as fast as others finish, `concurrency` of them in flight. A step advances every running sequence by
+one token; a prompt that comes in is computed between and beside those steps and holds all of them up (chunked prefill).
+With P the time of one prompt, d that of a step, n the requests in flight and u the requests finished per second,
+prompts of others take a share q = u P (n - 1) / n of the time, so that
+
+    TPOT = d / (1 - q)        TTFT = request + launches + P / (1 - q) + TPOT / 2        n = u (TTFT + (output - 1) TPOT)
+
+(the mean-value analysis of a closed network with one queue), which is a quadratic equation in u.
+"""
+
+import math
+from dataclasses import dataclass
+
+from sizing.efficiency import EFFICIENCY, FIT, Efficiency, FitRecord
+from sizing.errors import QuestionError
+from sizing.roofline import Engine, Roofline, half_rate
+from sizing.speed_shape import SpeedShape
+
+_WIDER = 1.5
+"""Each way in which a question lies outside the fitted rows makes the band this much wider, as an exponent."""
+_FITTED_CAPABILITIES = {(9, 0), (10, 0), (10, 3)}
+_FITTED_TOKENS = {"prompt": (1000, 8192), "output": (100, 8192)}
+_MOST_FITTED_CONCURRENCY = 1024
+_MOST_FITTED_CARDS = 8
+
+
+@dataclass(frozen=True)
+class Load:
+    """Requests of one size, always `concurrency` of them in flight."""
+
+    prompt_tokens: float
+    output_tokens: float
+    concurrency: float
+
+    def __post_init__(self) -> None:
+        for name in ("prompt_tokens", "output_tokens", "concurrency"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 1):
+                raise QuestionError(f"{name} is {value}; it has to be at least 1")
+
+
+@dataclass(frozen=True)
+class Pace:
+    """The steady state, as times in seconds and rates per second, without a band."""
+
+    ttft_s: float
+    tpot_s: float | None
+    """None where an answer has one token only."""
+    requests_s: float
+    output_tokens_s: float
+    running: float
+    """Requests inside the engine; the others wait."""
+    prefill_share: float
+    """Of the engine's time, what goes into prompts; the rest goes into answers."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value, and the band that nine of ten measurements of the fitted kind fell into."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Speed:
+    """The answer: seconds and tokens per second."""
+
+    ttft_s: Estimate
+    tpot_s: Estimate | None
+    output_tokens_s: Estimate
+    output_tokens_s_per_card: Estimate
+    pace: Pace
+    outside: tuple[str, ...]
+    """Why the band is wider than the fit's own: what of this question no fitted row was like."""
+
+
+def speed(
+    shape: SpeedShape, engine: Engine, load: Load, *, efficiency: Efficiency = EFFICIENCY, fit: FitRecord = FIT
+) -> Speed:
+    """TTFT, TPOT and throughput with their bands. Speculative decoding and prefix-cache hits are not counted on.
+
+    Raises:
+        QuestionError: a figure of the card that the catalogue does not have, or a load below one request or token.
+    """
+    found = pace(shape, engine, load, efficiency=efficiency)
+    reasons = outside(shape, engine, load)
+    per_replica = load.concurrency / engine.data_parallel_size
+    spread = fit.few if per_replica <= fit.few_at_most else fit.many
+    wider = _WIDER ** len(reasons)
+
+    def band(value: float, log_width: float) -> Estimate:
+        factor = math.exp(log_width * wider)
+        return Estimate(value, value / factor, value * factor)
+
+    return Speed(
+        ttft_s=band(found.ttft_s, spread.ttft),
+        tpot_s=None if found.tpot_s is None else band(found.tpot_s, spread.tpot),
+        output_tokens_s=band(found.output_tokens_s, spread.output_rate),
+        output_tokens_s_per_card=band(found.output_tokens_s / engine.num_cards, spread.output_rate),
+        pace=found,
+        outside=reasons,
+    )
+
+
+def pace(shape: SpeedShape, engine: Engine, load: Load, *, efficiency: Efficiency = EFFICIENCY) -> Pace:
+    """The steady state of continuous batching at that load.
+
+    Raises:
+        QuestionError: a figure of the card that the catalogue does not have.
+    """
+    roofline = Roofline(shape, engine, efficiency)
+    # Replicas that share experts keep step, so a prompt on one holds up all; others are engines of their own.
+    lockstep = engine.data_parallel_size == 1 or bool(shape.experts)
+    limit = engine.max_running or load.concurrency
+    running = min(load.concurrency, max(1.0, limit))
+    queue = running if lockstep else max(1.0, running / engine.data_parallel_size)
+    prompt_s = roofline.prefill_s(load.prompt_tokens)
+    step_s = roofline.decode_s(running, load.prompt_tokens + load.output_tokens / 2)
+    start_s = efficiency.request_s + roofline.fixed_s
+    rate, share = _balance(queue, start_s, prompt_s, step_s, load.output_tokens)
+    rate *= running / queue
+    tpot_s = step_s / (1 - share)
+    opening_s = efficiency.opening_share * (queue - 1) / 2 * prompt_s
+    waiting_s = (load.concurrency - running) / rate
+    ttft_s = start_s + prompt_s / (1 - share) + tpot_s / 2 + opening_s + waiting_s
+    requests_s = load.concurrency / (ttft_s + (load.output_tokens - 1) * tpot_s)
+    return Pace(
+        ttft_s=ttft_s,
+        tpot_s=tpot_s if load.output_tokens > 1 else None,
+        requests_s=requests_s,
+        output_tokens_s=requests_s * load.output_tokens,
+        running=running,
+        prefill_share=min(1.0, requests_s * prompt_s / (1 if lockstep else engine.data_parallel_size)),
+    )
+
+
+def _balance(n: float, start_s: float, prompt_s: float, step_s: float, output_tokens: float) -> tuple[float, float]:
+    """Requests per second u and the share q of time that others' prompts take.
+
+    n = u (a + b / (1 - q)) with q = u k, a what no one queues for and b what prompts stretch.
+    """
+    k = prompt_s * (n - 1) / n
+    a, b = start_s, prompt_s + (output_tokens - 0.5) * step_s
+    middle = a + b + n * k
+    rate = 2 * n / (middle + math.sqrt(middle * middle - 4 * a * k * n))
+    return rate, rate * k
+
+
+def outside(shape: SpeedShape, engine: Engine, load: Load) -> tuple[str, ...]:
+    """What of a question no fitted row was like, in words."""
+    card = engine.card
+    tokens = {"prompt": load.prompt_tokens, "output": load.output_tokens}
+    unlike = {name: value for name, value in tokens.items() if not _within(value, _FITTED_TOKENS[name])}
+    several = engine.num_cards > 1
+    found = [
+        (not shape.experts, "a dense model; the fitted rows are mixtures of experts"),
+        (card.compute_capability not in _FITTED_CAPABILITIES, f"{card.name}; the fitted cards are H200, B200 and B300"),
+        (several and engine.link != "nvlink", f"cards linked by {engine.link}; the fitted ones are linked by NVLink"),
+        (engine.num_cards > _MOST_FITTED_CARDS, "an engine over more cards than one box has"),
+        (load.concurrency > _MOST_FITTED_CONCURRENCY, f"more than {_MOST_FITTED_CONCURRENCY:,} requests in flight"),
+        (load.concurrency > (engine.max_running or load.concurrency), "requests that wait for others to leave"),
+        (card.flops_16bit is None and half_rate(card) > 0, f"the 16-bit rate of {card.name} follows from FP4's"),
+    ]
+    found += [(True, f"{name}s of {value:,.0f} tokens") for name, value in unlike.items()]
+    return tuple(reason for holds, reason in found if holds) + shape.approximations
+
+
+def _within(value: float, limits: tuple[float, float]) -> bool:
+    return limits[0] <= value <= limits[1]

@@ -1,0 +1,398 @@
+"""Speed by hand at published rates, beside public measurements, and moving the right way with every input."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sizing.cards import card
+from sizing.efficiency import EFFICIENCY, FIT, FITTED, SHARES, Efficiency
+from sizing.errors import ModelFileError, QuestionError
+from sizing.least_squares import least_squares, solve
+from sizing.roofline import Engine, Roofline
+from sizing.speed import Load, outside, pace, speed
+from sizing.speed_fit import Measurement, fit, log_errors
+from sizing.speed_shape import SpeedShape, WeightFormat, speed_shape
+from tests.sizing.speed_models import GPT_OSS_120B, IDEAL, KIMI_K2, LLAMA_70B, MINIMAX_M2, ROUND, engine
+
+DENSE = SpeedShape(
+    name="dense",
+    layers=10,
+    hidden_size=1000,
+    output_parameters=0,
+    embedding_parameters=0,
+    dense_parameters=5_000_000_000,
+    expert_parameters=0,
+    moe_layers=0,
+    experts=0,
+    experts_per_token=0,
+    dense_format="16bit",
+    expert_format="16bit",
+    kv_heads=4,
+    kv_bytes_per_token_layer=1000,
+    attention_width=2000,
+)
+EXPERTS = replace(
+    DENSE, dense_parameters=0, experts=8, experts_per_token=2, moe_layers=10, expert_parameters=25_000_000
+)
+SHAPES = {
+    "llama": speed_shape(LLAMA_70B, name="llama", weights="fp8"),
+    "gpt-oss": speed_shape(GPT_OSS_120B, name="gpt-oss"),
+    "minimax": speed_shape(MINIMAX_M2, name="minimax"),
+    "kimi": speed_shape(KIMI_K2, name="kimi"),
+}
+
+
+def roofline(shape: SpeedShape, tp: int = 1, dp: int = 1) -> Roofline:
+    return Roofline(shape, Engine(ROUND, "nvlink", tp, dp), IDEAL)
+
+
+# Shapes
+
+
+@pytest.mark.parametrize(
+    ("name", "total", "active", "kv_bytes"),
+    [
+        ("llama", 70.55e9, 69.5e9, 327_680),  # 80 layers x 8 heads x 256 x 2 bytes
+        ("gpt-oss", 116.8e9, 5.12e9, 73_728),  # 36 x 8 x 128 x 2
+        ("minimax", 228.6e9, 10.37e9, 253_952),  # 62 x 8 x 256 x 2
+        ("kimi", 1026e9, 31.5e9, 70_272),  # 61 x 576 x 2
+    ],
+)
+def test_parameters_and_cache_are_the_model_cards(name: str, total: float, active: float, kv_bytes: int) -> None:
+    shape = SHAPES[name]
+    assert shape.total_parameters == pytest.approx(total, rel=0.005)
+    assert shape.active_parameters == pytest.approx(active, rel=0.005)
+    assert shape.kv_bytes(1, 1) == kv_bytes
+
+
+def test_a_window_ends_what_is_seen_and_a_latent_cache_is_not_divided() -> None:
+    assert SHAPES["gpt-oss"].visible_tokens(1128) == 18 * 1128 + 18 * 128
+    assert SHAPES["kimi"].kv_bytes(100, 8) == SHAPES["kimi"].kv_bytes(100, 1)
+    assert SHAPES["llama"].kv_bytes(100, 4) == SHAPES["llama"].kv_bytes(100, 1) / 4
+    assert SHAPES["llama"].kv_bytes(100, 16) == SHAPES["llama"].kv_bytes(100, 8)  # eight heads, then copies
+
+
+@pytest.mark.parametrize(
+    ("config", "dense", "experts"),
+    [
+        (LLAMA_70B, "16bit", "16bit"),
+        (GPT_OSS_120B, "16bit", "mxfp4"),
+        (MINIMAX_M2, "fp8", "fp8"),
+        (KIMI_K2, "16bit", "int4"),
+        ({**LLAMA_70B, "quantization_config": {"quant_method": "awq", "bits": 4}}, "int4", "int4"),
+        ({**LLAMA_70B, "quantization_config": {"quant_method": "modelopt", "quant_algo": "NVFP4"}}, "nvfp4", "nvfp4"),
+    ],
+)
+def test_formats_are_read_from_the_config(
+    config: dict[str, object], dense: WeightFormat, experts: WeightFormat
+) -> None:
+    shape = speed_shape(config, name="m")
+    assert (shape.dense_format, shape.expert_format) == (dense, experts)
+
+
+def test_layer_kinds_are_counted() -> None:
+    hybrid = {
+        **LLAMA_70B,
+        "layer_types": ["linear_attention", "linear_attention", "linear_attention", "full_attention"],
+    }
+    shape = speed_shape({**hybrid, "num_hidden_layers": 4}, name="hybrid")
+    assert shape.cacheless_layers == 3
+    assert shape.visible_tokens(100) == 100
+    assert any("linear" in reason for reason in shape.approximations)
+    gemma = speed_shape({**LLAMA_70B, "sliding_window": 64, "sliding_window_pattern": 6}, name="gemma")
+    assert gemma.windowed_layers == 80 - 13
+    sparse = speed_shape({**MINIMAX_M2, "decoder_sparse_step": 2, "mlp_only_layers": [1]}, name="sparse")
+    assert sparse.moe_layers == 30
+
+
+@pytest.mark.parametrize("change", [{"hidden_size": None}, {"vocab_size": -1}, {"num_hidden_layers": "80"}])
+def test_a_broken_config_is_refused_by_key(change: dict[str, object]) -> None:
+    with pytest.raises(ModelFileError, match=next(iter(change))):
+        speed_shape({**LLAMA_70B, **change}, name="broken")
+
+
+# Steps, by hand on the card of round numbers
+
+
+def test_decode_reads_the_weights_once_and_every_cache() -> None:
+    # 10 GB of weights and 2 sequences of 1,000 tokens x 10 layers x 1,000 bytes = 20 MB, at 1 TB/s
+    assert roofline(DENSE).decode_s(2, 1000) == pytest.approx(10e-3 + 20e-6)
+    # halved over two cards, and 10 layers x 2 all-reduces x 1 of (2 sequences x 1,000 x 2 bytes) at 100 GB/s
+    assert roofline(DENSE, tp=2).decode_s(2, 1000) == pytest.approx(5e-3 + 10e-6 + 10 * 2 * 4000 / 100e9)
+
+
+def test_a_large_batch_is_bound_by_arithmetic() -> None:
+    # 2 x 5e9 x 1,000 = 1e13 operations at 1e14/s, more than the 10 ms of reading
+    assert roofline(DENSE).decode_s(1000, 1) == pytest.approx(0.1 + 1000 * 1e4 / 1e12)
+
+
+def test_prefill_is_linear_layers_and_attention() -> None:
+    # 2 x 5e9 x 1,000 operations, and 2 x 2,000 x 1,000 tokens x 10 layers x 500 seen on average
+    assert roofline(DENSE).prefill_s(1000) == pytest.approx((1e13 + 2e10) / 100e12)
+    fp8 = replace(DENSE, dense_format="fp8")
+    assert roofline(fp8).prefill_s(1000) == pytest.approx(1e13 / 200e12 + 2e10 / 100e12)
+
+
+def test_distinct_experts_by_hand() -> None:
+    by_hand = roofline(EXPERTS)
+    assert by_hand.touched_experts(1) == pytest.approx(2)
+    assert by_hand.touched_experts(2) == pytest.approx(8 * (1 - 0.75**2))  # 3.5: one of the second's is often new
+    assert by_hand.touched_experts(1000) == pytest.approx(8)
+    # 10 layers x 3.5 experts x 25 million x 2 bytes, and 20 kB of cache
+    assert by_hand.decode_s(2, 1) == pytest.approx(10 * 3.5 * 50e6 / 1e12 + 2 * 1e4 / 1e12)
+    assert roofline(DENSE).touched_experts(5) == 0
+
+
+def test_experts_are_spread_over_all_replicas_of_the_attention() -> None:
+    one, two = roofline(EXPERTS), roofline(EXPERTS, dp=2)
+    assert two.decode_s(2, 1) < one.decode_s(2, 1) / 1.9
+
+
+def test_four_bits_are_native_only_where_the_card_has_them() -> None:
+    shape, e = SHAPES["gpt-oss"], EFFICIENCY
+    hopper, blackwell = card("H200"), card("B200")
+    slow = Roofline(shape, Engine(replace(blackwell, flops_fp4=None), "nvlink"), e)
+    fast = Roofline(shape, Engine(blackwell, "nvlink"), e)
+    assert fast.decode_s(64, 1000) < slow.decode_s(64, 1000)
+    assert Roofline(shape, Engine(hopper, "nvlink"), e).decode_s(64, 1000) > fast.decode_s(64, 1000)
+
+
+# The steady state, by hand
+
+
+def test_one_request_alone() -> None:
+    found = pace(DENSE, Engine(ROUND, "none"), Load(1000, 101, 1), efficiency=IDEAL)
+    step, prompt = 10e-3 + 1050.5 * 1e4 / 1e12, (1e13 + 2e10) / 100e12
+    assert found.tpot_s == pytest.approx(step)
+    assert found.ttft_s == pytest.approx(prompt + step / 2)  # half a step until it is looked at
+    assert found.requests_s == pytest.approx(1 / (prompt + 100.5 * step))
+    assert found.output_tokens_s == pytest.approx(101 * found.requests_s)
+    assert found.prefill_share == pytest.approx(prompt * found.requests_s)
+
+
+def test_the_balance_holds() -> None:
+    """What the closed form says is what its two equations say."""
+    load = Load(1000, 200, 8)
+    found = pace(DENSE, Engine(ROUND, "none"), load, efficiency=IDEAL)
+    by_hand = roofline(DENSE)
+    prompt, step = by_hand.prefill_s(1000), by_hand.decode_s(8, 1100)
+    share = found.requests_s * prompt * 7 / 8
+    assert found.tpot_s == pytest.approx(step / (1 - share), rel=1e-9)
+    assert found.ttft_s == pytest.approx((prompt + step / 2) / (1 - share), rel=1e-9)
+    assert found.requests_s * (found.ttft_s + 199 * (found.tpot_s or 0)) == pytest.approx(8)
+
+
+def test_one_token_has_no_time_per_token() -> None:
+    found = speed(DENSE, Engine(ROUND, "none"), Load(100, 1, 4))
+    assert found.tpot_s is None
+    assert found.pace.tpot_s is None
+    assert found.output_tokens_s.value == pytest.approx(found.pace.requests_s)
+
+
+def test_requests_beyond_the_limit_wait_and_add_nothing() -> None:
+    free = pace(DENSE, Engine(ROUND, "none"), Load(1000, 200, 32))
+    limited = pace(DENSE, Engine(ROUND, "none", max_running=32), Load(1000, 200, 128))
+    assert limited.running == 32
+    assert limited.tpot_s == free.tpot_s
+    assert limited.output_tokens_s == pytest.approx(free.output_tokens_s, rel=0.1)
+    assert limited.ttft_s > 3 * (free.tpot_s or 0) * 200 * 0.9  # three generations ahead of it
+
+
+def test_replicas_without_experts_are_engines_of_their_own() -> None:
+    one = pace(DENSE, Engine(ROUND, "nvlink"), Load(1000, 200, 8), efficiency=IDEAL)
+    two = pace(DENSE, Engine(ROUND, "nvlink", 1, 2), Load(1000, 200, 16), efficiency=IDEAL)
+    assert two.output_tokens_s == pytest.approx(2 * one.output_tokens_s)
+    assert two.ttft_s == pytest.approx(one.ttft_s)
+
+
+# Beside public measurements
+
+
+@pytest.mark.parametrize(
+    ("weights", "name", "tp", "measured_s"),
+    [("fp8", "H200", 1, 21.5e-3), ("fp8", "H200", 4, 9.9e-3), ("fp8", "B200", 1, 16.3e-3), ("fp8", "B200", 4, 8.0e-3)],
+)
+def test_a_dense_70b_at_four_in_flight(weights: WeightFormat, name: str, tp: int, measured_s: float) -> None:
+    """ai-dynamo/aiconfigurator, systems/silicon_sample.csv: what the held coefficients were chosen by."""
+    shape = speed_shape(LLAMA_70B, name="llama", weights=weights)
+    assert pace(shape, engine(name, tp), Load(1024, 1024, 4)).tpot_s == pytest.approx(measured_s, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "tp", "load", "ttft_s", "tpot_s"),
+    [  # the same table, rows that the fit did not see
+        ("gpt-oss", "B200", 1, Load(1024, 1024, 4), 46.33e-3, 3.487e-3),
+        ("gpt-oss", "B200", 1, Load(8192, 1024, 4), 115.82e-3, 3.734e-3),
+        ("minimax", "H200", 8, Load(1024, 1024, 128), 246.54e-3, 23.722e-3),
+        ("minimax", "H200", 8, Load(8192, 1024, 128), 1265.9e-3, 40.826e-3),
+    ],
+)
+def test_measured_runs_lie_within_their_bands(
+    model: str, name: str, tp: int, load: Load, ttft_s: float, tpot_s: float
+) -> None:
+    found = speed(SHAPES[model], engine(name, tp), load)
+    assert found.outside == ()
+    assert found.tpot_s is not None
+    assert found.ttft_s.low < ttft_s < found.ttft_s.high
+    assert found.tpot_s.low < tpot_s < found.tpot_s.high
+
+
+# Bands
+
+
+def test_the_band_is_the_fits_own_where_it_has_rows() -> None:
+    found = speed(SHAPES["gpt-oss"], engine("B200"), Load(1024, 1024, 4))
+    assert found.tpot_s is not None
+    assert found.tpot_s.high / found.tpot_s.value == pytest.approx(2.718281828**FIT.few.tpot)
+    assert found.output_tokens_s_per_card.value == found.output_tokens_s.value
+
+
+def test_every_reason_widens_the_band() -> None:
+    shape = SHAPES["llama"]
+    inside = speed(SHAPES["minimax"], engine("H200", 8), Load(1024, 1024, 4))
+    dense = speed(shape, engine("H200", 8), Load(1024, 1024, 4))
+    elsewhere = speed(shape, Engine(card("L40S"), "pcie", 4), Load(100, 1024, 4))
+    widths = [found.ttft_s.high / found.ttft_s.value for found in (inside, dense, elsewhere)]
+    assert widths == sorted(widths)
+    assert [len(found.outside) for found in (inside, dense, elsewhere)] == [0, 1, 4]
+    assert any("PCIe" in reason or "pcie" in reason for reason in elsewhere.outside)
+    assert outside(shape, engine("GB10"), Load(1024, 1024, 4))[-1].startswith("the 16-bit rate of GB10")
+
+
+def test_coefficients_are_physical() -> None:
+    for name in FITTED:
+        value = getattr(EFFICIENCY, name)
+        assert 0 < value < 1, name
+        if name not in SHARES | {"routing_independence"}:
+            assert value < 0.1, f"{name} is a time of that many seconds"
+
+
+# Directions
+
+SHAPE = st.sampled_from(sorted(SHAPES))
+TP = st.sampled_from([1, 2, 4, 8])
+TOKENS = st.integers(1, 100_000)
+CONCURRENCY = st.integers(1, 2000)
+FACTOR = st.floats(1.0, 4.0)
+SLACK = 1 + 1e-9
+
+
+def steady(shape: str, tp: int, load: Load, card_name: str = "H200") -> tuple[float, float, float]:
+    found = pace(SHAPES[shape], engine(card_name, tp), load)
+    return found.ttft_s, found.tpot_s or 0.0, found.output_tokens_s
+
+
+@given(SHAPE, TP, TOKENS, CONCURRENCY, FACTOR)
+def test_more_bandwidth_is_never_slower(shape: str, tp: int, tokens: int, concurrency: int, factor: float) -> None:
+    slow = card("H200")
+    fast = replace(slow, bandwidth=(slow.bandwidth or 0) * factor)
+    before, after = (Roofline(SHAPES[shape], Engine(one, "nvlink", tp), EFFICIENCY) for one in (slow, fast))
+    assert after.decode_s(concurrency, tokens) <= before.decode_s(concurrency, tokens) * SLACK
+    assert after.prefill_s(tokens) <= before.prefill_s(tokens) * SLACK
+
+
+@given(SHAPE, TP, TOKENS, TOKENS, st.integers(2, 4000), CONCURRENCY)
+def test_a_longer_prompt_is_never_faster(
+    shape: str, tp: int, one: int, other: int, output: int, concurrency: int
+) -> None:
+    short, long = (steady(shape, tp, Load(tokens, output, concurrency)) for tokens in sorted((one, other)))
+    assert long[0] >= short[0] / SLACK
+    assert long[1] >= short[1] / SLACK
+    assert long[2] <= short[2] * SLACK
+
+
+@given(SHAPE, TP, TOKENS, st.integers(2, 4000), CONCURRENCY, CONCURRENCY)
+def test_more_concurrency_is_never_a_shorter_wait(
+    shape: str, tp: int, tokens: int, output: int, one: int, other: int
+) -> None:
+    few, many = (steady(shape, tp, Load(tokens, output, n)) for n in sorted((one, other)))
+    assert many[0] >= few[0] / SLACK
+    assert many[1] >= few[1] / SLACK
+
+
+@given(SHAPE, TOKENS, CONCURRENCY)
+def test_lower_bits_and_more_experts_cost_what_they_weigh(shape: str, tokens: int, concurrency: int) -> None:
+    wide = replace(SHAPES[shape], dense_format="16bit", expert_format="16bit")
+    narrow = replace(wide, dense_format="fp8", expert_format="fp8")
+    times = [Roofline(one, engine("H200"), EFFICIENCY).decode_s(concurrency, tokens) for one in (wide, narrow)]
+    assert times[1] <= times[0] * SLACK
+
+
+@given(SHAPE, TP, TOKENS, st.integers(1, 4000), CONCURRENCY)
+def test_units_stay_sane(shape: str, tp: int, tokens: int, output: int, concurrency: int) -> None:
+    found = speed(SHAPES[shape], engine("B200", tp), Load(tokens, output, concurrency))
+    assert 0 < found.pace.prefill_share <= 1
+    for estimate in (found.ttft_s, found.tpot_s, found.output_tokens_s, found.output_tokens_s_per_card):
+        if estimate is not None:
+            assert 0 < estimate.low < estimate.value < estimate.high < float("inf")
+    assert found.pace.output_tokens_s == pytest.approx(found.pace.requests_s * output)
+    assert found.output_tokens_s_per_card.value * tp == pytest.approx(found.output_tokens_s.value)
+
+
+# Refusals
+
+
+def test_an_unknown_figure_is_refused_with_the_way_out() -> None:
+    with pytest.raises(QuestionError, match=r"rate of CPU is not known.*processor"):
+        pace(DENSE, Engine(card("CPU"), "none"), Load(100, 100, 1))
+    with pytest.raises(QuestionError, match="bandwidth of round is not known"):
+        pace(DENSE, Engine(replace(ROUND, bandwidth=None), "none"), Load(100, 100, 1))
+    with pytest.raises(QuestionError, match="arithmetic rate of round"):
+        pace(DENSE, Engine(replace(ROUND, flops_16bit=None, flops_fp4=None), "none"), Load(100, 100, 1))
+    with pytest.raises(QuestionError, match="link of round"):
+        pace(DENSE, Engine(replace(ROUND, link_bandwidth=None), "pcie", 2), Load(100, 100, 1))
+
+
+@pytest.mark.parametrize("load", [(0, 1, 1), (1, 0.5, 1), (1, 1, 0), (1, float("nan"), 1), (float("inf"), 1, 1)])
+def test_a_load_of_nothing_is_refused(load: tuple[float, float, float]) -> None:
+    with pytest.raises(QuestionError, match="at least 1"):
+        Load(*load)
+
+
+def test_impossible_engines_and_shapes_are_refused() -> None:
+    with pytest.raises(QuestionError, match="at least 1"):
+        Engine(ROUND, "nvlink", 0)
+    with pytest.raises(QuestionError, match="at least 1"):
+        Engine(ROUND, "nvlink", max_running=0)
+    with pytest.raises(QuestionError, match="experts per token"):
+        replace(EXPERTS, experts_per_token=9)
+
+
+# The fit
+
+
+def test_least_squares_finds_a_known_minimum() -> None:
+    assert solve([[2, 1], [1, 3]], [5, 10]) == pytest.approx([1, 3])
+    found = least_squares(lambda x: [x[0] - 1, 10 * (x[1] - x[0] ** 2)], [-1, 2])  # Rosenbrock's valley
+    assert found == pytest.approx([1, 1], abs=1e-4)
+
+
+def test_a_fit_recovers_the_coefficients_its_rows_were_made_with() -> None:
+    truth: Efficiency = replace(
+        EFFICIENCY,
+        expert_bandwidth=0.45,
+        expert_bandwidth_fp4=0.7,
+        routing_independence=0.9,
+        kv_bandwidth=0.6,
+        expert_compute=0.3,
+        expert_layer_s=30e-6,
+        all_reduce_s=25e-6,
+        sequence_s=20e-6,
+        prefill_layer_s=200e-6,
+        request_s=15e-3,
+    )
+    rows = []
+    for model, name in (("gpt-oss", "B200"), ("minimax", "H200"), ("kimi", "H200"), ("gpt-oss", "H200")):
+        for tp in (1, 4, 8):
+            for prompt, concurrency in ((256, 1), (1024, 4), (8192, 16), (1024, 256), (32768, 64)):
+                load = Load(prompt, 1024, concurrency)
+                made = pace(SHAPES[model], engine(name, tp), load, efficiency=truth)
+                assert made.tpot_s is not None
+                row = Measurement("row", model, SHAPES[model], engine(name, tp), load, made.ttft_s, made.tpot_s)
+                assert log_errors(row, truth).ttft == pytest.approx(0)
+                rows.append(row)
+    found = fit(rows, pull=1e-6)
+    for name in FITTED:
+        assert getattr(found, name) == pytest.approx(getattr(truth, name), rel=0.02), name
