@@ -1,6 +1,7 @@
 """Clients and engines that behave in ways that are allowed, rude or broken."""
 
 import asyncio
+import gzip
 import http.client
 import json
 import threading
@@ -42,6 +43,15 @@ def test_requests_sent_without_waiting_for_answers_are_answered_in_order(fake: F
     )
     assert answers.count(b"HTTP/1.1 200") == 3
     wait_until(lambda: door.is_at_rest)
+
+
+@pytest.mark.xfail(strict=True, reason="uvicorn tells the disconnect to the request in line, not to the one running")
+def test_a_client_that_leaves_with_a_second_request_in_line_frees_the_engine(fake: FakeEngine, door: Door) -> None:
+    fake.enqueue(Script(chunks=chat_stream().chunks, gates={0: threading.Event()}))
+    with door.connection() as sock:
+        sock.sendall(request_bytes(CHAT, STREAM) * 2)
+        wait_until(lambda: fake.running == 1)
+    wait_until(lambda: fake.seen[0].aborted, timeout_s=2)
 
 
 @pytest.mark.parametrize(
@@ -227,6 +237,16 @@ def test_an_engine_that_answers_before_it_has_read_the_body(fake: FakeEngine, do
     body = json.dumps({**body_for("chat"), "pad": "x" * 3_000_000}).encode()
     fake.enqueue(json_answer({"error": {"message": "too much", "code": 413}}, 413))
     assert door.post(CHAT, content=body).status_code == 413
+
+
+def test_an_engine_that_compresses_though_nobody_asked(fake: FakeEngine, door: Door) -> None:
+    packed = gzip.compress(b'{"id":"1"}')
+    headers = (("content-encoding", "gzip"),)
+    fake.enqueue(Script(chunks=((0.0, packed),), content_type="application/json", headers=headers))
+    with door.client() as client, client.stream("POST", CHAT, json=body_for("chat")) as answer:
+        assert b"".join(answer.iter_raw()) == packed
+    assert answer.headers["content-encoding"] == "gzip"
+    assert answer.headers["content-length"] == str(len(packed))
 
 
 async def test_a_url_that_leads_nowhere_is_an_error_of_ours() -> None:
