@@ -26,7 +26,7 @@ fix: $(VENV)/.dev  ## format and apply the safe lint fixes
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "berth needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.11 ...")'
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }  # Debian without python3-venv leaves half of one
 
 # The +cpu build of torch is not on PyPI: take it from where pip is set up to look, else from PyTorch's own CPU index.
 $(VENV)/.cpu: deploy/locks/cpu.txt pyproject.toml | $(VENV)/bin/python

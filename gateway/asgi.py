@@ -90,5 +90,5 @@ def _hidden_by_upgrade() -> Fault:
 
 
 def _too_large(size: int, limit_bytes: int) -> Fault:
-    message = f"the request body has {size:,} bytes or more, the limit is {limit_bytes:,} (max_body_bytes)"
+    message = f"the request body has {size:,} bytes or more, the limit is {limit_bytes:,} (max_body_mib)"
     return Fault(413, message, code="request_too_large", should_retry=False)

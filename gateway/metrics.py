@@ -71,6 +71,7 @@ class Settlement:
     outcome: Outcome
     status: int
     duration_s: float
+    generates: bool = True
     ttft_s: float | None = None
     tpot_s: float | None = None
     usage: Usage = field(default_factory=Usage)
@@ -143,7 +144,7 @@ class Metrics:
         self._requests.labels(*labels, done.outcome).inc()
         if done.outcome in ("refused", "engine_error", "broken"):
             self._errors.labels(*labels, str(done.status)).inc()
-        if done.outcome == "ok":
+        if done.outcome == "ok" and done.generates:
             self._duration.labels(*labels).observe(done.duration_s)
         if done.ttft_s is not None:
             self._ttft.labels(*labels).observe(done.ttft_s)

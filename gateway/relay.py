@@ -195,7 +195,8 @@ class Relay:
 
     async def _whole(self, answer: Answer, exchange: Exchange, watch: Watch, send: Send) -> None:
         body = await answer.read_all()
-        exchange.usage = read_answer(exchange.endpoint.dialect, body)
+        if exchange.endpoint.generates:
+            exchange.usage = read_answer(exchange.endpoint.dialect, body)
         headers = [*_returned(answer), (b"content-length", str(len(body)).encode())]
         await _start(exchange, answer.status, headers, send)
         watch.is_over = True
@@ -223,6 +224,7 @@ class Relay:
             outcome=exchange.outcome,
             status=exchange.status,
             duration_s=self._clock() - exchange.arrived_s,
+            generates=exchange.endpoint.generates,
             ttft_s=exchange.ttft_s,
             tpot_s=exchange.tpot_s,
             usage=exchange.usage,

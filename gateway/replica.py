@@ -61,6 +61,7 @@ class Replica:
     def suspect(self) -> None:
         """Stop routing here until a probe says otherwise."""
         if self.state == "ready":
+            _log.warning("%s is unhealthy: no requests go there until its /health answers", self.name)
             self.state = "unhealthy"
 
 
@@ -134,6 +135,8 @@ class Pool:
             return
         if healthy and replica.models:
             replica.missed_probes = 0
+            if replica.state != "ready":
+                _log.info("%s is ready (was %s)", replica.name, replica.state)
             replica.state = "ready"
             return
         replica.missed_probes += 1

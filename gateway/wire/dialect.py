@@ -16,6 +16,8 @@ class Endpoint:
     path: str
     dialect: Dialect
     streams: bool
+    generates: bool = True
+    """False for a question about a prompt: its answer is neither usage nor a duration worth a histogram."""
 
 
 ENDPOINTS: dict[str, Endpoint] = {
@@ -25,7 +27,7 @@ ENDPOINTS: dict[str, Endpoint] = {
         Endpoint("/v1/completions", "completions", streams=True),
         Endpoint("/v1/responses", "responses", streams=True),
         Endpoint("/v1/messages", "messages", streams=True),
-        Endpoint("/v1/messages/count_tokens", "messages", streams=False),
+        Endpoint("/v1/messages/count_tokens", "messages", streams=False, generates=False),
         Endpoint("/v1/embeddings", "embeddings", streams=False),
     )
 }

@@ -1,5 +1,6 @@
 """`berth keys`: virtual keys, shown once and stored hashed."""
 
+import json
 from typing import Annotated
 
 import typer
@@ -20,4 +21,4 @@ def new(caller: Annotated[str, typer.Argument(help="Who the key stands for.")]) 
     key, stored = new_key(caller)
     typer.echo(f"{key}\n", err=False)
     typer.echo("# berth.yaml (the key itself is not stored anywhere: copy it now)", err=True)
-    typer.echo(f"gateway:\n  keys:\n    - {{caller: {stored.caller}, sha256: {stored.sha256}}}", err=True)
+    typer.echo(f"gateway:\n  keys:\n    - {{caller: {json.dumps(stored.caller)}, sha256: {stored.sha256}}}", err=True)

@@ -31,6 +31,8 @@ def serve(
     max_model_len: Annotated[str | None, typer.Option(help="Context in tokens, such as 8192 or 32k.")] = None,
     max_num_seqs: Annotated[int | None, typer.Option(help="Requests an engine computes at once.")] = None,
     gpu_memory_utilization: Annotated[float | None, typer.Option(help="Share of a GPU an engine takes.")] = None,
+    kv_cache_memory_bytes: Annotated[int | None, typer.Option(help="Bytes of KV cache per GPU, not a share.")] = None,
+    kv_cache_dtype: Annotated[str | None, typer.Option(help="Such as fp8. [default: the model's own]")] = None,
     tensor_parallel_size: Annotated[int | None, typer.Option(help="GPUs one engine spreads over.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the placement and the engine commands only.")
@@ -46,6 +48,8 @@ def serve(
         "max_model_len": max_model_len,
         "max_num_seqs": max_num_seqs,
         "gpu_memory_utilization": gpu_memory_utilization,
+        "kv_cache_memory_bytes": kv_cache_memory_bytes,
+        "kv_cache_dtype": kv_cache_dtype,
         "tensor_parallel_size": tensor_parallel_size,
     }
     with failing_in_one_line("berth serve"):

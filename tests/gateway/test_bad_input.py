@@ -114,7 +114,7 @@ def test_a_100_mb_body_is_refused_in_the_dialect_and_kept_nowhere(
         answer = client.post(PATHS["messages"], content=pieces(), headers=headers)
         error = _check(answer, PATHS["messages"], 413)
         assert error["type"] == "request_too_large"
-        assert "max_body_bytes" in error["message"]
+        assert "max_body_mib" in error["message"]
         assert client.post(CHAT, json=body_for("chat", stream=True)).status_code == 200  # the connection lives on
     assert peak - before < 32 * 2**20
     assert len(fake.seen) == 1

@@ -150,6 +150,14 @@ def test_a_stream_that_broke_off_counts_the_tokens_it_had(fake: FakeEngine, door
     assert door.total("berth_output_tokens_total") == 3
 
 
+def test_counting_tokens_is_no_usage(fake: FakeEngine, door: Door) -> None:
+    fake.enqueue(json_answer({"input_tokens": 5000}))
+    assert door.post("/v1/messages/count_tokens", body_for("messages")).json() == {"input_tokens": 5000}
+    wait_until(lambda: door.total("berth_requests_total", outcome="ok") == 1)
+    assert door.total("berth_prompt_tokens_total") == 0
+    assert door.total("berth_request_duration_seconds_count") == 0
+
+
 def test_an_unstreamed_answer_has_tokens_and_a_duration_but_no_first_token(fake: FakeEngine, door: Door) -> None:
     details = {"cached_tokens": 64}
     usage = {"prompt_tokens": 70, "completion_tokens": 3, "prompt_tokens_details": details}

@@ -105,17 +105,16 @@ def _alive(pid: int) -> bool:
 
 
 @contextmanager
-def serving(folder: Path, *args: str, env: dict[str, str] | None = None) -> Iterator[Stack]:
-    """`berth serve ARGS` on a free port, ready; stopped in order (or killed by the test) when the block ends."""
+def started(folder: Path, *args: str, env: dict[str, str] | None = None, cwd: Path | None = None) -> Iterator[Stack]:
+    """`berth serve ARGS`, just started; stopped in order (or killed by the test) when the block ends."""
     output = folder / "berth.out"
     variables = {**os.environ, "BERTH_STATE_DIR": str(folder / "state"), "BERTH_API_KEY": KEY, **(env or {})}
     with output.open("wb") as out:
-        process = subprocess.Popen([BERTH, "serve", *args], stdout=out, stderr=subprocess.STDOUT, env=variables)
+        process = subprocess.Popen(
+            [BERTH, "serve", *args], stdout=out, stderr=subprocess.STDOUT, env=variables, cwd=cwd
+        )
     stack = Stack(process, output)
     try:
-        wait_until("berth serve is ready", stack.is_ready, _START_S, 0.2)
-        stack.url = re.findall(r"curl -N (http://[^/]+)/", stack.text())[0]
-        stack.tree()
         yield stack
     finally:
         if process.poll() is None:
@@ -125,3 +124,13 @@ def serving(folder: Path, *args: str, env: dict[str, str] | None = None) -> Iter
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait(10)
+
+
+@contextmanager
+def serving(folder: Path, *args: str, env: dict[str, str] | None = None, cwd: Path | None = None) -> Iterator[Stack]:
+    """The same, ready to be asked."""
+    with started(folder, *args, env=env, cwd=cwd) as stack:
+        wait_until("berth serve is ready", stack.is_ready, _START_S, 0.2)
+        stack.url = re.findall(r"curl -N (http://[^/]+)/", stack.text())[0]
+        stack.tree()
+        yield stack

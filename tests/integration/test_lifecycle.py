@@ -14,7 +14,7 @@ import pytest
 
 from serving.config import Environment
 from serving.demo import model_folder
-from tests.integration.stack import KEY, MODEL, Stack, berth, serving, wait_until
+from tests.integration.stack import KEY, MODEL, Stack, berth, serving, started, wait_until
 
 SMALL = ("--port", "0", "--max-model-len", "2K", "--max-num-seqs", "4")
 
@@ -60,10 +60,37 @@ def test_two_models_from_one_file_and_a_drain_that_leaves_nothing(tmp_path: Path
 @pytest.mark.engine
 @pytest.mark.timeout(400)
 def test_kill_9_of_berth_ends_every_engine_process(tmp_path: Path) -> None:
-    with serving(tmp_path, *SMALL) as stack:
+    """Started where files carry our modules' and vLLM's own names: none of them may be taken for the real one."""
+    for trap in ("tokenizers.py", "serving/__init__.py", "vllm/__init__.py"):
+        path = tmp_path / "here" / trap
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("raise RuntimeError('the wrong module')\n")
+    with serving(tmp_path, *SMALL, env={"VLLM_API_KEY": "not ours"}, cwd=tmp_path / "here") as stack:
+        assert b'"content"' in _stream_100_tokens(stack)
         assert len(stack.tree()) >= 5  # berth, guard, API server, engine core, worker
         stack.process.kill()
         wait_until("every process has ended", stack.everything_ended, 30)
+
+
+@pytest.mark.engine
+def test_sigterm_while_an_engine_starts_ends_at_once(tmp_path: Path) -> None:
+    with started(tmp_path, *SMALL) as stack:
+        wait_until("the engine core starts", lambda: "starting the engine core" in stack.text(), 90)
+        stack.tree()
+        stack.process.send_signal(signal.SIGTERM)
+        assert stack.process.wait(8) == 0
+        wait_until("every process has ended", stack.everything_ended, 5)
+
+
+@pytest.mark.engine
+def test_sigterm_while_the_model_is_converted_leaves_nothing(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    with started(tmp_path, *SMALL, env={"BERTH_CACHE_DIR": str(cache)}) as stack:
+        wait_until("the conversion runs", lambda: any("serving.demo" in p.cmdline() for p in stack.tree()), 20)
+        stack.process.send_signal(signal.SIGTERM)
+        assert stack.process.wait(15) == 0
+        wait_until("every process has ended", stack.everything_ended, 5)
+    assert list((cache / "models").iterdir()) == []
 
 
 def _stream_100_tokens(stack: Stack) -> bytes:

@@ -114,7 +114,7 @@ async def test_bodies_that_are_wrong_cost_one_request_and_nothing_else(stack: St
             assert "not valid JSON" in (await answer.json())["error"]["message"]
         async with session.post(url, data=io.BytesIO(b"x" * 100_000_000)) as answer:
             assert answer.status == 413
-            assert "max_body_bytes" in (await answer.json())["error"]["message"]
+            assert "max_body_mib" in (await answer.json())["error"]["message"]
         body = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
         async with session.post(url, json=body) as answer:
             assert answer.status == 200

@@ -100,18 +100,51 @@ def test_loopback(host: str, expected: bool) -> None:
     assert is_loopback(host) is expected
 
 
+def test_a_uuid_in_cuda_visible_devices_is_not_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-8f2c")
+    with pytest.raises(ConfigError, match="give their numbers"):
+        visible_gpus()
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("models: [demo]\nmodels: [demo]\n", "'models' is given twice"),
+        ("models: [{model: demo, extra_args: [--max-model-len=9]}]\n", "--max-model-len is Berth's to give"),
+    ],
+)
+def test_what_would_be_silently_lost_is_refused(tmp_path: Path, text: str, complaint: str) -> None:
+    config = tmp_path / "berth.yaml"
+    config.write_text(text)
+    with pytest.raises(ConfigError, match=complaint):
+        load_stack(str(config), ENVIRONMENT, {})
+
+
+def test_an_empty_section_means_its_defaults(tmp_path: Path) -> None:
+    config = tmp_path / "berth.yaml"
+    config.write_text("models: [demo]\ngateway:\n")
+    assert load_stack(str(config), ENVIRONMENT, {}).gateway.port == 8000
+
+
+def test_the_current_folder_is_named_after_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "tuned"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    assert [load_stack(here, ENVIRONMENT, {}).models[0].name for here in (".", "./")] == ["tuned", "tuned"]
+
+
 def test_engines_do_not_inherit_our_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BERTH_API_KEY", "secret")
+    monkeypatch.setenv("VLLM_API_KEY", "the engine would ask the gateway for it")
     monkeypatch.setenv("HF_TOKEN", "for-the-engine")
     environment = child_environment({"CUDA_VISIBLE_DEVICES": "1"})
     assert "BERTH_API_KEY" not in environment
+    assert "VLLM_API_KEY" not in environment
     assert environment["HF_TOKEN"] == "for-the-engine"
     assert environment["CUDA_VISIBLE_DEVICES"] == "1"
 
 
-@pytest.mark.parametrize(
-    ("value", "expected"), [(None, None), ("0,2", (0, 2)), (" 1 ", (1,)), ("", ()), ("GPU-8f2c", None)]
-)
+@pytest.mark.parametrize(("value", "expected"), [(None, None), ("0,2", (0, 2)), (" 1 ", (1,)), ("", ()), ("-1", ())])
 def test_visible_gpus(monkeypatch: pytest.MonkeyPatch, value: str | None, expected: tuple[int, ...] | None) -> None:
     if value is None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)

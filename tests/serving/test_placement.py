@@ -55,8 +55,8 @@ def test_each_replica_gets_a_gpu_of_its_own(shape: ModelShape) -> None:
     section = ModelSection(model="meta/llama", replicas=2)
     first, second = place([(section, shape)], machine("L40S", "L40S"), CORES, FOLDERS)
     assert (devices(first), devices(second)) == ("0", "1")
-    assert first.spec.url == "unix:/run/berth/meta-llama-0.sock"
-    assert second.spec.log_path == Path("/var/log/berth/meta-llama-1.log")
+    assert first.spec.url == "unix:/run/berth/0.sock"
+    assert second.spec.log_path == Path("/var/log/berth/1-meta-llama-1.log")
     assert "--gpu-memory-utilization=0.92" in argv(first.spec)
 
 
@@ -73,8 +73,44 @@ def test_a_model_too_big_for_one_card_spreads_over_two(shape: ModelShape) -> Non
 
 
 def test_what_does_not_fit_says_the_numbers_and_a_way_out(shape: ModelShape) -> None:
-    with pytest.raises(PlacementError, match=r"^meta/llama/0 does not fit: .*GiB.*; try "):
+    section = ModelSection(model="meta/llama", max_model_len=8192, kv_cache_memory_bytes=500_000_000)
+    with pytest.raises(PlacementError, match=r"^meta/llama/0 does not fit: .*GiB.*; try --max-model-len 3"):
+        place([(section, shape)], machine("L40S"), CORES, FOLDERS)
+
+
+def test_a_way_out_is_one_that_this_machine_has(shape: ModelShape) -> None:
+    with pytest.raises(PlacementError) as refused:
         place([(ModelSection(model="meta/llama"), shape)], machine("T4"), CORES, FOLDERS)
+    assert "does not fit" in str(refused.value)
+    assert "--count" not in str(refused.value)
+    assert "--gpu " not in str(refused.value)
+
+
+def test_the_emptiest_cards_are_taken_first(shape: ModelShape) -> None:
+    two = machine("L40S", "L40S")
+    partly_used = replace(two, gpus=(replace(two.gpus[0], free_bytes=2 * GIB), two.gpus[1]))
+    (placed,) = place([(ModelSection(model="meta/llama"), shape)], partly_used, CORES, FOLDERS)
+    assert devices(placed) == "1"
+
+
+def test_every_rank_must_fit_on_the_fullest_card(shape: ModelShape) -> None:
+    two = machine("T4", "T4")
+    partly_used = replace(two, gpus=(two.gpus[0], replace(two.gpus[1], free_bytes=2 * GIB)))
+    with pytest.raises(PlacementError, match="does not fit"):
+        place([(ModelSection(model="meta/llama", tensor_parallel_size=2), shape)], partly_used, CORES, FOLDERS)
+
+
+def test_names_that_look_alike_share_no_socket_and_no_log(small: ModelShape) -> None:
+    sections = [(ModelSection(model="x/y", name=name), small) for name in ("a/b", "a-b")]
+    first, second = place(sections, Machine(gpus=(), cpu=CPU, cpu_count=4), CORES, FOLDERS)
+    assert first.spec.url != second.spec.url
+    assert first.spec.log_path != second.spec.log_path
+
+
+def test_a_socket_path_too_long_for_linux(small: ModelShape) -> None:
+    folders = Folders(Path("/run") / ("x" * 120), Path("/var/log/berth"))
+    with pytest.raises(PlacementError, match="too long for a Unix socket; set TMPDIR"):
+        place([(ModelSection(model="x/y"), small)], Machine(gpus=(), cpu=CPU, cpu_count=4), CORES, folders)
 
 
 def test_unlike_cards_are_never_mixed_in_one_engine(shape: ModelShape) -> None:
@@ -110,7 +146,7 @@ def test_settings_in_the_file_reach_the_command(small: ModelShape) -> None:
     )
     (placed,) = place([(section, small)], machine("L4"), CORES, FOLDERS)
     command = argv(placed.spec)
-    assert command[3:5] == ["serve", "a/b"]
+    assert command[1:6] == ["-P", "-m", "serving.vllm_main", "serve", "a/b"]
     for flag in ("--served-model-name=public", "--max-model-len=4096", "--max-num-seqs=7", "--dtype=float16"):
         assert flag in command
     assert command[-1] == "--enable-auto-tool-choice"

