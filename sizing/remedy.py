@@ -57,8 +57,7 @@ def _candidates(question: "Question", settled: "Answer") -> Iterator[Iterable[Re
 
 
 def _shorter(question: "Question", settled: "Answer") -> Iterator[Remedy]:
-    usable_blocks = settled.num_blocks - 1  # the null block
-    longest = min(settled.settings.max_model_len, usable_blocks * settled.block_size)
+    longest = settled.longest_model_len
     if longest >= 1:
         yield Remedy(f"--max-model-len {longest}", replace(question, max_model_len=longest))
 
@@ -75,9 +74,7 @@ def _utilization(question: "Question", settled: "Answer") -> Iterator[Remedy]:
 
 
 def _free_memory(question: "Question", settled: "Answer") -> Iterator[Remedy]:
-    blocks = -(-settled.settings.max_model_len // settled.block_size) + 1
-    kv_cache_bytes = blocks * settled.block_size * settled.kv_bytes_per_token
-    engine = settled.weights_bytes + COEFFICIENTS.cpu_processes_bytes + kv_cache_bytes
+    engine = settled.weights_bytes + COEFFICIENTS.cpu_processes_bytes + settled.needed_kv_bytes
     wanted = math.ceil(engine / (1 - COEFFICIENTS.cpu_safety_share) / GIB * 10) * GIB // 10
     device = question.device
     if device.free_bytes < wanted <= device.memory_bytes:

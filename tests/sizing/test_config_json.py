@@ -15,16 +15,17 @@ SIZED = {
     "mistralai/Mixtral-8x7B-v0.1",
     "meta-llama/Llama-3.1-8B-Instruct",
     "meta-llama/Llama-3.1-70B-Instruct",
+    "Qwen/Qwen3-VL-2B-Instruct",
+    "Qwen/Qwen3.5-27B",
+    "XiaomiMiMo/MiMo-7B-Base",
 }
 REFUSED = {
-    "Qwen/Qwen3-32B-FP8": "quantized with fp8",  # no headers here to weigh it by
-    "deepseek-ai/DeepSeek-R1": "multi-head latent attention",
-    "deepseek-ai/DeepSeek-V3.2": "indexer cache",
-    "openai/gpt-oss-20b": "sliding_attention layers",
-    "Qwen/Qwen3-VL-2B-Instruct": "multimodal wrapper",
-    "Qwen/Qwen3.5-27B": "multimodal wrapper",
-    "MiniMaxAI/MiniMax-M2.5": "MiniMaxM2ForCausalLM",
-    "XiaomiMiMo/MiMo-7B-Base": "multi-token prediction",
+    # no headers here to weigh these by
+    "Qwen/Qwen3-32B-FP8": "quantized with fp8",
+    "deepseek-ai/DeepSeek-R1": "quantized with fp8",
+    "deepseek-ai/DeepSeek-V3.2": "quantized with fp8",
+    "openai/gpt-oss-20b": "quantized with mxfp4",
+    "MiniMaxAI/MiniMax-M2.5": "quantized with fp8",
     "nvidia/Llama-3_3-Nemotron-Super-49B-v1": "DeciLMForCausalLM",
 }
 
@@ -100,9 +101,15 @@ def test_a_window_that_is_switched_off_is_full_attention() -> None:
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"sliding_window": 2047}, "sliding-window attention of 2047 tokens"),
-        ({"architectures": ["Qwen2ForCausalLM"], "use_sliding_window": True}, "sliding-window"),
-        ({"architectures": ["MistralForCausalLM"]}, "sliding-window attention of 4,096"),  # its class assumes one
+        (
+            {
+                "architectures": ["Qwen2ForCausalLM"],
+                "use_sliding_window": True,
+                "sliding_window": 1024,
+                "max_window_layers": 20,
+            },
+            "beside full ones is not sized yet, and vLLM refuses it",
+        ),
         ({"layer_types": ["full_attention", "chunked_attention"]}, "chunked_attention layers"),
         ({"kv_lora_rank": 512}, "MLA"),
         ({"attention_chunk_size": 8192}, "chunked local attention"),
