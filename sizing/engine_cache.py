@@ -40,7 +40,8 @@ def engine_cache(model: ModelShape, serving: Serving) -> KvCache:
     """
     dtype_bytes = _dtype_bytes(model, serving.kv_cache_dtype)
     serving = replace(serving, block_size=_hybrid_block_size(model, serving, dtype_bytes))
-    pages = [[_page(layer, model, serving, dtype_bytes) for layer in caches] for caches in model.cache_layers]
+    page_of = {layer: _page(layer, model, serving, dtype_bytes) for layer in _distinct(model)}
+    pages = [[page_of[layer] for layer in caches] for caches in model.cache_layers]
     stages, start = [], 0
     for stage in pipeline_stages(model.num_hidden_layers, serving.pipeline_parallel_size):
         end = start + sum(len(pages[layer]) for layer in stage)

@@ -28,7 +28,7 @@ def group_layers(pages: Sequence[Page]) -> tuple[Group, ...]:
     """
     if not pages:
         return ()
-    if all(same_kind(pages[0], page) for page in pages):
+    if all(same_kind(pages[0], page) for page in dict.fromkeys(pages)):
         return (Group(tuple(range(len(pages))), tuple(pages)),)
     unified = _of_one_size(pages)
     if unified is None:

@@ -63,7 +63,7 @@ class KvCache:
     def blocks_per_request(self, max_model_len: int) -> int:
         """Blocks that one request of that length holds at most, of all groups together."""
         request = Request(max_model_len, self.in_flight_tokens, self.encoder_tokens)
-        return sum(max(page.blocks(request) for page in set(group.pages)) for group in self.groups)
+        return sum(group.pages[0].blocks(request) for group in self.groups)
 
     def needed_bytes(self, max_model_len: int) -> int:
         """What one request of that length needs beside the null block, on the stage with the largest blocks."""

@@ -1,6 +1,6 @@
 """How many parameters a shape has, and which of them every tensor-parallel rank holds in full."""
 
-from sizing.architecture import ARCHITECTURES
+from sizing.architecture import ARCHITECTURES, WRAPPERS
 from sizing.model import ModelShape, ParameterCount
 
 _VOCAB_PADDING = 64  # vllm/model_executor/layers/vocab_parallel_embedding.py: DEFAULT_VOCAB_PADDING_SIZE
@@ -10,7 +10,7 @@ def count_parameters(shape: ModelShape) -> ParameterCount:
     """Exact for every architecture of the table; checked against Transformers' own modules in the tests."""
     if shape.parameters is not None:
         return shape.parameters
-    architecture = ARCHITECTURES[shape.architecture]
+    architecture = ARCHITECTURES[WRAPPERS.get(shape.architecture, shape.architecture)]
     hidden, layers = shape.hidden_size, shape.num_hidden_layers
     query_width = shape.num_attention_heads * shape.head_dim
     kv_width = shape.num_key_value_heads * shape.head_dim

@@ -106,6 +106,7 @@ def answer(question: Question) -> Answer:
 
 def settle(question: Question) -> Answer:
     """The answer without a way out: the smallest tensor parallel size, then the longest context, that fits."""
+    _check_layers(question)
     sizes = _tensor_parallel_sizes(question)
     wanted = question.max_model_len or question.model.max_model_len
     tried = [_evaluate(question, size, wanted) for size in sizes]
@@ -143,7 +144,6 @@ def _check(question: Question) -> None:
         )
     if question.device.kind == "cpu" and (question.count > 1 or (question.tensor_parallel_size or 1) > 1):
         raise QuestionError("a processor is one device here; tensor parallel over its NUMA nodes is not sized yet")
-    _check_layers(question)
 
 
 def _check_layers(question: Question) -> None:

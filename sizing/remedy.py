@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from sizing.errors import QuestionError
 from sizing.gpu import GIB, catalogue
 from sizing.memory import COEFFICIENTS, DEFAULT_GPU_MEMORY_UTILIZATION, default_utilization
 
@@ -34,10 +35,17 @@ def fitting_remedies(
     """
     fitting: list[Remedy] = []
     for steps in _candidates(question, settled):
-        fitting += next(([remedy] for remedy in steps if settle(remedy.question).fits), [])
+        fitting += next(([remedy] for remedy in steps if _fits(remedy, settle)), [])
         if len(fitting) == _MOST_REMEDIES:
             break
     return tuple(fitting)
+
+
+def _fits(remedy: Remedy, settle: Callable[["Question"], "Answer"]) -> bool:
+    try:
+        return settle(remedy.question).fits
+    except QuestionError:  # another card or cache type that is not sized for this model
+        return False
 
 
 def _candidates(question: "Question", settled: "Answer") -> Iterator[Iterable[Remedy]]:

@@ -5,6 +5,7 @@ import pytest
 from sizing.config_json import parse_config
 from sizing.errors import ModelFileError, SizingError, UnsupportedModelError
 from sizing.headers import Tensor
+from sizing.layers import Attention
 from tests.sizing.models import SMOLLM2, published, published_configs, smollm2
 
 SIZED = {
@@ -18,13 +19,23 @@ SIZED = {
     "Qwen/Qwen3-VL-2B-Instruct",
     "Qwen/Qwen3.5-27B",
     "XiaomiMiMo/MiMo-7B-Base",
+    "google/gemma-3-27b-it",
+    "google/gemma-4-26B-A4B",
+    "meta-llama/Llama-4-Scout-17B-16E-Instruct",
+    "deepseek-ai/DeepSeek-V2-Lite",
+    "zai-org/GLM-5",
+    "Qwen/Qwen3.5-35B-A3B",
+    "LGAI-EXAONE/EXAONE-4.0-32B",
+    "Qwen/Qwen3-Next-80B-A3B-Instruct",
 }
 REFUSED = {
     # no headers here to weigh these by
     "Qwen/Qwen3-32B-FP8": "quantized with fp8",
     "deepseek-ai/DeepSeek-R1": "quantized with fp8",
     "deepseek-ai/DeepSeek-V3.2": "quantized with fp8",
+    "moonshotai/Kimi-K2-Instruct": "quantized with fp8",
     "openai/gpt-oss-20b": "quantized with mxfp4",
+    "openai/gpt-oss-120b": "quantized with mxfp4",
     "MiniMaxAI/MiniMax-M2.5": "quantized with fp8",
     "nvidia/Llama-3_3-Nemotron-Super-49B-v1": "DeciLMForCausalLM",
 }
@@ -54,6 +65,29 @@ def test_every_architecture_is_sized_or_refused_by_name(name: str) -> None:
         published(name)
     assert str(caught.value).startswith(f"{name}: ")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "windows"),
+    [
+        ({"sliding_window": 2047}, [2047] * 30),
+        ({"sliding_window": 0}, [None] * 30),  # 0 turns it off
+        ({"architectures": ["MistralForCausalLM"]}, [4096] * 30),  # its class assumes one
+        ({"sliding_window": 512, "layer_types": ["full_attention", "sliding_attention"] * 15}, [None, 512] * 15),
+        ({"architectures": ["Gemma2ForCausalLM"], "sliding_window": 512}, [512, None] * 15),
+    ],
+)
+def test_windows_are_where_vllm_puts_them(changes: dict[str, object], windows: list[int | None]) -> None:
+    kept = [layer for caches in smollm2(**changes).cache_layers for layer in caches]
+    assert [layer.window for layer in kept if isinstance(layer, Attention)] == windows
+
+
+def test_a_wrapper_says_that_its_encoder_is_not_in_the_sum() -> None:
+    assert (
+        published("Qwen/Qwen3-VL-2B-Instruct").caveat
+        == "neither the weights nor the work of its encoder are in the sum"
+    )
+    assert smollm2().caveat is None
 
 
 def test_head_dim_is_hidden_over_heads_where_the_file_is_silent() -> None:

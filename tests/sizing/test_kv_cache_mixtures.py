@@ -62,7 +62,7 @@ def layers(draw: st.DrawFn, request_blocks: int) -> list[Page]:
     return draw(st.lists(st.sampled_from(distinct), min_size=1, max_size=60))
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(data=st.data())
 def test_blocks_tokens_concurrency_refusal_and_longest_length_are_vllms(data: st.DataObject) -> None:
     mode = data.draw(st.sampled_from(["none", "align"]))
