@@ -8,7 +8,7 @@ from sizing.anatomy import Anatomy
 from sizing.config_values import ConfigValues
 from sizing.errors import UnsupportedModelError
 from sizing.latent import deepseek, deepseek_sparse
-from sizing.recurrent import qwen3_5, qwen3_next
+from sizing.recurrent import granite_hybrid, nemotron_h, qwen3_5, qwen3_next
 from sizing.windowed import exaone4, gemma2, gemma3, gemma4, gpt_oss, llama4, minimax_m2
 
 
@@ -80,8 +80,10 @@ FAMILIES: dict[str, Callable[[ConfigValues], Anatomy]] = {
     "Gemma4ForCausalLM": gemma4,
     "GlmMoeDsaForCausalLM": deepseek_sparse,
     "GptOssForCausalLM": gpt_oss,
+    "GraniteMoeHybridForCausalLM": granite_hybrid,
     "Llama4ForCausalLM": llama4,
     "MiniMaxM2ForCausalLM": minimax_m2,
+    "NemotronHForCausalLM": nemotron_h,
     "Qwen3NextForCausalLM": qwen3_next,
     "Qwen3_5ForCausalLM": qwen3_5,
     "Qwen3_5MoeForCausalLM": qwen3_5,
