@@ -1,15 +1,20 @@
-"""Which architectures are sized (a closed table), and what is missing for the ones that are not."""
+"""Which architectures are sized (closed tables), and what is missing for the ones that are not."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from sizing.anatomy import Anatomy
+from sizing.config_values import ConfigValues
 from sizing.errors import UnsupportedModelError
+from sizing.latent import deepseek, deepseek_sparse
+from sizing.recurrent import granite_hybrid, nemotron_h, qwen3_5, qwen3_next
+from sizing.windowed import exaone4, gemma2, gemma3, gemma4, gpt_oss, llama4, minimax_m2
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """How one architecture spells what decides its size: as its `config.json` and vLLM 0.32 read it."""
+    """How a plain decoder spells what decides its size: as its `config.json` and vLLM 0.32 read it."""
 
     bias: Literal["none", "qkv", "attention_bias"] = "none"
     """`qkv`: always on the three input projections; `attention_bias`: on all four where the config says so."""
@@ -20,22 +25,33 @@ class Architecture:
     expert_width_key: str = "intermediate_size"
     window: Literal["sliding_window", "use_sliding_window"] = "sliding_window"
     """What turns a sliding window on: the size alone, or a switch beside it."""
-    window_by_default: bool = False
-    """The config class assumes a window when the key is absent, so absence is not full attention."""
+    default_window: int | None = None
+    """The window that the config class assumes when the key is absent."""
+    layer_types: Literal["each", "same", "none"] = "none"
+    """`each`: vLLM gives each layer the window its type says; `same`: it refuses a mixture; `none`: not known."""
     plain_head_dim: bool = True
     """Without `head_dim` a head is hidden_size / num_attention_heads wide; else the key is required."""
     kv_heads_default_to_heads: bool = False
     tied_by_default: bool = False
 
 
-# Each of these registers one full-attention KV cache layer per decoder layer in vllm/model_executor/models.
+_LLAMA = Architecture(bias="attention_bias", layer_types="each", kv_heads_default_to_heads=True)
+_QWEN2 = Architecture(bias="qkv", window="use_sliding_window", default_window=4096, layer_types="same")
+
+# Each of these registers one KV cache layer of keys and values per decoder layer in vllm/model_executor/models.
 ARCHITECTURES: dict[str, Architecture] = {
-    "LlamaForCausalLM": Architecture(bias="attention_bias", kv_heads_default_to_heads=True),
-    "LLaMAForCausalLM": Architecture(bias="attention_bias", kv_heads_default_to_heads=True),
-    "MistralForCausalLM": Architecture(window_by_default=True),
-    "Qwen2ForCausalLM": Architecture(bias="qkv", window="use_sliding_window"),
+    "LlamaForCausalLM": _LLAMA,
+    "LLaMAForCausalLM": _LLAMA,
+    "MistralForCausalLM": Architecture(default_window=4096, layer_types="each"),
+    "Qwen2ForCausalLM": _QWEN2,
+    "MiMoForCausalLM": _QWEN2,
     "Qwen3ForCausalLM": Architecture(
-        bias="attention_bias", qk_norm="head", window="use_sliding_window", plain_head_dim=False
+        bias="attention_bias",
+        qk_norm="head",
+        window="use_sliding_window",
+        default_window=4096,
+        layer_types="same",
+        plain_head_dim=False,
     ),
     "Qwen3MoeForCausalLM": Architecture(
         bias="attention_bias",
@@ -43,6 +59,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         experts_key="num_experts",
         expert_width_key="moe_intermediate_size",
         window="use_sliding_window",
+        default_window=4096,
         plain_head_dim=False,
     ),
     "MixtralForCausalLM": Architecture(experts_key="num_local_experts"),
@@ -53,12 +70,45 @@ ARCHITECTURES: dict[str, Architecture] = {
     "OlmoeForCausalLM": Architecture(bias="attention_bias", qk_norm="width", experts_key="num_experts"),
 }
 
+FAMILIES: dict[str, Callable[[ConfigValues], Anatomy]] = {
+    "DeepseekV2ForCausalLM": deepseek,
+    "DeepseekV3ForCausalLM": deepseek,
+    "DeepseekV32ForCausalLM": deepseek_sparse,
+    "Exaone4ForCausalLM": exaone4,
+    "Gemma2ForCausalLM": gemma2,
+    "Gemma3ForCausalLM": gemma3,
+    "Gemma4ForCausalLM": gemma4,
+    "GlmMoeDsaForCausalLM": deepseek_sparse,
+    "GptOssForCausalLM": gpt_oss,
+    "GraniteMoeHybridForCausalLM": granite_hybrid,
+    "Llama4ForCausalLM": llama4,
+    "MiniMaxM2ForCausalLM": minimax_m2,
+    "NemotronHForCausalLM": nemotron_h,
+    "Qwen3NextForCausalLM": qwen3_next,
+    "Qwen3_5ForCausalLM": qwen3_5,
+    "Qwen3_5MoeForCausalLM": qwen3_5,
+}
 
-def supported(config: Mapping[str, object], *, name: str) -> tuple[str, Architecture]:
-    """The architecture's name and its row of the table.
+# The decoder behind a multimodal wrapper; its values are the wrapper's `text_config`.
+WRAPPERS: dict[str, str] = {
+    "Gemma3ForConditionalGeneration": "Gemma3ForCausalLM",
+    "Gemma4ForConditionalGeneration": "Gemma4ForCausalLM",
+    "KimiK25ForConditionalGeneration": "DeepseekV3ForCausalLM",
+    "Llama4ForConditionalGeneration": "Llama4ForCausalLM",
+    "LlavaNextForConditionalGeneration": "MistralForCausalLM",
+    "Mistral3ForConditionalGeneration": "MistralForCausalLM",
+    "Qwen3VLForConditionalGeneration": "Qwen3ForCausalLM",
+    "Qwen3VLMoeForConditionalGeneration": "Qwen3MoeForCausalLM",
+    "Qwen3_5ForConditionalGeneration": "Qwen3_5ForCausalLM",
+    "Qwen3_5MoeForConditionalGeneration": "Qwen3_5MoeForCausalLM",
+}
+
+
+def architecture_name(config: Mapping[str, object], *, name: str) -> str:
+    """The first architecture that a config names.
 
     Raises:
-        UnsupportedModelError: naming the kind of layer that is not sized yet.
+        UnsupportedModelError: it names none.
     """
     names = config.get("architectures")
     architecture = names[0] if isinstance(names, list) and names else None
@@ -67,37 +117,33 @@ def supported(config: Mapping[str, object], *, name: str) -> tuple[str, Architec
             f"{name}: config.json names no architecture, so its layers are unknown; "
             'add "architectures": ["..."] as the model card gives it'
         )
-    known = ARCHITECTURES.get(architecture)
-    kind = unsized_layers(config, known)
-    if known is None or kind is not None:
-        reason = f"has {kind}, and that is" if kind else "is an architecture that is"
-        raise UnsupportedModelError(
-            f"{name}: {architecture} {reason} not sized yet; sized today are full-attention decoders: "
-            + ", ".join(sorted(key.removesuffix("ForCausalLM") for key in ARCHITECTURES if key != "LLaMAForCausalLM"))
-        )
-    return architecture, known
+    return architecture
 
 
-def unsized_layers(config: Mapping[str, object], known: Architecture | None) -> str | None:
-    """What kind of layer the config announces that full-attention arithmetic would get wrong, in words."""
+def check_supported(config: Mapping[str, object], architecture: str, *, name: str) -> None:
+    """Raises UnsupportedModelError, naming the kind of layer that is not sized yet."""
+    if architecture in FAMILIES:
+        return
+    kind = unsized_layers(config)
+    if architecture in ARCHITECTURES and kind is None:
+        return
+    reason = f"has {kind}, and that is" if kind else "is an architecture that is"
+    known = sorted(
+        {key.removesuffix("ForCausalLM") for key in (*ARCHITECTURES, *FAMILIES) if key != "LLaMAForCausalLM"}
+    )
+    raise UnsupportedModelError(f"{name}: {architecture} {reason} not sized yet; sized today are {', '.join(known)}")
+
+
+def unsized_layers(config: Mapping[str, object]) -> str | None:
+    """What kind of layer the config announces that a plain decoder's arithmetic would get wrong, in words."""
     for keys, kind in _TELLTALES:
         if any(config.get(key) for key in keys):
             return kind
     layer_types = config.get("layer_types")
     if isinstance(layer_types, list):
-        others = sorted({str(layer_type) for layer_type in layer_types} - {"full_attention"})
-        # vLLM takes the layers at their word: all full means that a window beside them is not used.
+        others = sorted({str(layer_type) for layer_type in layer_types} - {"full_attention", "sliding_attention"})
         return f"{' and '.join(others)} layers" if others else None
-    return _window(config, known or Architecture())
-
-
-def _window(config: Mapping[str, object], architecture: Architecture) -> str | None:
-    if architecture.window == "use_sliding_window":
-        return "sliding-window attention (use_sliding_window)" if config.get("use_sliding_window") else None
-    if architecture.window_by_default and "sliding_window" not in config:
-        return 'sliding-window attention of 4,096 tokens (its default; "sliding_window": null turns it off)'
-    window = config.get("sliding_window")
-    return f"sliding-window attention of {window} tokens" if window is not None else None
+    return None
 
 
 # Config keys that only such layers have. First match wins, so the more telling ones come first.
@@ -111,5 +157,4 @@ _TELLTALES: tuple[tuple[tuple[str, ...], str], ...] = (
     (("attention_chunk_size",), "chunked local attention"),
     (("num_kv_shared_layers",), "layers that share their KV cache"),
     (("block_configs",), "layers of differing shape"),
-    (("num_nextn_predict_layers", "num_mtp_modules"), "multi-token prediction (MTP) layers"),
 )

@@ -1,13 +1,23 @@
-"""From a model's `config.json` to its ModelShape: pure, and the only place that knows the file's keys."""
+"""From a model's `config.json` to its ModelShape: pure, and what all families spell alike."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from sizing.architecture import Architecture, supported
+from sizing.anatomy import Anatomy
+from sizing.architecture import (
+    ARCHITECTURES,
+    FAMILIES,
+    WRAPPERS,
+    Architecture,
+    architecture_name,
+    check_supported,
+)
+from sizing.config_values import ConfigValues
 from sizing.errors import ModelFileError, UnsupportedModelError
-from sizing.headers import Tensor, loaded_bytes, loaded_tensors, stored_dtype
+from sizing.headers import Tensor, is_encoder, loaded_bytes, loaded_tensors, stored_dtype
 from sizing.model import Dtype, KvCacheDtype, ModelShape
 from sizing.parameters import count_parameters
+from sizing.plain import windows
 
 _DTYPES: dict[str, Dtype] = {
     "bfloat16": "bfloat16",
@@ -40,35 +50,98 @@ def parse_config(values: Mapping[str, object], *, name: str, tensors: Sequence[T
         ModelFileError: a key is missing or impossible, or the headers do not fit the config.
         UnsupportedModelError: a family, a kind of layer or a number format that is not sized yet.
     """
-    architecture_name, architecture = supported(values, name=name)
-    config = _Config(name, values)
-    heads = config.count("num_attention_heads")
-    hidden = config.count("hidden_size")
+    architecture = architecture_name(values, name=name)
+    wrapped = WRAPPERS.get(architecture)
+    if wrapped is not None:
+        values = _text_values(values, name=name)
+    check_supported(values, wrapped or architecture, name=name)
+    config = ConfigValues(name, values)
+    family = FAMILIES.get(wrapped or architecture)
+    if family is not None:
+        shape = _family_shape(config, wrapped or architecture, family(config), tensors)
+    else:
+        shape = _plain_shape(config, wrapped or architecture, tensors)
+    if shape.num_attention_heads % shape.num_key_value_heads:
+        raise config.impossible(
+            "num_key_value_heads", f"does not divide the {shape.num_attention_heads} attention heads"
+        )
+    shape = _weighed(shape, tensors, wrapped=wrapped is not None)
+    return replace(shape, architecture=architecture)
+
+
+def _text_values(values: Mapping[str, object], *, name: str) -> Mapping[str, object]:
+    """The decoder's part of a multimodal config, with what only the wrapper says about it."""
+    text = ConfigValues(name, values).section("text_config")
+    if not text:
+        raise ModelFileError(f"{name}: config.json has no text_config; use the file as its publisher ships it")
+    inherited = ("dtype", "torch_dtype", "tie_word_embeddings", "quantization_config", "compression_config")
+    outer = {key: values[key] for key in inherited if values.get(key) is not None}
+    # a type that the text part names in the old spelling still comes before the wrapper's in the new one
+    if text.get("dtype") is not None or text.get("torch_dtype") is not None:
+        outer = {key: value for key, value in outer.items() if key not in ("dtype", "torch_dtype")}
+    return {**outer, **{key: value for key, value in text.items() if value is not None or key not in outer}}
+
+
+def _base_shape(config: ConfigValues, architecture: str, tensors: Sequence[Tensor] | None) -> ModelShape:
+    """What every family spells alike; its widths are still those of a shape without layers."""
     max_model_len, longest = _model_len(config)
     quantization, kv_cache_dtype = _quantization(config)
-    experts = config.count(architecture.experts_key) if architecture.experts_key else 0
-    shape = ModelShape(
-        name=name,
-        architecture=architecture_name,
-        model_type=str(values.get("model_type", "")),
+    return ModelShape(
+        name=config.name,
+        architecture=architecture,
+        model_type=str(config.values.get("model_type", "")),
         dtype=_served_dtype(config, tensors),
         num_hidden_layers=config.count("num_hidden_layers"),
-        hidden_size=hidden,
-        intermediate_size=config.count("intermediate_size"),
-        num_attention_heads=heads,
-        num_key_value_heads=config.count(
-            "num_key_value_heads", default=heads if architecture.kv_heads_default_to_heads else None
-        ),
-        head_dim=config.count("head_dim", default=hidden // heads if architecture.plain_head_dim else None),
+        hidden_size=config.count("hidden_size"),
+        intermediate_size=0,
+        num_attention_heads=config.count("num_attention_heads"),
+        num_key_value_heads=0,
+        head_dim=0,
         vocab_size=config.count("vocab_size"),
         max_model_len=max_model_len,
         longest_model_len=longest,
-        tie_word_embeddings=config.flag("tie_word_embeddings", default=architecture.tied_by_default),
+        tie_word_embeddings=False,
         quantization=quantization,
         num_parameters=0,
         weights_bytes=0,
         weights_source="config" if tensors is None else "safetensors headers",
         kv_cache_dtype=kv_cache_dtype,
+    )
+
+
+def _family_shape(
+    config: ConfigValues, architecture: str, anatomy: Anatomy, tensors: Sequence[Tensor] | None
+) -> ModelShape:
+    """A model counted by its family's own rules."""
+    return replace(
+        _base_shape(config, architecture, tensors),
+        intermediate_size=anatomy.intermediate_size,
+        num_key_value_heads=anatomy.num_key_value_heads,
+        head_dim=anatomy.head_dim,
+        tie_word_embeddings=anatomy.parameters.vocab_rows == 1,
+        num_experts=anatomy.num_experts,
+        num_experts_per_tok=anatomy.num_experts_per_tok,
+        moe_intermediate_size=anatomy.moe_intermediate_size,
+        num_moe_layers=anatomy.num_moe_layers,
+        layers=anatomy.layers,
+        parameters=anatomy.parameters,
+    )
+
+
+def _plain_shape(config: ConfigValues, architecture_name: str, tensors: Sequence[Tensor] | None) -> ModelShape:
+    """A decoder of the table, whose layers are all alike but for their windows."""
+    architecture = ARCHITECTURES[architecture_name]
+    base = _base_shape(config, architecture_name, tensors)
+    heads = base.num_attention_heads
+    experts = config.count(architecture.experts_key) if architecture.experts_key else 0
+    shape = replace(
+        base,
+        intermediate_size=config.count("intermediate_size"),
+        num_key_value_heads=config.count(
+            "num_key_value_heads", default=heads if architecture.kv_heads_default_to_heads else None
+        ),
+        head_dim=config.count("head_dim", default=base.hidden_size // heads if architecture.plain_head_dim else None),
+        tie_word_embeddings=config.flag("tie_word_embeddings", default=architecture.tied_by_default),
         attention_bias=architecture.bias == "attention_bias" and config.flag("attention_bias", default=False),
         mlp_bias=config.flag("mlp_bias", default=False),
         num_experts=experts,
@@ -76,55 +149,10 @@ def parse_config(values: Mapping[str, object], *, name: str, tensors: Sequence[T
         moe_intermediate_size=config.count(architecture.expert_width_key) if experts else 0,
         num_moe_layers=_num_moe_layers(config, architecture),
     )
-    if shape.num_attention_heads % shape.num_key_value_heads:
-        raise config.impossible("num_key_value_heads", f"does not divide the {heads} attention heads")
-    return _weighed(shape, tensors)
+    return replace(shape, layers=windows(config, architecture, shape))
 
 
-@dataclass(frozen=True)
-class _Config:
-    """A `config.json` read key by key, every reading typed and every fault named."""
-
-    name: str
-    values: Mapping[str, object]
-
-    def count(self, key: str, *, default: int | None = None) -> int:
-        """A positive whole number; null is the same as absent, as Transformers takes it."""
-        value = self.values.get(key)
-        if value is None:
-            value = default
-        if value is None:
-            raise ModelFileError(f"{self.name}: config.json has no {key}; use the file as its publisher ships it")
-        if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
-            raise self.impossible(key, "must be a positive whole number")
-        return value
-
-    def flag(self, key: str, *, default: bool) -> bool:
-        value = self.values.get(key)
-        if value is None:
-            return default
-        if not isinstance(value, bool):
-            raise self.impossible(key, "must be true or false")
-        return value
-
-    def section(self, *keys: str) -> dict[str, object]:
-        """The first of these that is there and not null; empty where none is."""
-        for key in keys:
-            value = self.values.get(key)
-            if value is not None:
-                if not isinstance(value, dict):
-                    raise self.impossible(key, "must be an object")
-                return value
-        return {}
-
-    def impossible(self, key: str, why: str) -> ModelFileError:
-        return ModelFileError(
-            f"{self.name}: config.json says {key} = {self.values.get(key)!r}, which {why}; "
-            "use the file as its publisher ships it"
-        )
-
-
-def _weighed(shape: ModelShape, tensors: Sequence[Tensor] | None) -> ModelShape:
+def _weighed(shape: ModelShape, tensors: Sequence[Tensor] | None, *, wrapped: bool) -> ModelShape:
     counted = count_parameters(shape).total
     if tensors is None:
         if shape.quantization:
@@ -132,19 +160,31 @@ def _weighed(shape: ModelShape, tensors: Sequence[Tensor] | None) -> ModelShape:
                 f"{shape.name}: weights quantized with {shape.quantization} are only known from safetensors headers, "
                 "and there are none; size the repository or the folder that holds them"
             )
-        return replace(shape, num_parameters=counted, weights_bytes=counted * shape.dtype_bytes)
-    loaded = loaded_tensors(tensors, tie_word_embeddings=shape.tie_word_embeddings)
-    stored = sum(tensor.num_elements for tensor in loaded)
+        caveat = "neither the weights nor the work of its encoder are in the sum" if wrapped else None
+        return replace(shape, num_parameters=counted, weights_bytes=counted * shape.dtype_bytes, caveat=caveat)
+    loaded = loaded_tensors(
+        tensors, tie_word_embeddings=shape.tie_word_embeddings, num_hidden_layers=shape.num_hidden_layers
+    )
+    encoder = [tensor for tensor in loaded if wrapped and is_encoder(tensor)]
+    decoder = [tensor for tensor in loaded if not (wrapped and is_encoder(tensor))]
+    stored = sum(tensor.num_elements for tensor in decoder)
     if not shape.quantization and abs(stored - counted) > _COUNT_TOLERANCE * counted:
         raise ModelFileError(
             f"{shape.name}: its safetensors hold {stored:,} parameters where config.json describes {counted:,}; "
             "download the model again, or merge the adapter into its base model"
         )
-    weights_bytes = loaded_bytes(loaded, dtype=shape.dtype, quantized=shape.quantization is not None)
-    return replace(shape, num_parameters=counted, weights_bytes=weights_bytes)
+    quantized = shape.quantization is not None
+    encoder_bytes = loaded_bytes(encoder, dtype=shape.dtype, quantized=quantized)
+    return replace(
+        shape,
+        num_parameters=counted + sum(tensor.num_elements for tensor in encoder),
+        weights_bytes=loaded_bytes(decoder, dtype=shape.dtype, quantized=quantized) + encoder_bytes,
+        encoder_bytes=encoder_bytes,
+        caveat="the work of its encoder is not in the sum" if wrapped else None,
+    )
 
 
-def _served_dtype(config: _Config, tensors: Sequence[Tensor] | None) -> Dtype:
+def _served_dtype(config: ConfigValues, tensors: Sequence[Tensor] | None) -> Dtype:
     """vllm/config/model.py: _resolve_auto_dtype; a float32 checkpoint is served in bfloat16.
 
     A card without bfloat16 (T4) is served in float16, which is as wide.
@@ -161,7 +201,7 @@ def _served_dtype(config: _Config, tensors: Sequence[Tensor] | None) -> Dtype:
     return "bfloat16" if dtype == "float32" else dtype
 
 
-def _num_moe_layers(config: _Config, architecture: Architecture) -> int:
+def _num_moe_layers(config: ConfigValues, architecture: Architecture) -> int:
     """Layers whose feed-forward part is a mixture of experts (Qwen3-MoE may leave some dense)."""
     if architecture.experts_key is None:
         return 0
@@ -173,7 +213,7 @@ def _num_moe_layers(config: _Config, architecture: Architecture) -> int:
     return sum(1 for layer in layers if layer not in dense and (layer + 1) % step == 0)
 
 
-def _model_len(config: _Config) -> tuple[int, int]:
+def _model_len(config: ConfigValues) -> tuple[int, int]:
     """The default and the largest `max_model_len`, as vLLM derives them (vllm/config/model.py)."""
     lengths = [config.count(key) for key in _LENGTH_KEYS if config.values.get(key) is not None]
     if not lengths:
@@ -193,7 +233,7 @@ def _model_len(config: _Config) -> tuple[int, int]:
     return longest, longest
 
 
-def _quantization(config: _Config) -> tuple[str | None, KvCacheDtype]:
+def _quantization(config: ConfigValues) -> tuple[str | None, KvCacheDtype]:
     """The method's name as vLLM normalises it, and the KV cache type that the checkpoint asks for."""
     section = config.section("quantization_config", "compression_config")
     if not section:
@@ -215,7 +255,7 @@ def _quantization(config: _Config) -> tuple[str | None, KvCacheDtype]:
     return method, "auto"
 
 
-def _modelopt_kv_cache(config: _Config, sections: Sequence[Mapping[str, object]]) -> KvCacheDtype:
+def _modelopt_kv_cache(config: ConfigValues, sections: Sequence[Mapping[str, object]]) -> KvCacheDtype:
     """vllm/utils/torch_utils.py: get_kv_cache_quant_algo_string."""
     for key in ("kv_cache_scheme", "kv_cache_quant_algo"):
         for section in sections:

@@ -36,33 +36,41 @@ class _Row:
     link: Link
     driver_names: tuple[str, ...]
     unified: bool = False
+    compute_major: int | None = None
 
 
 # memory_gib: the total that vLLM or PyTorch printed on the card ("total_memory", "total capacity of ... GiB"); where
 # logs differ, the smallest of them, since a plan that holds there holds everywhere.
 _CATALOGUE = (
-    _Row("T4", 14.56, "pcie", ("Tesla T4",)),  # vLLM 0.7 profile, f55765941562
-    _Row("L4", 22.03, "pcie", ("NVIDIA L4",)),  # vLLM profiles: 22.03-22.07
-    _Row("A10G", 22.03, "pcie", ("NVIDIA A10G",)),  # vLLM profiles: 22.03-22.07
-    _Row("L40S", 44.3, "pcie", ("NVIDIA L40S",)),  # vLLM profiles: 44.3-44.42
-    _Row("RTX3090", 23.56, "pcie", ("NVIDIA GeForce RTX 3090",)),  # vLLM profiles: 23.56-23.65
-    _Row("RTX4090", 23.5, "pcie", ("NVIDIA GeForce RTX 4090",)),  # vLLM profiles: 23.5-23.65
-    _Row("RTX5090", 31.36, "pcie", ("NVIDIA GeForce RTX 5090",)),  # vLLM profile: 30.86 free of 31.36
+    _Row("T4", 14.56, "pcie", ("Tesla T4",), compute_major=7),  # vLLM 0.7 profile, f55765941562
+    _Row("L4", 22.03, "pcie", ("NVIDIA L4",), compute_major=8),  # vLLM profiles: 22.03-22.07
+    _Row("A10G", 22.03, "pcie", ("NVIDIA A10G",), compute_major=8),  # vLLM profiles: 22.03-22.07
+    _Row("L40S", 44.3, "pcie", ("NVIDIA L40S",), compute_major=8),  # vLLM profiles: 44.3-44.42
+    _Row("RTX3090", 23.56, "pcie", ("NVIDIA GeForce RTX 3090",), compute_major=8),  # vLLM profiles: 23.56-23.65
+    _Row("RTX4090", 23.5, "pcie", ("NVIDIA GeForce RTX 4090",), compute_major=8),  # vLLM profiles: 23.5-23.65
+    _Row("RTX5090", 31.36, "pcie", ("NVIDIA GeForce RTX 5090",), compute_major=12),  # vLLM profile: 30.86 free of 31.36
     _Row(
         "RTXPRO6000",
         95.0,  # PyTorch: 95.0-95.6
         "pcie",
         ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "NVIDIA RTX PRO 6000 Blackwell Workstation Edition"),
+        compute_major=12,
     ),
-    _Row("A40", 44.4, "pcie", ("NVIDIA A40",)),  # vLLM profile
-    _Row("A100-40GB", 39.39, "nvlink", ("NVIDIA A100-SXM4-40GB", "NVIDIA A100-PCIE-40GB")),  # vLLM: 39.39-39.56
-    _Row("A100-80GB", 79.14, "nvlink", ("NVIDIA A100-SXM4-80GB", "NVIDIA A100 80GB PCIe")),  # vLLM: 79.14-79.33
-    _Row("H100", 79.14, "nvlink", ("NVIDIA H100 80GB HBM3", "NVIDIA H100 PCIe")),  # vLLM: 79.14-79.33
-    _Row("H200", 139.8, "nvlink", ("NVIDIA H200",)),  # vLLM and PyTorch: 139.80-139.81
-    _Row("GH200", 94.5, "nvlink", ("NVIDIA GH200 480GB",)),  # PyTorch: 94.50
-    _Row("B200", 178.35, "nvlink", ("NVIDIA B200",)),  # PyTorch: 178.35
-    _Row("B300", 267.7, "nvlink", ("NVIDIA B300 SXM6 AC",)),  # vLLM: 267.7-276.6
-    _Row("GB10", 121.6, "pcie", ("NVIDIA GB10",), unified=True),  # vLLM: 121.6-121.7, shared with the processor
+    _Row("A40", 44.4, "pcie", ("NVIDIA A40",), compute_major=8),  # vLLM profile
+    _Row(
+        "A100-40GB", 39.39, "nvlink", ("NVIDIA A100-SXM4-40GB", "NVIDIA A100-PCIE-40GB"), compute_major=8
+    ),  # vLLM: 39.39-39.56
+    _Row(
+        "A100-80GB", 79.14, "nvlink", ("NVIDIA A100-SXM4-80GB", "NVIDIA A100 80GB PCIe"), compute_major=8
+    ),  # vLLM: 79.14-79.33
+    _Row("H100", 79.14, "nvlink", ("NVIDIA H100 80GB HBM3", "NVIDIA H100 PCIe"), compute_major=9),  # vLLM: 79.14-79.33
+    _Row("H200", 139.8, "nvlink", ("NVIDIA H200",), compute_major=9),  # vLLM and PyTorch: 139.80-139.81
+    _Row("GH200", 94.5, "nvlink", ("NVIDIA GH200 480GB",), compute_major=9),  # PyTorch: 94.50
+    _Row("B200", 178.35, "nvlink", ("NVIDIA B200",), compute_major=10),  # PyTorch: 178.35
+    _Row("B300", 267.7, "nvlink", ("NVIDIA B300 SXM6 AC",), compute_major=10),  # vLLM: 267.7-276.6
+    _Row(
+        "GB10", 121.6, "pcie", ("NVIDIA GB10",), unified=True, compute_major=12
+    ),  # vLLM: 121.6-121.7, shared with the processor
     _Row("MI300X", 191.69, "xgmi", ("AMD Instinct MI300X",)),  # vLLM: 191.69-191.98
 )
 
@@ -72,6 +80,12 @@ def catalogue() -> tuple[Device, ...]:
     return tuple(_device(row) for row in _CATALOGUE)
 
 
+def compute_major(name: str) -> int | None:
+    """The major number of a card's CUDA compute capability; None for cards without one and for unknown ones."""
+    row = _by_name().get(_normalised(name))
+    return row.compute_major if row else None
+
+
 def gpu(name: str) -> Device:
     """The catalogue's card of that name, however it is spelt: "h100", "RTX 4090", "NVIDIA A100-SXM4-80GB".
 
@@ -79,12 +93,15 @@ def gpu(name: str) -> Device:
         UnknownGpuError: naming the nearest cards.
     """
     wanted = _normalised(name)
-    by_name = {
-        _normalised(spelling): row for row in _CATALOGUE for spelling in (row.name, row.name + "GB", *row.driver_names)
-    }
-    if row := by_name.get(wanted):
+    if row := _by_name().get(wanted):
         return _device(row)
     raise UnknownGpuError(f"no GPU called {name!r} in the catalogue; {_nearest(wanted)}")
+
+
+def _by_name() -> dict[str, _Row]:
+    return {
+        _normalised(spelling): row for row in _CATALOGUE for spelling in (row.name, row.name + "GB", *row.driver_names)
+    }
 
 
 def _nearest(wanted: str) -> str:

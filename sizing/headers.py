@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -11,6 +12,9 @@ from sizing.model import DTYPE_BYTES, Dtype
 # https://github.com/huggingface/safetensors#format: an unsigned little-endian length, then that much JSON.
 LENGTH_PREFIX_BYTES = 8
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+
+_DECODER_LAYER = re.compile(r"^(?:language_model\.)?(?:model\.)?(?:language_model\.)?(?:model\.)?layers\.(\d+)\.")
+_ENCODER = re.compile(r"vision|visual|audio|multi_modal_projector|mm_projector|image_newline|patch_merger")
 
 _FLOATS: dict[str, Dtype | None] = {"F64": None, "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
@@ -48,13 +52,33 @@ def parse_header(header: bytes, *, file: str) -> tuple[Tensor, ...]:
         ) from error
 
 
-def loaded_tensors(tensors: Iterable[Tensor], *, tie_word_embeddings: bool) -> tuple[Tensor, ...]:
-    """The tensors that vLLM keeps: it skips the copy of a tied output layer and stored rotary tables."""
+def loaded_tensors(
+    tensors: Iterable[Tensor], *, tie_word_embeddings: bool, num_hidden_layers: int | None = None
+) -> tuple[Tensor, ...]:
+    """The tensors that vLLM keeps: it skips a tied output layer's copy, rotary tables and multi-token prediction.
+
+    Prediction (MTP) layers are stored beside the decoder's, or as layers past its last, and are only loaded for
+    speculative decoding.
+    """
     return tuple(
         tensor
         for tensor in tensors
-        if not (tie_word_embeddings and tensor.name == "lm_head.weight") and "rotary_emb." not in tensor.name
+        if not (tie_word_embeddings and tensor.name.endswith("lm_head.weight"))
+        and "rotary_emb." not in tensor.name
+        and not _predicts(tensor.name, num_hidden_layers)
     )
+
+
+def _predicts(name: str, num_hidden_layers: int | None) -> bool:
+    if name.startswith(("mtp.", "model.mtp")):
+        return True
+    layer = _DECODER_LAYER.search(name)
+    return layer is not None and num_hidden_layers is not None and int(layer[1]) >= num_hidden_layers
+
+
+def is_encoder(tensor: Tensor) -> bool:
+    """Whether it belongs to a multimodal model's encoder, or to what joins that to the decoder."""
+    return _ENCODER.search(tensor.name) is not None
 
 
 def loaded_bytes(tensors: Iterable[Tensor], *, dtype: Dtype, quantized: bool) -> int:

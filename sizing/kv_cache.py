@@ -1,15 +1,17 @@
-"""vLLM's rules for the KV cache of full attention: pages, blocks, tokens, concurrency and the refusal at start.
+"""What vLLM makes of memory for the KV cache: blocks, tokens, concurrency, the refusal at start, the longest context.
 
-Equal to vLLM 0.32 (v1/kv_cache_interface.py, v1/core/kv_cache_utils.py) for models with one kind of layer, which its
-cache manager keeps in one group; the tests compare the two.
+Equal to vLLM 0.32 (v1/core/kv_cache_utils.py) for every kind of layer in sizing.pages; the tests compare the two.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
-from sizing.errors import QuestionError
-from sizing.model import DTYPE_BYTES, KvCacheDtype, ModelShape
+from sizing.grouping import Group, group_layers
+from sizing.pages import Page, Request, keeps_every_token
 
-_FP8_BYTES = 1
+Bytes = int | Sequence[int]
+"""Of memory: the same on every pipeline stage, or one number for each."""
 
 
 @dataclass(frozen=True)
@@ -22,84 +24,113 @@ class Capacity:
 
 
 @dataclass(frozen=True)
-class FullAttentionCache:
-    """The KV cache of one rank. A block is the same `block_size` tokens in every layer."""
+class KvCache:
+    """The KV cache of one engine. Every group takes its blocks from one pool, so all blocks are equally large.
 
-    num_layers: int
-    num_kv_heads: int
-    head_dim: int
-    dtype_bytes: int
+    Byte sizes are those of one tensor-parallel rank; pipeline stages differ in the layers they hold.
+    """
+
+    groups: tuple[Group, ...]
+    stages: tuple[range, ...]
+    """The layers of each pipeline stage, by the positions that groups use."""
     block_size: int
+    """Tokens in a block of the model's main attention, as `--block-size` means it."""
+    in_flight_tokens: int = 0
+    encoder_tokens: int = 0
 
-    @property
-    def page_bytes(self) -> int:
-        """One block of one layer: keys and values, hence 2."""
-        return self.block_size * self.num_kv_heads * 2 * self.head_dim * self.dtype_bytes
+    @cached_property
+    def stage_block_bytes(self) -> tuple[int, ...]:
+        """One block on each stage: the pages of the group that has most there (_get_kv_cache_bytes_per_block)."""
+        return tuple(
+            max(
+                sum(page.page_bytes for layer, page in zip(group.layers, group.pages, strict=True) if layer in stage)
+                for group in self.groups
+            )
+            for stage in self.stages
+        )
 
     @property
     def block_bytes(self) -> int:
-        return self.num_layers * self.page_bytes
+        """One block on the stage where it is largest."""
+        return max(self.stage_block_bytes)
 
-    @property
+    @cached_property
     def bytes_per_token(self) -> int:
-        return self.block_bytes // self.block_size
+        """What each further token of a long context takes: windows and states have stopped growing by then."""
+        growing = [group.pages[0].block_size for group in self.groups if keeps_every_token(group.pages[0])]
+        return round(sum(self.block_bytes / block_size for block_size in growing))
 
     def blocks_per_request(self, max_model_len: int) -> int:
-        return -(-max_model_len // self.block_size)
+        """Blocks that one request of that length holds at most, of all groups together."""
+        request = Request(max_model_len, self.in_flight_tokens, self.encoder_tokens)
+        return sum(group.pages[0].blocks(request) for group in self.groups)
 
     def needed_bytes(self, max_model_len: int) -> int:
-        """What one request of that length needs beside the null block."""
+        """What one request of that length needs beside the null block, on the stage with the largest blocks."""
         return self.blocks_per_request(max_model_len) * self.block_bytes
 
-    def capacity(self, available_bytes: int, max_model_len: int) -> Capacity:
-        """get_kv_cache_config_from_groups, then get_kv_cache_capacity."""
-        num_blocks = max(0, available_bytes) // self.block_bytes
+    def num_blocks(self, available: Bytes) -> int:
+        """Blocks in that memory: every stage gets as many as the poorest can hold."""
+        return min(
+            max(0, memory) // block
+            for memory, block in zip(self._per_stage(available), self.stage_block_bytes, strict=True)
+        )
+
+    def capacity(self, available: Bytes, max_model_len: int) -> Capacity:
+        """get_kv_cache_configs, then get_kv_cache_capacity."""
+        num_blocks = self.num_blocks(available)
         max_concurrency = num_blocks / self.blocks_per_request(max_model_len)
         return Capacity(num_blocks, int(max_concurrency * max_model_len), max_concurrency)
 
-    def holds(self, available_bytes: int, max_model_len: int) -> bool:
+    def holds(self, available: Bytes, max_model_len: int) -> bool:
         """Whether vLLM starts: one request of that length beside the null block it never hands out."""
-        usable = available_bytes - self.block_bytes
-        return usable > 0 and self.needed_bytes(max_model_len) <= usable
+        blocks = self.blocks_per_request(max_model_len)
+        return all(
+            usable > 0 and blocks * block <= usable
+            for usable, block in zip(self._usable(available), self.stage_block_bytes, strict=True)
+        )
 
-    def longest_model_len(self, available_bytes: int, limit: int) -> int:
+    def longest_model_len(self, available: Bytes, limit: int) -> int:
         """The largest length up to `limit` that it starts with; 0 where none. vLLM's `--max-model-len auto`."""
-        usable_blocks = max(0, available_bytes - self.block_bytes) // self.block_bytes
-        return min(limit, usable_blocks * self.block_size)
+        usable_blocks = self._usable_blocks(available)
+        shortest, longest = 0, limit
+        while shortest < longest:
+            length = (shortest + longest + 1) // 2
+            if self.blocks_per_request(length) <= usable_blocks:
+                shortest = length
+            else:
+                longest = length - 1
+        return shortest
 
-    def requests_fit(self, available_bytes: int, max_model_len: int) -> int:
+    def requests_fit(self, available: Bytes, max_model_len: int) -> int:
         """Whole requests of that length at once, the null block left out."""
-        usable_blocks = max(0, available_bytes // self.block_bytes - 1)
-        return usable_blocks // self.blocks_per_request(max_model_len)
+        return max(0, self.num_blocks(available) - 1) // self.blocks_per_request(max_model_len)
+
+    def _usable_blocks(self, available: Bytes) -> int:
+        usable = zip(self._usable(available), self.stage_block_bytes, strict=True)
+        return min(max(0, memory) // block for memory, block in usable)
+
+    def _usable(self, available: Bytes) -> list[int]:
+        """Memory beside the null block, per stage."""
+        per_stage = zip(self._per_stage(available), self.stage_block_bytes, strict=True)
+        return [memory - block for memory, block in per_stage]
+
+    def _per_stage(self, available: Bytes) -> Sequence[int]:
+        return [available] * len(self.stages) if isinstance(available, int) else available
 
 
-def full_attention_cache(
-    model: ModelShape, *, tensor_parallel_size: int, kv_cache_dtype: str, block_size: int
-) -> FullAttentionCache:
-    """The cache of one rank; key-value heads are replicated where there are more ranks than heads.
+def kv_cache(
+    pages: Sequence[Page],
+    *,
+    block_size: int,
+    stages: Sequence[range] | None = None,
+    in_flight_tokens: int = 0,
+    encoder_tokens: int = 0,
+) -> KvCache:
+    """The cache of layers with these pages, in the model's order.
 
     Raises:
-        QuestionError: a KV cache type that is not sized.
+        UnsupportedModelError: pages that vLLM cannot bring to one size either.
     """
-    return FullAttentionCache(
-        num_layers=model.num_hidden_layers,
-        num_kv_heads=max(1, model.num_key_value_heads // tensor_parallel_size),
-        head_dim=model.head_dim,
-        dtype_bytes=_dtype_bytes(model, kv_cache_dtype),
-        block_size=block_size,
-    )
-
-
-def _dtype_bytes(model: ModelShape, kv_cache_dtype: str) -> int:
-    sizes: dict[KvCacheDtype, int] = {
-        "auto": _FP8_BYTES if model.kv_cache_dtype.startswith("fp8") else model.dtype_bytes,
-        "bfloat16": DTYPE_BYTES["bfloat16"],
-        "float16": DTYPE_BYTES["float16"],
-        "fp8": _FP8_BYTES,
-        "fp8_e4m3": _FP8_BYTES,
-        "fp8_e5m2": _FP8_BYTES,
-    }
-    for dtype, size in sizes.items():
-        if dtype == kv_cache_dtype:
-            return size
-    raise QuestionError(f"KV cache type {kv_cache_dtype!r} is not sized; use one of {', '.join(sizes)}")
+    stages = tuple(stages) if stages is not None else (range(len(pages)),)
+    return KvCache(group_layers(pages), stages, block_size, in_flight_tokens, encoder_tokens)

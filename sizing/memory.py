@@ -7,8 +7,9 @@ measures by running the model are estimated here from the shape.
 import math
 from dataclasses import dataclass
 
-from sizing.gpu import GIB, Device, Link
-from sizing.kv_cache import FullAttentionCache
+from sizing.gpu import GIB, Device, Link, compute_major
+from sizing.kv_cache import KvCache
+from sizing.layers import Indexer, Latent
 from sizing.model import ModelShape
 from sizing.parameters import weights_per_rank_bytes
 
@@ -78,8 +79,20 @@ class Budget:
         return sum(term.bytes for term in self.terms)
 
 
-def block_size(device: Device) -> int:
-    return CPU_BLOCK_SIZE if device.kind == "cpu" else CUDA_BLOCK_SIZE
+def block_size(device: Device, model: ModelShape, kv_cache_dtype: str = "auto") -> int:
+    """The smallest block that the attention kernels vLLM picks on that device take (vllm/platforms/cuda.py)."""
+    if device.kind == "cpu":
+        return CPU_BLOCK_SIZE
+    kept = {type(layer) for caches in model.cache_layers for layer in caches}
+    if Indexer in kept:
+        return 64
+    if Latent not in kept:
+        return CUDA_BLOCK_SIZE
+    major = compute_major(device.name)
+    if major == 10:
+        return 32  # FlashInfer's
+    quantized = "fp8" in (kv_cache_dtype if kv_cache_dtype != "auto" else model.kv_cache_dtype)
+    return 64 if major == 9 and quantized else CUDA_BLOCK_SIZE  # FlashMLA's, where FlashAttention takes no fp8
 
 
 def batch_limits(
@@ -149,7 +162,7 @@ def cpu_budget(
     model: ModelShape,
     device: Device,
     batch: Batch,
-    cache: FullAttentionCache,
+    cache: KvCache,
     *,
     max_model_len: int,
     kv_cache_memory_bytes: int | None,

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from sizing.layers import Attention, Layers
+
 Dtype = Literal["bfloat16", "float16", "float32"]
 KvCacheDtype = Literal["auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2"]
 WeightsSource = Literal["safetensors headers", "config"]
@@ -11,8 +13,34 @@ DTYPE_BYTES: dict[Dtype, int] = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 
 @dataclass(frozen=True)
+class ParameterCount:
+    """Parameters by what tensor parallelism does to them."""
+
+    sharded: int = 0
+    """Divided by the tensor-parallel size."""
+    kv_projection: int = 0
+    """Divided by it as far as there are key-value heads, and replicated beyond."""
+    replicated: int = 0
+    """Norms, routers, latent down-projections and output biases: whole on every rank."""
+    vocab_rows: int = 0
+    """Embedding-wide rows that a vocabulary table has: 1 where input and output are tied, else 2."""
+
+    @property
+    def total(self) -> int:
+        return self.sharded + self.kv_projection + self.replicated
+
+    def __add__(self, other: "ParameterCount") -> "ParameterCount":
+        return ParameterCount(
+            self.sharded + other.sharded,
+            self.kv_projection + other.kv_projection,
+            self.replicated + other.replicated,
+            self.vocab_rows + other.vocab_rows,
+        )
+
+
+@dataclass(frozen=True)
 class ModelShape:
-    """A decoder whose layers all keep keys and values of every token (full attention).
+    """A decoder. Where `layers` says nothing else, each of its layers keeps keys and values of every token.
 
     Sizes are those of the whole model, before tensor parallelism divides them. `dtype` is the type vLLM serves
     in when told nothing, which is not always the type the checkpoint is stored in.
@@ -48,6 +76,20 @@ class ModelShape:
     num_experts_per_tok: int = 0
     moe_intermediate_size: int = 0
     num_moe_layers: int = 0
+    layers: Layers = ()
+    """What each decoder layer keeps; empty: full attention in all of them."""
+    parameters: ParameterCount | None = None
+    """Counted by the family's own rules; None: by those of a plain decoder."""
+    encoder_bytes: int = 0
+    """Of the weights: a vision or audio encoder in front of the decoder."""
+    caveat: str | None = None
+    """What the sum leaves out for this model, in a sentence."""
+
+    @property
+    def cache_layers(self) -> Layers:
+        """What each decoder layer keeps, spelt out."""
+        full = Attention(self.num_key_value_heads, self.head_dim, self.head_dim)
+        return self.layers or ((full,),) * self.num_hidden_layers
 
     @property
     def dtype_bytes(self) -> int:

@@ -1,34 +1,16 @@
 """How many parameters a shape has, and which of them every tensor-parallel rank holds in full."""
 
-from dataclasses import dataclass
-
-from sizing.architecture import ARCHITECTURES
-from sizing.model import ModelShape
+from sizing.architecture import ARCHITECTURES, WRAPPERS
+from sizing.model import ModelShape, ParameterCount
 
 _VOCAB_PADDING = 64  # vllm/model_executor/layers/vocab_parallel_embedding.py: DEFAULT_VOCAB_PADDING_SIZE
 
 
-@dataclass(frozen=True)
-class ParameterCount:
-    """Parameters by what tensor parallelism does to them."""
-
-    sharded: int
-    """Divided by the tensor-parallel size."""
-    kv_projection: int
-    """Divided by it as far as there are key-value heads, and replicated beyond."""
-    replicated: int
-    """Norms, routers and output biases: whole on every rank."""
-    vocab_rows: int
-    """Embedding-wide rows that a vocabulary table has: 1 where input and output are tied, else 2."""
-
-    @property
-    def total(self) -> int:
-        return self.sharded + self.kv_projection + self.replicated
-
-
 def count_parameters(shape: ModelShape) -> ParameterCount:
     """Exact for every architecture of the table; checked against Transformers' own modules in the tests."""
-    architecture = ARCHITECTURES[shape.architecture]
+    if shape.parameters is not None:
+        return shape.parameters
+    architecture = ARCHITECTURES[WRAPPERS.get(shape.architecture, shape.architecture)]
     hidden, layers = shape.hidden_size, shape.num_hidden_layers
     query_width = shape.num_attention_heads * shape.head_dim
     kv_width = shape.num_key_value_heads * shape.head_dim
@@ -61,8 +43,9 @@ def weights_per_rank_bytes(shape: ModelShape, tensor_parallel_size: int) -> int:
     count = count_parameters(shape)
     kv_shards = min(tensor_parallel_size, shape.num_key_value_heads)
     held = count.sharded / tensor_parallel_size + count.kv_projection / kv_shards + count.replicated
-    padding = _vocab_padding_bytes(shape) / tensor_parallel_size
-    return round(shape.weights_bytes * held / count.total + padding)
+    shared_out = _vocab_padding_bytes(shape) + shape.encoder_bytes
+    decoder_bytes = shape.weights_bytes - shape.encoder_bytes
+    return round(decoder_bytes * held / count.total + shared_out / tensor_parallel_size)
 
 
 def _dense_mlp(shape: ModelShape) -> tuple[int, int]:

@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass, replace
 
+from sizing.engine_cache import Serving, engine_cache
 from sizing.errors import QuestionError
-from sizing.gpu import GIB, Device
-from sizing.kv_cache import FullAttentionCache, full_attention_cache
+from sizing.gpu import GIB, Device, compute_major
+from sizing.kv_cache import KvCache
+from sizing.layers import Indexer, Latent, Recurrent
 from sizing.memory import (
     Batch,
     Budget,
@@ -80,6 +82,10 @@ class Answer:
     """Requests of `max_model_len` that run at once."""
     claimed_bytes: int
     """What this engine takes from each device in all."""
+    needed_kv_bytes: int
+    """What one request of `max_model_len` takes, the null block included."""
+    longest_model_len: int
+    """The longest context these KV bytes hold one request of; 0 where none."""
     settings: EngineSettings
 
 
@@ -100,6 +106,7 @@ def answer(question: Question) -> Answer:
 
 def settle(question: Question) -> Answer:
     """The answer without a way out: the smallest tensor parallel size, then the longest context, that fits."""
+    _check_layers(question)
     sizes = _tensor_parallel_sizes(question)
     wanted = question.max_model_len or question.model.max_model_len
     tried = [_evaluate(question, size, wanted) for size in sizes]
@@ -139,6 +146,32 @@ def _check(question: Question) -> None:
         raise QuestionError("a processor is one device here; tensor parallel over its NUMA nodes is not sized yet")
 
 
+def _check_layers(question: Question) -> None:
+    """Kinds of layers that vLLM lays out on this device in a way that is not known here."""
+    kept = {type(layer) for caches in question.model.cache_layers for layer in caches}
+    if question.device.kind == "cpu" and kept & {Latent, Recurrent}:
+        raise QuestionError(
+            f"{question.model.name} has latent or recurrent layers, which vLLM serves on a processor by other rules "
+            "that are not sized yet; name a card by --gpu"
+        )
+    if Indexer in kept and not _sparse_layout_known(question):
+        raise QuestionError(
+            f"{question.model.name} on {question.device.name}: how its sparse attention lays out the KV cache there is "
+            "not sized yet; ask for --kv-cache-dtype bfloat16 on a Hopper or B200-class card"
+        )
+
+
+def _sparse_layout_known(question: Question) -> bool:
+    """Where vLLM keeps latent vectors beside an indexer as they are (vllm/platforms/cuda.py, model_executor/models).
+
+    Consumer Blackwell packs them even when told nothing, and so does GLM on B200-class cards.
+    """
+    major = compute_major(question.device.name)
+    if question.model.architecture == "GlmMoeDsaForCausalLM" and question.kv_cache_dtype == "auto":
+        return major == 9
+    return major in (9, 10)
+
+
 def _tensor_parallel_sizes(question: Question) -> tuple[int, ...]:
     """The sizes to try, smallest first: the one asked for, or the powers of two the cards and the heads allow."""
     asked = question.tensor_parallel_size
@@ -163,6 +196,10 @@ def indivisible(model: ModelShape, size: int) -> str | None:
         return f"does not divide the {heads} attention heads"
     if kv_heads % size and size % kv_heads:
         return f"neither divides nor is a multiple of the {kv_heads} key-value heads"
+    states = {layer for caches in model.cache_layers for layer in caches if isinstance(layer, Recurrent)}
+    for state in states:
+        if state.heads % size:
+            return f"does not divide the {state.heads} recurrent heads"
     width = model.moe_intermediate_size or model.intermediate_size
     if width % size:
         return f"does not divide the feed-forward width {width}"
@@ -173,17 +210,17 @@ def _shortened(question: Question, attempt: Answer) -> Answer | None:
     """The attempt again with the longest context its memory holds; None where that is of no use."""
     size = attempt.settings.tensor_parallel_size
     own = question.model.max_model_len
-    longest = _cache(question, size).longest_model_len(attempt.kv_cache_bytes, own)
+    longest = attempt.longest_model_len
     if longest < min(own, SHORTEST_USEFUL_LEN):
         return None
     shorter = _evaluate(question, size, longest)
     note = f"the model's own context of {own:,} tokens does not fit; {longest:,} is the longest that does"
-    return replace(shorter, note=note) if shorter.fits else None
+    return replace(shorter, note=_joined(note, shorter.note)) if shorter.fits else None
 
 
 def _evaluate(question: Question, tensor_parallel_size: int, max_model_len: int) -> Answer:
     """One tensor parallel size and one context length: the sum, and whether vLLM would start with it."""
-    device, cache = question.device, _cache(question, tensor_parallel_size)
+    device = question.device
     batch = batch_limits(
         device,
         max_model_len=max_model_len,
@@ -196,6 +233,7 @@ def _evaluate(question: Question, tensor_parallel_size: int, max_model_len: int)
             "raise the first or lower the second"
         )
     settings = _settings(question, batch, tensor_parallel_size, max_model_len)
+    cache = _cache(question, settings, batch)
     budget = _budget(question, batch, cache, settings)
     reason = _refusal(device, budget, cache, max_model_len)
     capacity = cache.capacity(budget.kv_cache_bytes, max_model_len)
@@ -206,7 +244,7 @@ def _evaluate(question: Question, tensor_parallel_size: int, max_model_len: int)
         fits=reason is None,
         reason=reason,
         way_out=None,
-        note=None,
+        note=question.model.caveat,
         terms=budget.terms,
         limit_bytes=budget.limit_bytes,
         weights_bytes=budget.terms[0].bytes,
@@ -218,16 +256,23 @@ def _evaluate(question: Question, tensor_parallel_size: int, max_model_len: int)
         max_concurrency=capacity.max_concurrency,
         requests_fit=cache.requests_fit(budget.kv_cache_bytes, max_model_len),
         claimed_bytes=budget.claimed_bytes,
+        needed_kv_bytes=cache.needed_bytes(max_model_len) + cache.block_bytes,
+        longest_model_len=cache.longest_model_len(budget.kv_cache_bytes, max_model_len),
         settings=settings,
     )
 
 
-def _cache(question: Question, tensor_parallel_size: int) -> FullAttentionCache:
-    return full_attention_cache(
-        question.model,
-        tensor_parallel_size=tensor_parallel_size,
-        kv_cache_dtype=question.kv_cache_dtype,
-        block_size=block_size(question.device),
+def _cache(question: Question, settings: EngineSettings, batch: Batch) -> KvCache:
+    model, device = question.model, question.device
+    return engine_cache(
+        model,
+        Serving(
+            block_size=block_size(device, model, question.kv_cache_dtype),
+            tensor_parallel_size=settings.tensor_parallel_size,
+            kv_cache_dtype=question.kv_cache_dtype,
+            max_num_batched_tokens=batch.max_num_batched_tokens,
+            async_scheduling=device.kind == "cuda",
+        ),
     )
 
 
@@ -246,7 +291,7 @@ def _settings(question: Question, batch: Batch, tensor_parallel_size: int, max_m
     )
 
 
-def _budget(question: Question, batch: Batch, cache: FullAttentionCache, settings: EngineSettings) -> Budget:
+def _budget(question: Question, batch: Batch, cache: KvCache, settings: EngineSettings) -> Budget:
     if question.device.kind == "cpu":
         return cpu_budget(
             question.model,
@@ -267,7 +312,7 @@ def _budget(question: Question, batch: Batch, cache: FullAttentionCache, setting
     )
 
 
-def _refusal(device: Device, budget: Budget, cache: FullAttentionCache, max_model_len: int) -> str | None:
+def _refusal(device: Device, budget: Budget, cache: KvCache, max_model_len: int) -> str | None:
     """Why vLLM would not start, in its own order: memory that is not free, then too little left for one request."""
     free = device.free_bytes if device.kind == "cpu" else usable_bytes(device)
     if budget.claimed_bytes > free:
@@ -281,6 +326,10 @@ def _refusal(device: Device, budget: Budget, cache: FullAttentionCache, max_mode
         return f"weights and work take {_gib(budget.fixed_bytes)} of {limit}, which leaves no KV cache"
     left = _gib(budget.kv_cache_bytes)
     return f"one request of {max_model_len:,} tokens needs {needed} of KV cache, and {left} of {limit} is left for it"
+
+
+def _joined(*notes: str | None) -> str:
+    return "; ".join(note for note in notes if note)
 
 
 def _gib(num_bytes: int) -> str:

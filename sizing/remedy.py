@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from sizing.errors import QuestionError
 from sizing.gpu import GIB, catalogue
 from sizing.memory import COEFFICIENTS, DEFAULT_GPU_MEMORY_UTILIZATION, default_utilization
 
@@ -34,10 +35,17 @@ def fitting_remedies(
     """
     fitting: list[Remedy] = []
     for steps in _candidates(question, settled):
-        fitting += next(([remedy] for remedy in steps if settle(remedy.question).fits), [])
+        fitting += next(([remedy] for remedy in steps if _fits(remedy, settle)), [])
         if len(fitting) == _MOST_REMEDIES:
             break
     return tuple(fitting)
+
+
+def _fits(remedy: Remedy, settle: Callable[["Question"], "Answer"]) -> bool:
+    try:
+        return settle(remedy.question).fits
+    except QuestionError:  # another card or cache type that is not sized for this model
+        return False
 
 
 def _candidates(question: "Question", settled: "Answer") -> Iterator[Iterable[Remedy]]:
@@ -57,8 +65,7 @@ def _candidates(question: "Question", settled: "Answer") -> Iterator[Iterable[Re
 
 
 def _shorter(question: "Question", settled: "Answer") -> Iterator[Remedy]:
-    usable_blocks = settled.num_blocks - 1  # the null block
-    longest = min(settled.settings.max_model_len, usable_blocks * settled.block_size)
+    longest = settled.longest_model_len
     if longest >= 1:
         yield Remedy(f"--max-model-len {longest}", replace(question, max_model_len=longest))
 
@@ -75,9 +82,7 @@ def _utilization(question: "Question", settled: "Answer") -> Iterator[Remedy]:
 
 
 def _free_memory(question: "Question", settled: "Answer") -> Iterator[Remedy]:
-    blocks = -(-settled.settings.max_model_len // settled.block_size) + 1
-    kv_cache_bytes = blocks * settled.block_size * settled.kv_bytes_per_token
-    engine = settled.weights_bytes + COEFFICIENTS.cpu_processes_bytes + kv_cache_bytes
+    engine = settled.weights_bytes + COEFFICIENTS.cpu_processes_bytes + settled.needed_kv_bytes
     wanted = math.ceil(engine / (1 - COEFFICIENTS.cpu_safety_share) / GIB * 10) * GIB // 10
     device = question.device
     if device.free_bytes < wanted <= device.memory_bytes:

@@ -5,6 +5,7 @@ import pytest
 from sizing.config_json import parse_config
 from sizing.errors import ModelFileError, SizingError, UnsupportedModelError
 from sizing.headers import Tensor
+from sizing.layers import Attention
 from tests.sizing.models import SMOLLM2, published, published_configs, smollm2
 
 SIZED = {
@@ -15,16 +16,27 @@ SIZED = {
     "mistralai/Mixtral-8x7B-v0.1",
     "meta-llama/Llama-3.1-8B-Instruct",
     "meta-llama/Llama-3.1-70B-Instruct",
+    "Qwen/Qwen3-VL-2B-Instruct",
+    "Qwen/Qwen3.5-27B",
+    "XiaomiMiMo/MiMo-7B-Base",
+    "google/gemma-3-27b-it",
+    "google/gemma-4-26B-A4B",
+    "meta-llama/Llama-4-Scout-17B-16E-Instruct",
+    "deepseek-ai/DeepSeek-V2-Lite",
+    "zai-org/GLM-5",
+    "Qwen/Qwen3.5-35B-A3B",
+    "LGAI-EXAONE/EXAONE-4.0-32B",
+    "Qwen/Qwen3-Next-80B-A3B-Instruct",
 }
 REFUSED = {
-    "Qwen/Qwen3-32B-FP8": "quantized with fp8",  # no headers here to weigh it by
-    "deepseek-ai/DeepSeek-R1": "multi-head latent attention",
-    "deepseek-ai/DeepSeek-V3.2": "indexer cache",
-    "openai/gpt-oss-20b": "sliding_attention layers",
-    "Qwen/Qwen3-VL-2B-Instruct": "multimodal wrapper",
-    "Qwen/Qwen3.5-27B": "multimodal wrapper",
-    "MiniMaxAI/MiniMax-M2.5": "MiniMaxM2ForCausalLM",
-    "XiaomiMiMo/MiMo-7B-Base": "multi-token prediction",
+    # no headers here to weigh these by
+    "Qwen/Qwen3-32B-FP8": "quantized with fp8",
+    "deepseek-ai/DeepSeek-R1": "quantized with fp8",
+    "deepseek-ai/DeepSeek-V3.2": "quantized with fp8",
+    "moonshotai/Kimi-K2-Instruct": "quantized with fp8",
+    "openai/gpt-oss-20b": "quantized with mxfp4",
+    "openai/gpt-oss-120b": "quantized with mxfp4",
+    "MiniMaxAI/MiniMax-M2.5": "quantized with fp8",
     "nvidia/Llama-3_3-Nemotron-Super-49B-v1": "DeciLMForCausalLM",
 }
 
@@ -53,6 +65,29 @@ def test_every_architecture_is_sized_or_refused_by_name(name: str) -> None:
         published(name)
     assert str(caught.value).startswith(f"{name}: ")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "windows"),
+    [
+        ({"sliding_window": 2047}, [2047] * 30),
+        ({"sliding_window": 0}, [None] * 30),  # 0 turns it off
+        ({"architectures": ["MistralForCausalLM"]}, [4096] * 30),  # its class assumes one
+        ({"sliding_window": 512, "layer_types": ["full_attention", "sliding_attention"] * 15}, [None, 512] * 15),
+        ({"architectures": ["Gemma2ForCausalLM"], "sliding_window": 512}, [512, None] * 15),
+    ],
+)
+def test_windows_are_where_vllm_puts_them(changes: dict[str, object], windows: list[int | None]) -> None:
+    kept = [layer for caches in smollm2(**changes).cache_layers for layer in caches]
+    assert [layer.window for layer in kept if isinstance(layer, Attention)] == windows
+
+
+def test_a_wrapper_says_that_its_encoder_is_not_in_the_sum() -> None:
+    assert (
+        published("Qwen/Qwen3-VL-2B-Instruct").caveat
+        == "neither the weights nor the work of its encoder are in the sum"
+    )
+    assert smollm2().caveat is None
 
 
 def test_head_dim_is_hidden_over_heads_where_the_file_is_silent() -> None:
@@ -100,9 +135,15 @@ def test_a_window_that_is_switched_off_is_full_attention() -> None:
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"sliding_window": 2047}, "sliding-window attention of 2047 tokens"),
-        ({"architectures": ["Qwen2ForCausalLM"], "use_sliding_window": True}, "sliding-window"),
-        ({"architectures": ["MistralForCausalLM"]}, "sliding-window attention of 4,096"),  # its class assumes one
+        (
+            {
+                "architectures": ["Qwen2ForCausalLM"],
+                "use_sliding_window": True,
+                "sliding_window": 1024,
+                "max_window_layers": 20,
+            },
+            "beside full ones is not sized yet, and vLLM refuses it",
+        ),
         ({"layer_types": ["full_attention", "chunked_attention"]}, "chunked_attention layers"),
         ({"kv_lora_rank": 512}, "MLA"),
         ({"attention_chunk_size": 8192}, "chunked local attention"),

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from sizing.engine_cache import Serving, engine_cache
 from sizing.gpu import GIB, Device, Link, gpu
-from sizing.kv_cache import full_attention_cache
 from sizing.memory import Batch, Budget, batch_limits, cpu_budget, default_utilization, gpu_budget
 from sizing.model import ModelShape
 from tests.sizing.models import published, smollm2
@@ -115,7 +115,7 @@ def test_the_default_utilization_shrinks_on_a_card_that_others_use() -> None:
 
 def test_a_processor_gives_what_its_requests_can_use() -> None:
     model = smollm2()
-    cache = full_attention_cache(model, tensor_parallel_size=1, kv_cache_dtype="auto", block_size=128)
+    cache = engine_cache(model, Serving(block_size=128))
     found = cpu_budget(model, cpu(64), Batch(4, 2048), cache, max_model_len=2048, kv_cache_memory_bytes=None)
     assert found.kv_cache_bytes == (4 * 16 + 1) * cache.block_bytes  # 16 blocks each, and the null block
     assert found.claimed_bytes == model.weights_bytes + int(2.5 * GIB) + found.kv_cache_bytes
@@ -123,7 +123,7 @@ def test_a_processor_gives_what_its_requests_can_use() -> None:
 
 def test_a_small_processor_gives_whole_blocks_of_what_is_left() -> None:
     model = smollm2()
-    cache = full_attention_cache(model, tensor_parallel_size=1, kv_cache_dtype="auto", block_size=128)
+    cache = engine_cache(model, Serving(block_size=128))
     found = cpu_budget(model, cpu(4), Batch(128, 2048), cache, max_model_len=8192, kv_cache_memory_bytes=None)
     left = 4 * GIB - model.weights_bytes - int(2.5 * GIB) - int(0.4 * GIB)
     assert found.kv_cache_bytes == left // cache.block_bytes * cache.block_bytes

@@ -143,7 +143,16 @@ def test_questions_that_cannot_be_answered(changes: dict[str, object], named: st
 
 
 models = st.sampled_from(
-    [smollm2(), LLAMA_8B, LLAMA_70B, published("Qwen/Qwen3-30B-A3B"), published("mistralai/Mixtral-8x7B-v0.1")]
+    [
+        smollm2(),
+        LLAMA_8B,
+        LLAMA_70B,
+        published("Qwen/Qwen3-30B-A3B"),
+        published("mistralai/Mixtral-8x7B-v0.1"),
+        published("google/gemma-3-27b-it"),
+        published("openai/gpt-oss-20b", quantization_config=None),
+        published("meta-llama/Llama-4-Scout-17B-16E-Instruct"),
+    ]
 )
 
 

@@ -1,0 +1,222 @@
+"""Families that mix windows or chunks with full attention: their layers and parameters, read from `config.json`."""
+
+from sizing.anatomy import Anatomy, ends, experts, gated_mlp, projections
+from sizing.config_values import ConfigValues
+from sizing.errors import UnsupportedModelError
+from sizing.layers import Attention, Layers
+from sizing.model import ParameterCount
+
+
+def gpt_oss(config: ConfigValues) -> Anatomy:
+    """GPT-OSS: a window on every even layer, sinks, and biases everywhere (vllm/model_executor/models/gpt_oss.py)."""
+    hidden, heads, kv_heads = _widths(config)
+    head_dim, width = config.count("head_dim"), config.count("intermediate_size")
+    num_layers, num_experts = config.count("num_hidden_layers"), config.count("num_local_experts")
+    window = config.count("sliding_window")
+    queries, keys = heads * head_dim, kv_heads * head_dim
+    layer = (
+        projections(hidden, queries, keys)
+        + ParameterCount(sharded=queries + heads, kv_projection=2 * keys, replicated=3 * hidden)
+        + experts(hidden, num_experts, width, router_bias=True)
+        + ParameterCount(sharded=num_experts * 2 * width, replicated=num_experts * hidden)
+    )
+    return Anatomy(
+        tuple(
+            (Attention(kv_heads, head_dim, head_dim, window=window if layer % 2 == 0 else None),)
+            for layer in range(num_layers)
+        ),
+        _times(layer, num_layers) + _ends(config, tied=False),
+        head_dim,
+        kv_heads,
+        width,
+        num_experts,
+        config.count("num_experts_per_tok"),
+        width,
+        num_layers,
+    )
+
+
+def gemma2(config: ConfigValues) -> Anatomy:
+    """Gemma 2: windows on even layers, four norms a layer (vllm/model_executor/models/gemma2.py)."""
+    return _gemma(config, pattern=2, qk_norm=False, default_window=4096)
+
+
+def gemma3(config: ConfigValues) -> Anatomy:
+    """Gemma 3: five windows to one full layer, head norms (vllm/model_executor/models/gemma3.py)."""
+    pattern = config.count_or_none("sliding_window_pattern") or 6
+    return _gemma(config, pattern=pattern, qk_norm=True, default_window=4096)
+
+
+def _gemma(config: ConfigValues, *, pattern: int, qk_norm: bool, default_window: int) -> Anatomy:
+    hidden, heads, kv_heads = _widths(config)
+    head_dim, width = config.count("head_dim", default=256), config.count("intermediate_size")
+    num_layers = config.count("num_hidden_layers")
+    window = config.count("sliding_window", default=default_window)
+    types = _layer_types(config, num_layers, pattern)
+    layer = (
+        projections(hidden, heads * head_dim, kv_heads * head_dim)
+        + gated_mlp(hidden, width)
+        + ParameterCount(replicated=4 * hidden + int(qk_norm) * 2 * head_dim)
+    )
+    return Anatomy(
+        tuple((Attention(kv_heads, head_dim, head_dim, window=window if sliding else None),) for sliding in types),
+        _times(layer, num_layers) + _ends(config, tied=True),
+        head_dim,
+        kv_heads,
+        width,
+    )
+
+
+def gemma4(config: ConfigValues) -> Anatomy:
+    """Gemma 4: full layers with fewer, wider heads; a mixture beside the dense layer; shared tails.
+
+    vllm/model_executor/models/gemma4.py. Where `attention_k_eq_v` is absent, a file that gives
+    `num_global_key_value_heads` is taken to mean it, as every published one does.
+    """
+    if config.count_or_none("hidden_size_per_layer_input"):
+        raise UnsupportedModelError(f"{config.name}: Gemma 4 with per-layer embeddings is not sized yet")
+    hidden, heads, kv_heads = _widths(config)
+    head_dim, width = config.count("head_dim", default=256), config.count("intermediate_size")
+    num_layers = config.count("num_hidden_layers")
+    types = _layer_types(config, num_layers, 6)
+    types[-1] = False
+    global_heads = config.count_or_none("num_global_key_value_heads")
+    if not config.flag("attention_k_eq_v", default=global_heads is not None) or global_heads is None:
+        global_heads = kv_heads
+    global_dim = config.count("global_head_dim", default=512)
+    own = num_layers - (config.count_or_none("num_kv_shared_layers") or 0)
+    window = config.count("sliding_window", default=512)
+    num_experts = config.count_or_none("num_experts") or 0
+    moe_width = config.count("moe_intermediate_size") if num_experts else 0
+
+    parameters, layers = _ends(config, tied=True), []
+    for index, sliding in enumerate(types):
+        shape = (
+            Attention(kv_heads, head_dim, head_dim, window)
+            if sliding
+            else Attention(global_heads, global_dim, global_dim)
+        )
+        layers.append((shape,) if index < own else ())
+        keys = shape.num_kv_heads * shape.head_dim if index < own else 0
+        # the layer's norms, its scalar, and the norms of queries and of keys
+        norms = 4 * hidden + 1 + (2 if index < own else 1) * shape.head_dim
+        parameters += (
+            projections(hidden, heads * shape.head_dim, keys)
+            + gated_mlp(hidden, width)
+            + ParameterCount(replicated=norms)
+        )
+        if num_experts:  # three norms more, the router's scale, and one scale for each expert
+            parameters += experts(hidden, num_experts, moe_width, router_bias=True)
+            parameters += ParameterCount(replicated=4 * hidden)
+    active = config.count_or_none("top_k_experts") or config.count_or_none("num_experts_per_tok") or 8
+    return Anatomy(
+        tuple(layers),
+        parameters,
+        head_dim,
+        kv_heads,
+        width,
+        num_experts,
+        active if num_experts else 0,
+        moe_width,
+        num_layers if num_experts else 0,
+    )
+
+
+def exaone4(config: ConfigValues) -> Anatomy:
+    """EXAONE 4: windows with every fourth layer full (vllm/model_executor/models/exaone4.py)."""
+    hidden, heads, kv_heads = _widths(config)
+    head_dim = config.count("head_dim", default=hidden // heads)
+    num_layers, width = config.count("num_hidden_layers"), config.count("intermediate_size")
+    window = config.count_or_none("sliding_window")
+    pattern = config.values.get("sliding_window_pattern")
+    every = len(pattern) if isinstance(pattern, str) else config.count("sliding_window_pattern", default=4)
+    types = _layer_types(config, num_layers, every)
+    layer = (
+        projections(hidden, heads * head_dim, kv_heads * head_dim)
+        + gated_mlp(hidden, width)
+        + ParameterCount(replicated=2 * hidden + 2 * head_dim)
+    )
+    return Anatomy(
+        tuple((Attention(kv_heads, head_dim, head_dim, window if sliding else None),) for sliding in types),
+        _times(layer, num_layers) + _ends(config, tied=False),
+        head_dim,
+        kv_heads,
+        width,
+    )
+
+
+def llama4(config: ConfigValues) -> Anatomy:
+    """Llama 4: chunks with every fourth layer full and without positions (vllm/model_executor/models/llama4.py)."""
+    hidden, heads, kv_heads = _widths(config)
+    head_dim = config.count("head_dim", default=hidden // heads)
+    num_layers, width = config.count("num_hidden_layers"), config.count("intermediate_size")
+    dense_width = config.count("intermediate_size_mlp", default=16384)
+    num_experts, step = config.count("num_local_experts"), config.count("interleave_moe_layer_step", default=1)
+    chunk = config.count_or_none("attention_chunk_size")
+    every = config.count("no_rope_layer_interval", default=4)
+    positioned = config.numbers("no_rope_layers") or [int((layer + 1) % every != 0) for layer in range(num_layers)]
+    if len(positioned) < num_layers:
+        raise config.impossible("no_rope_layers", "names fewer layers than there are")
+    num_moe = num_layers // step
+    attention = projections(hidden, heads * head_dim, kv_heads * head_dim) + ParameterCount(replicated=2 * hidden)
+    parameters = (
+        _times(attention, num_layers)
+        + _times(experts(hidden, num_experts, width, shared_width=width, router_bias=False), num_moe)
+        + _times(gated_mlp(hidden, dense_width), num_layers - num_moe)
+        + _ends(config, tied=False)
+    )
+    layers: Layers = tuple(
+        (Attention(kv_heads, head_dim, head_dim, chunk=chunk if has_positions else None),)
+        for has_positions in positioned[:num_layers]
+    )
+    active = config.count("num_experts_per_tok", default=1)
+    return Anatomy(layers, parameters, head_dim, kv_heads, dense_width, num_experts, active + 1, width, num_moe)
+
+
+def minimax_m2(config: ConfigValues) -> Anatomy:
+    """MiniMax-M2: full attention with norms over all heads, every layer a mixture (models/minimax_m2.py)."""
+    hidden, heads, kv_heads = _widths(config)
+    head_dim, width = config.count("head_dim"), config.count("intermediate_size")
+    num_layers, num_experts = config.count("num_hidden_layers"), config.count("num_local_experts")
+    queries, keys = heads * head_dim, kv_heads * head_dim
+    layer = (
+        projections(hidden, queries, keys)
+        + ParameterCount(sharded=queries, kv_projection=keys, replicated=2 * hidden)
+        + experts(hidden, num_experts, width, router_bias=True)
+    )
+    return Anatomy(
+        ((Attention(kv_heads, head_dim, head_dim),),) * num_layers,
+        _times(layer, num_layers) + _ends(config, tied=False),
+        head_dim,
+        kv_heads,
+        width,
+        num_experts,
+        config.count("num_experts_per_tok"),
+        width,
+        num_layers,
+    )
+
+
+def _widths(config: ConfigValues) -> tuple[int, int, int]:
+    heads = config.count("num_attention_heads")
+    return config.count("hidden_size"), heads, config.count("num_key_value_heads", default=heads)
+
+
+def _ends(config: ConfigValues, *, tied: bool) -> ParameterCount:
+    return ends(
+        config.count("hidden_size"), config.count("vocab_size"), tied=config.flag("tie_word_embeddings", default=tied)
+    )
+
+
+def _layer_types(config: ConfigValues, num_layers: int, every: int) -> list[bool]:
+    """Whether each layer has a window: as listed, else all but each `every`-th."""
+    words = config.words("layer_types")
+    if words is None:
+        return [(layer + 1) % every != 0 for layer in range(num_layers)]
+    if len(words) != num_layers or set(words) - {"sliding_attention", "full_attention"}:
+        raise config.impossible("layer_types", "must name sliding_attention or full_attention for each layer")
+    return [word == "sliding_attention" for word in words]
+
+
+def _times(count: ParameterCount, layers: int) -> ParameterCount:
+    return ParameterCount(count.sharded * layers, count.kv_projection * layers, count.replicated * layers)

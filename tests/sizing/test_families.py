@@ -1,0 +1,175 @@
+"""Families beyond plain decoders: published parameter counts, pages by hand, and logs of real starts."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from sizing.config_json import parse_config
+from sizing.engine_cache import Serving, engine_cache, pipeline_stages
+from sizing.errors import QuestionError
+from sizing.gpu import GIB, gpu
+from sizing.headers import Tensor, loaded_tensors
+from sizing.kv_cache import KvCache
+from sizing.memory import block_size
+from sizing.model import ModelShape
+from sizing.parameters import weights_per_rank_bytes
+from sizing.plan import Question, answer
+from tests.sizing.models import published, published_configs
+
+
+def unquantized(name: str) -> ModelShape:
+    return published(name, quantization_config=None)
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [
+        ("openai/gpt-oss-20b", 20.91),
+        ("openai/gpt-oss-120b", 116.83),
+        ("deepseek-ai/DeepSeek-R1", 671.03),
+        ("deepseek-ai/DeepSeek-V2-Lite", 15.71),
+        ("moonshotai/Kimi-K2-Instruct", 1026.4),
+        ("zai-org/GLM-5", 743.9),
+        ("MiniMaxAI/MiniMax-M2.5", 228.7),
+        ("google/gemma-3-27b-it", 27.01),  # 27.4 with its vision encoder
+        ("google/gemma-4-26B-A4B", 25.25),  # 25.8 with its vision encoder
+        ("meta-llama/Llama-4-Scout-17B-16E-Instruct", 107.77),  # 108.6 with its vision encoder
+        ("Qwen/Qwen3.5-35B-A3B", 34.66),
+        ("Qwen/Qwen3-Next-80B-A3B-Instruct", 79.67),
+        ("LGAI-EXAONE/EXAONE-4.0-32B", 32.0),
+    ],
+)
+def test_the_decoders_count_is_the_published_one(name: str, billions: float) -> None:
+    assert unquantized(name).num_parameters == pytest.approx(billions * 1e9, rel=1e-3)
+
+
+def test_latent_projections_are_whole_on_every_rank() -> None:
+    shape = unquantized("deepseek-ai/DeepSeek-R1")
+    down = 61 * (7168 * (1536 + 576) + 1536 + 512 + 2 * 7168) + 58 * 256 * (7168 + 1) + 7168
+    held = weights_per_rank_bytes(shape, 8)
+    assert held == pytest.approx(2 * ((shape.num_parameters - down) / 8 + down), rel=1e-9)
+
+
+def served(name: str, **serving: object) -> KvCache:
+    return engine_cache(unquantized(name), Serving(**{"block_size": 16} | serving))  # type: ignore[arg-type]
+
+
+def test_deepseek_r1_keeps_576_numbers_a_token_on_every_rank() -> None:
+    for ranks in (1, 8):
+        assert served("deepseek-ai/DeepSeek-R1", tensor_parallel_size=ranks).bytes_per_token == 61 * 576 * 2 == 70_272
+
+
+def test_an_indexer_keeps_a_byte_an_element_and_a_scale() -> None:
+    assert served("deepseek-ai/DeepSeek-V3.2", block_size=64).bytes_per_token == 61 * (576 * 2 + 132)
+    with pytest.raises(QuestionError, match="beside an indexer"):
+        served("deepseek-ai/DeepSeek-V3.2", block_size=64, kv_cache_dtype="fp8")
+
+
+def test_a_gated_delta_net_sets_the_block() -> None:
+    # Qwen3.5-35B-A3B was logged with blocks of 1,056 tokens: 2 heads of 256 make 2,048 bytes a token, and the state is
+    # 3 x 8,192 channels in bfloat16 and 32 x 128 x 128 numbers in float32
+    state = 3 * 8192 * 2 + 32 * 128 * 128 * 4
+    assert state == 2_146_304
+    cache = served("Qwen/Qwen3.5-35B-A3B", max_num_batched_tokens=2048)
+    assert cache.block_size == -(-state // (16 * 2048)) * 16 == 1056
+    assert len(cache.groups) == 4
+    # 55.72 GiB at 262,144 tokens: "10.85x"
+    assert f"{cache.capacity(int(55.72 * GIB), 262_144).max_concurrency:.2f}" == "10.85"
+
+
+def test_gemma_3_wastes_eight_layers_of_padding() -> None:
+    cache = served("google/gemma-3-27b-it", max_num_batched_tokens=8192, async_scheduling=False)
+    assert [len(group.layers) for group in cache.groups] == [9, 9, 9, 9, 8, 8, 10]
+    # 109.86 GiB at 4,096 tokens: 89,994 blocks and "50.05x"
+    capacity = cache.capacity(int(109.86 * GIB), 4096)
+    assert capacity.num_blocks == pytest.approx(89_994, abs=5)
+    assert f"{capacity.max_concurrency:.2f}" == "50.05"
+
+
+@dataclass(frozen=True)
+class Logged:
+    """A start-up log: what vLLM said was available, and the concurrency it printed."""
+
+    name: str
+    kv_gib: float
+    max_model_len: int
+    max_num_batched_tokens: int
+    concurrency: str
+
+
+@pytest.mark.parametrize(
+    "log",
+    [Logged("LGAI-EXAONE/EXAONE-4.0-32B", 10.31, 4096, 2048, "10.28")],
+    ids=lambda log: log.name,
+)
+def test_logged_concurrency_follows_from_logged_memory(log: Logged) -> None:
+    cache = served(log.name, max_num_batched_tokens=log.max_num_batched_tokens, async_scheduling=False)
+    assert f"{cache.capacity(int(log.kv_gib * GIB), log.max_model_len).max_concurrency:.2f}" == log.concurrency
+
+
+@pytest.mark.parametrize(
+    ("layers", "stages", "counts"), [(61, 2, [31, 30]), (61, 4, [15, 15, 16, 15]), (62, 8, [7, 8, 8, 8, 8, 8, 8, 7])]
+)
+def test_uneven_layers_go_to_the_stages_before_the_last(layers: int, stages: int, counts: list[int]) -> None:
+    assert [len(stage) for stage in pipeline_stages(layers, stages)] == counts
+
+
+def test_pipeline_stages_share_the_poorest_stages_blocks() -> None:
+    cache = served("deepseek-ai/DeepSeek-R1", pipeline_parallel_size=2)
+    page = 16 * 576 * 2
+    assert cache.stage_block_bytes == (31 * page, 30 * page)
+    assert cache.num_blocks([100 * 31 * page, 90 * 30 * page]) == 90
+
+
+@pytest.mark.parametrize(
+    ("card", "dtype", "tokens"), [("H100", "auto", 16), ("H100", "fp8", 64), ("B200", "auto", 32), ("L4", "fp8", 16)]
+)
+def test_latent_attention_has_the_block_of_its_kernel(card: str, dtype: str, tokens: int) -> None:
+    assert block_size(gpu(card), unquantized("deepseek-ai/DeepSeek-R1"), dtype) == tokens
+    assert block_size(gpu(card), published("Qwen/Qwen3-8B"), dtype) == 16
+
+
+def test_sparse_attention_is_refused_where_its_layout_is_not_known() -> None:
+    model = published("zai-org/GLM-5")
+    for card, dtype in (("B200", "auto"), ("RTX5090", "auto"), ("MI300X", "auto")):
+        with pytest.raises(QuestionError, match="sparse attention"):
+            answer(Question(model, gpu(card), count=8, kv_cache_dtype=dtype))
+    answer(Question(model, gpu("B200"), count=8, kv_cache_dtype="bfloat16"))
+
+
+def test_plans_hold_for_every_kind_of_layer() -> None:
+    for name in published_configs():
+        shape = unquantized(name) if "DeciLM" not in str(published_configs()[name]["architectures"]) else None
+        if shape is None:
+            continue
+        found = answer(Question(shape, gpu("H200"), count=8, max_num_batched_tokens=8192))
+        if found.fits:
+            assert found.num_blocks > 1
+            assert found.longest_model_len == found.settings.max_model_len
+            assert found.requests_fit >= 1
+
+
+def test_prediction_layers_are_not_loaded() -> None:
+    names = [
+        "model.layers.60.mlp.gate.weight",
+        "model.layers.61.eh_proj.weight",
+        "mtp.layers.0.mlp.gate.weight",
+        "model.visual.blocks.0.mlp.weight",
+        "language_model.model.layers.61.shared_head.weight",
+    ]
+    tensors = [Tensor(name, "BF16", (1,), 2) for name in names]
+    kept = loaded_tensors(tensors, tie_word_embeddings=False, num_hidden_layers=61)
+    assert [tensor.name for tensor in kept] == [names[0], names[3]]
+
+
+def test_an_encoder_is_weighed_by_its_headers_and_named() -> None:
+    config = published_configs()["Qwen/Qwen3-VL-2B-Instruct"]
+    decoder = parse_config(config, name="m").num_parameters
+    tensors = [
+        Tensor("model.language_model.layers.0.mlp.gate_proj.weight", "BF16", (decoder,), 2 * decoder),
+        Tensor("model.visual.blocks.0.mlp.linear_fc1.weight", "BF16", (1000, 1000), 2_000_000),
+    ]
+    shape = parse_config(config, name="m", tensors=tensors)
+    assert (shape.num_parameters, shape.encoder_bytes) == (decoder + 1_000_000, 2_000_000)
+    assert shape.caveat == "the work of its encoder is not in the sum"
+    assert weights_per_rank_bytes(shape, 2) < shape.weights_bytes / 2 * 1.01
