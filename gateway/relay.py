@@ -142,8 +142,10 @@ class Relay:
     async def _routed(self, exchange: Exchange, call: Call, headers: dict[str, str], watch: Watch, send: Send) -> None:
         """Try replicas until one has delivered its first byte; from there on this answer is the answer."""
         tried: list[Replica] = []
+        candidates = self._pool.candidates(call.model)
         while True:
-            replica = self._pick(exchange, call, tried)
+            replica = self._policy(candidates)
+            exchange.model, exchange.replica = call.model, replica.name
             tried.append(replica)
             try:
                 await self._attempt(replica, exchange, call, headers, watch, send)
@@ -151,18 +153,13 @@ class Relay:
             except UpstreamError as error:
                 if exchange.response_started or not _worth_another(error) or len(tried) > self._config.retries:
                     raise
-                if not self._others(call.model, tried):
+                candidates = self._others(call.model, tried)
+                if not candidates:
                     raise  # the last replica standing is not shut out for one failure: its next request may do
                 if not isinstance(error, AnswerError):
                     replica.suspect()
                 _log.warning("%s: %s failed (%s), trying another replica", exchange.request_id, replica.name, error)
                 self._metrics.retried(call.model)
-
-    def _pick(self, exchange: Exchange, call: Call, tried: list[Replica]) -> Replica:
-        candidates = self._others(call.model, tried) if tried else self._pool.candidates(call.model)
-        replica = self._policy(candidates)
-        exchange.model, exchange.replica = call.model, replica.name
-        return replica
 
     def _others(self, model: str, tried: list[Replica]) -> list[Replica]:
         try:
