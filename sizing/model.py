@@ -92,6 +92,11 @@ class ModelShape:
         return self.layers or ((full,),) * self.num_hidden_layers
 
     @property
+    def has_encoder(self) -> bool:
+        """Whether an image or audio encoder stands in front of the decoder, weighed or not."""
+        return self.caveat is not None or self.encoder_bytes > 0
+
+    @property
     def dtype_bytes(self) -> int:
         return DTYPE_BYTES[self.dtype]
 

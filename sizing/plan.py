@@ -2,14 +2,17 @@
 
 from dataclasses import dataclass, replace
 
+from sizing.activations import Batch
 from sizing.engine_cache import Serving, engine_cache
 from sizing.errors import QuestionError
 from sizing.gpu import GIB, Device, compute_major
 from sizing.kv_cache import KvCache
 from sizing.layers import Indexer, Latent, Recurrent
 from sizing.memory import (
-    Batch,
     Budget,
+    Corrections,
+    Engine,
+    Parallel,
     Term,
     batch_limits,
     block_size,
@@ -19,6 +22,7 @@ from sizing.memory import (
     usable_bytes,
 )
 from sizing.model import ModelShape
+from sizing.release import NEWEST, Release
 from sizing.remedy import fitting_remedies
 
 SHORTEST_USEFUL_LEN = 1024
@@ -27,7 +31,10 @@ SHORTEST_USEFUL_LEN = 1024
 
 @dataclass(frozen=True)
 class Question:
-    """A model on one device, or on `count` of them; None leaves a setting to vLLM's default or to the answer."""
+    """A model on one device, or on `count` of them; None leaves a setting to vLLM's default or to the answer.
+
+    `stage_devices` names the card of each pipeline stage where they differ; `device` is then the smallest of them.
+    """
 
     model: ModelShape
     device: Device
@@ -40,6 +47,13 @@ class Question:
     kv_cache_memory_bytes: int | None = None
     kv_cache_dtype: str = "auto"
     enforce_eager: bool = False
+    pipeline_parallel_size: int = 1
+    enable_expert_parallel: bool = False
+    block_size: int | None = None
+    enable_prefix_caching: bool = True
+    stage_devices: tuple[Device, ...] = ()
+    release: Release = NEWEST
+    corrections: Corrections | None = None
 
 
 @dataclass(frozen=True)
@@ -53,11 +67,28 @@ class EngineSettings:
     kv_cache_memory_bytes: int | None
     tensor_parallel_size: int
     kv_cache_dtype: str
+    pipeline_parallel_size: int = 1
+    enable_expert_parallel: bool = False
+
+    @property
+    def num_cards(self) -> int:
+        return self.tensor_parallel_size * self.pipeline_parallel_size
+
+
+@dataclass(frozen=True)
+class Range:
+    """What a figure is nine times out of ten, as far as the terms' bands are right."""
+
+    low: int
+    high: int
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Every figure is per rank unless it says otherwise; tokens and requests are the whole engine's."""
+    """Every figure is per rank unless it says otherwise; tokens and requests are the whole engine's.
+
+    With pipeline stages, bytes are those of the stage that has least room for the KV cache.
+    """
 
     fits: bool
     reason: str | None
@@ -87,6 +118,12 @@ class Answer:
     longest_model_len: int
     """The longest context these KV bytes hold one request of; 0 where none."""
     settings: EngineSettings
+    kv_cache_bytes_range: Range
+    kv_cache_tokens_range: Range
+    certain: bool
+    """Whether both ends of the range give the same yes or no."""
+    stage: int = 0
+    """The pipeline stage whose bytes these are."""
 
 
 def answer(question: Question) -> Answer:
@@ -129,6 +166,8 @@ def _check(question: Question) -> None:
         "max_num_seqs": question.max_num_seqs,
         "max_num_batched_tokens": question.max_num_batched_tokens,
         "kv_cache_memory_bytes": question.kv_cache_memory_bytes,
+        "pipeline_parallel_size": question.pipeline_parallel_size,
+        "block_size": question.block_size,
     }
     for name, value in positive.items():
         if value is not None and value < 1:
@@ -142,7 +181,18 @@ def _check(question: Question) -> None:
             f"max_model_len is {question.max_model_len:,}, but {question.model.name} goes up to {longest:,}; "
             f"ask for {longest} or less"
         )
-    if question.device.kind == "cpu" and (question.count > 1 or (question.tensor_parallel_size or 1) > 1):
+    if question.pipeline_parallel_size > question.model.num_hidden_layers:
+        raise QuestionError(
+            f"pipeline_parallel_size is {question.pipeline_parallel_size}, but {question.model.name} has "
+            f"{question.model.num_hidden_layers} layers; use that many stages or fewer"
+        )
+    if question.stage_devices and len(question.stage_devices) != question.pipeline_parallel_size:
+        raise QuestionError(
+            f"{len(question.stage_devices)} stage devices for {question.pipeline_parallel_size} pipeline stages; "
+            "name one for each stage"
+        )
+    several = max(question.count, question.tensor_parallel_size or 1, question.pipeline_parallel_size) > 1
+    if question.device.kind == "cpu" and several:
         raise QuestionError("a processor is one device here; tensor parallel over its NUMA nodes is not sized yet")
 
 
@@ -174,12 +224,15 @@ def _sparse_layout_known(question: Question) -> bool:
 
 def _tensor_parallel_sizes(question: Question) -> tuple[int, ...]:
     """The sizes to try, smallest first: the one asked for, or the powers of two the cards and the heads allow."""
-    asked = question.tensor_parallel_size
-    if asked is None:
-        powers = [2**n for n in range(question.count.bit_length()) if 2**n <= question.count]
+    asked, stages = question.tensor_parallel_size, question.pipeline_parallel_size
+    cards = question.count // stages
+    if asked is None and cards:
+        powers = [2**n for n in range(cards.bit_length()) if 2**n <= cards]
         return tuple(size for size in powers if indivisible(question.model, size) is None)
-    if asked > question.count:
-        raise QuestionError(f"tensor_parallel_size is {asked}, but there are {question.count} devices; --count {asked}")
+    needed = (asked or 1) * stages
+    if asked is None or asked > cards:
+        split = f"tensor_parallel_size is {asked or 1}" + (f" in {stages} pipeline stages" if stages > 1 else "")
+        raise QuestionError(f"{split}, but there are {question.count} devices; --count {needed}")
     why = indivisible(question.model, asked)
     if why is not None:
         allowed = [size for size in range(1, 65) if indivisible(question.model, size) is None]
@@ -226,6 +279,7 @@ def _evaluate(question: Question, tensor_parallel_size: int, max_model_len: int)
         max_model_len=max_model_len,
         max_num_seqs=question.max_num_seqs,
         max_num_batched_tokens=question.max_num_batched_tokens,
+        release=question.release,
     )
     if batch.max_num_batched_tokens < batch.max_num_seqs:
         raise QuestionError(
@@ -234,12 +288,23 @@ def _evaluate(question: Question, tensor_parallel_size: int, max_model_len: int)
         )
     settings = _settings(question, batch, tensor_parallel_size, max_model_len)
     cache = _cache(question, settings, batch)
-    budget = _budget(question, batch, cache, settings)
-    reason = _refusal(device, budget, cache, max_model_len)
-    capacity = cache.capacity(budget.kv_cache_bytes, max_model_len)
+    budgets = _budgets(question, batch, cache, settings)
     if device.kind == "cpu":
-        kv_cache_memory_bytes = question.kv_cache_memory_bytes or max(0, budget.kv_cache_bytes)
+        kv_cache_memory_bytes = question.kv_cache_memory_bytes or max(0, budgets[0].kv_cache_bytes)
         settings = replace(settings, kv_cache_memory_bytes=kv_cache_memory_bytes)
+    return _judged(question, settings, cache, budgets)
+
+
+def _judged(question: Question, settings: EngineSettings, cache: KvCache, budgets: tuple[Budget, ...]) -> Answer:
+    """What vLLM makes of these budgets, one for each pipeline stage."""
+    max_model_len = settings.max_model_len
+    available = [budget.kv_cache_bytes for budget in budgets]
+    # the stage that holds fewest blocks decides
+    stage = min(range(len(budgets)), key=lambda at: available[at] / cache.stage_block_bytes[at])
+    budget = budgets[stage]
+    reason = _refusal(question, budgets, stage, cache, max_model_len)
+    capacity = cache.capacity(available, max_model_len)
+    low, high = ([budget.kv_cache_band[end] for budget in budgets] for end in (0, 1))
     return Answer(
         fits=reason is None,
         reason=reason,
@@ -254,11 +319,17 @@ def _evaluate(question: Question, tensor_parallel_size: int, max_model_len: int)
         num_blocks=capacity.num_blocks,
         block_size=cache.block_size,
         max_concurrency=capacity.max_concurrency,
-        requests_fit=cache.requests_fit(budget.kv_cache_bytes, max_model_len),
+        requests_fit=cache.requests_fit(available, max_model_len),
         claimed_bytes=budget.claimed_bytes,
         needed_kv_bytes=cache.needed_bytes(max_model_len) + cache.block_bytes,
-        longest_model_len=cache.longest_model_len(budget.kv_cache_bytes, max_model_len),
+        longest_model_len=cache.longest_model_len(available, max_model_len),
         settings=settings,
+        kv_cache_bytes_range=Range(max(0, low[stage]), max(0, high[stage])),
+        kv_cache_tokens_range=Range(
+            cache.capacity(low, max_model_len).tokens, cache.capacity(high, max_model_len).tokens
+        ),
+        certain=cache.holds(low, max_model_len) == cache.holds(high, max_model_len) or _too_much(question, budgets),
+        stage=stage,
     )
 
 
@@ -267,10 +338,12 @@ def _cache(question: Question, settings: EngineSettings, batch: Batch) -> KvCach
     return engine_cache(
         model,
         Serving(
-            block_size=block_size(device, model, question.kv_cache_dtype),
+            block_size=question.block_size or block_size(device, model, question.kv_cache_dtype),
             tensor_parallel_size=settings.tensor_parallel_size,
+            pipeline_parallel_size=settings.pipeline_parallel_size,
             kv_cache_dtype=question.kv_cache_dtype,
             max_num_batched_tokens=batch.max_num_batched_tokens,
+            enable_prefix_caching=question.enable_prefix_caching,
             async_scheduling=device.kind == "cuda",
         ),
     )
@@ -279,7 +352,9 @@ def _cache(question: Question, settings: EngineSettings, batch: Batch) -> KvCach
 def _settings(question: Question, batch: Batch, tensor_parallel_size: int, max_model_len: int) -> EngineSettings:
     utilization = None
     if question.device.kind == "cuda" and question.kv_cache_memory_bytes is None:
-        utilization = question.gpu_memory_utilization or default_utilization(question.device)
+        utilization = question.gpu_memory_utilization or min(
+            default_utilization(device, question.release) for device in _stage_devices(question)
+        )
     return EngineSettings(
         max_model_len=max_model_len,
         max_num_seqs=batch.max_num_seqs,
@@ -288,44 +363,85 @@ def _settings(question: Question, batch: Batch, tensor_parallel_size: int, max_m
         kv_cache_memory_bytes=question.kv_cache_memory_bytes,
         tensor_parallel_size=tensor_parallel_size,
         kv_cache_dtype=question.kv_cache_dtype,
+        pipeline_parallel_size=question.pipeline_parallel_size,
+        enable_expert_parallel=question.enable_expert_parallel,
     )
 
 
-def _budget(question: Question, batch: Batch, cache: KvCache, settings: EngineSettings) -> Budget:
+def _stage_devices(question: Question) -> tuple[Device, ...]:
+    return question.stage_devices or (question.device,) * question.pipeline_parallel_size
+
+
+def _budgets(question: Question, batch: Batch, cache: KvCache, settings: EngineSettings) -> tuple[Budget, ...]:
     if question.device.kind == "cpu":
-        return cpu_budget(
-            question.model,
-            question.device,
-            batch,
-            cache,
-            max_model_len=settings.max_model_len,
-            kv_cache_memory_bytes=question.kv_cache_memory_bytes,
+        return (
+            cpu_budget(
+                question.model,
+                question.device,
+                batch,
+                cache,
+                max_model_len=settings.max_model_len,
+                kv_cache_memory_bytes=question.kv_cache_memory_bytes,
+            ),
         )
-    return gpu_budget(
-        question.model,
-        question.device,
+    parallel = Parallel(settings.tensor_parallel_size, settings.pipeline_parallel_size, settings.enable_expert_parallel)
+    engine = Engine(
+        parallel,
         batch,
-        tensor_parallel_size=settings.tensor_parallel_size,
-        gpu_memory_utilization=settings.gpu_memory_utilization or 0.0,
-        kv_cache_memory_bytes=settings.kv_cache_memory_bytes,
+        settings.max_model_len,
         enforce_eager=question.enforce_eager,
+        release=question.release,
+        corrections=question.corrections,
+    )
+    return tuple(
+        gpu_budget(
+            question.model,
+            device,
+            engine,
+            stage=stage,
+            gpu_memory_utilization=settings.gpu_memory_utilization or 0.0,
+            kv_cache_memory_bytes=settings.kv_cache_memory_bytes,
+        )
+        for stage, device in enumerate(_stage_devices(question))
     )
 
 
-def _refusal(device: Device, budget: Budget, cache: KvCache, max_model_len: int) -> str | None:
+def _free(device: Device) -> int:
+    return device.free_bytes if device.kind == "cpu" else usable_bytes(device)
+
+
+def _too_much(question: Question, budgets: tuple[Budget, ...]) -> bool:
+    """Whether a stage claims memory that is not free on its card."""
+    return any(
+        budget.claimed_bytes > _free(device) for budget, device in zip(budgets, _stage_devices(question), strict=True)
+    )
+
+
+def _refusal(
+    question: Question, budgets: tuple[Budget, ...], stage: int, cache: KvCache, max_model_len: int
+) -> str | None:
     """Why vLLM would not start, in its own order: memory that is not free, then too little left for one request."""
-    free = device.free_bytes if device.kind == "cpu" else usable_bytes(device)
-    if budget.claimed_bytes > free:
-        return (
-            f"the engine would take {_gib(budget.claimed_bytes)} of {device.name}, where {_gib(max(0, free))} is free"
-        )
-    if cache.holds(budget.kv_cache_bytes, max_model_len):
+    for budget, device in zip(budgets, _stage_devices(question), strict=True):
+        free = _free(device)
+        if budget.claimed_bytes > free:
+            return (
+                f"the engine would take {_gib(budget.claimed_bytes)} of {device.name}, "
+                f"where {_gib(max(0, free))} is free"
+            )
+    if cache.holds([budget.kv_cache_bytes for budget in budgets], max_model_len):
         return None
-    limit, needed = _gib(budget.limit_bytes), _gib(cache.needed_bytes(max_model_len) + cache.block_bytes)
+    budget = budgets[stage]
+    where = f" on pipeline stage {stage}" if len(budgets) > 1 else ""
+    block = cache.stage_block_bytes[stage]
+    needed = _gib((cache.blocks_per_request(max_model_len) + 1) * block)
+    limit = _gib(budget.limit_bytes)
     if budget.kv_cache_bytes <= 0:
-        return f"weights and work take {_gib(budget.fixed_bytes)} of {limit}, which leaves no KV cache"
+        return f"weights and work take {_gib(budget.fixed_bytes)} of {limit}{where}, which leaves no KV cache"
     left = _gib(budget.kv_cache_bytes)
-    return f"one request of {max_model_len:,} tokens needs {needed} of KV cache, and {left} of {limit} is left for it"
+    return (
+        f"one request of {max_model_len:,} tokens needs {needed} of KV cache{where}, "
+        f"and {left} of {limit} is left for it"
+    )
 
 
 def _joined(*notes: str | None) -> str:

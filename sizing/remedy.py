@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from sizing.errors import QuestionError
 from sizing.gpu import GIB, catalogue
-from sizing.memory import COEFFICIENTS, DEFAULT_GPU_MEMORY_UTILIZATION, default_utilization
+from sizing.memory import default_utilization
+from sizing.overheads import OVERHEADS
 
 if TYPE_CHECKING:  # plan asks for remedies, so its types are only named here
     from sizing.plan import Answer, Question
@@ -74,16 +75,16 @@ def _utilization(question: "Question", settled: "Answer") -> Iterator[Remedy]:
     current = settled.settings.gpu_memory_utilization
     if current is None:
         return
-    free = default_utilization(question.device)
-    if free >= DEFAULT_GPU_MEMORY_UTILIZATION:
+    free = default_utilization(question.device, question.release)
+    if free >= question.release.gpu_memory_utilization:
         free = _HIGHEST_UTILIZATION
     if free > 0 and free != current:
         yield Remedy(f"--gpu-memory-utilization {free:g}", replace(question, gpu_memory_utilization=free))
 
 
 def _free_memory(question: "Question", settled: "Answer") -> Iterator[Remedy]:
-    engine = settled.weights_bytes + COEFFICIENTS.cpu_processes_bytes + settled.needed_kv_bytes
-    wanted = math.ceil(engine / (1 - COEFFICIENTS.cpu_safety_share) / GIB * 10) * GIB // 10
+    engine = settled.weights_bytes + OVERHEADS.cpu_processes_bytes + settled.needed_kv_bytes
+    wanted = math.ceil(engine / (1 - OVERHEADS.cpu_safety_share) / GIB * 10) * GIB // 10
     device = question.device
     if device.free_bytes < wanted <= device.memory_bytes:
         freed = replace(question, device=replace(device, free_bytes=wanted))
@@ -99,10 +100,14 @@ def _fewer_sequences(question: "Question", settled: "Answer") -> Iterator[Remedy
 def _more_cards(question: "Question") -> Iterator[Remedy]:
     for count in _MORE_CARDS:
         if count > question.count:
-            yield Remedy(f"--count {count}", replace(question, count=count, tensor_parallel_size=None))
+            yield Remedy(
+                f"--count {count}", replace(question, count=count, tensor_parallel_size=None, stage_devices=())
+            )
 
 
 def _larger_card(question: "Question") -> Iterator[Remedy]:
     for card in sorted(catalogue(), key=lambda card: card.memory_bytes):
         if card.memory_bytes > question.device.memory_bytes:
-            yield Remedy(f"--gpu {card.name}", replace(question, device=card, gpu_memory_utilization=None))
+            yield Remedy(
+                f"--gpu {card.name}", replace(question, device=card, gpu_memory_utilization=None, stage_devices=())
+            )
