@@ -16,6 +16,13 @@ class Request:
     in_flight_tokens: int = 0
     """Scheduled and not settled yet (`max_in_flight_tokens`): a window cannot let go of what it may still read."""
     encoder_tokens: int = 0
+    context_shards: int = 1
+    """Ranks that share out the tokens of full and latent attention (`--decode-context-parallel-size`)."""
+
+    @property
+    def kept_tokens(self) -> int:
+        """What one rank keeps of the whole context."""
+        return -(-self.max_model_len // self.context_shards)
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ class FullPage(AttentionPage):
     """Every token of the context (FullAttentionSpec)."""
 
     def blocks(self, request: Request) -> int:
-        return -(-request.max_model_len // self.block_size)
+        return -(-request.kept_tokens // self.block_size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +107,7 @@ class LatentPage:
         return -(-content // self.alignment) * self.alignment
 
     def blocks(self, request: Request) -> int:
-        return -(-request.max_model_len // self.block_size)
+        return -(-request.kept_tokens // self.block_size)
 
     def grown_to(self, page_bytes: int) -> Self | None:
         """As for attention, but whole token rows leave no room for padding."""
