@@ -8,7 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sizing.errors import UnsupportedModelError
-from sizing.pages import AttentionPage, ChunkedPage, FullPage, LatentPage, Page, SlidingPage, StatePage, same_kind
+from sizing.pages import (
+    AttentionPage,
+    ChunkedPage,
+    FullPage,
+    LatentPage,
+    Page,
+    SlidingLatentPage,
+    SlidingPage,
+    StatePage,
+    same_kind,
+)
 from sizing.release import NEWEST, Release
 
 
@@ -21,10 +31,13 @@ class Group:
     pages: tuple[Page, ...]
 
 
-def group_layers(pages: Sequence[Page], release: Release = NEWEST, *, hybrid: bool = True) -> tuple[Group, ...]:
+def group_layers(
+    pages: Sequence[Page], release: Release = NEWEST, *, hybrid: bool = True, packed: bool = False
+) -> tuple[Group, ...]:
     """The groups of a model whose layers, in order, have these pages.
 
     `hybrid`: the hybrid KV cache manager is on; without it windows and chunks beside full attention save nothing.
+    `packed`: the backend lays all layers' pages of one block side by side (DeepSeek V4).
 
     Raises:
         UnsupportedModelError: pages that vLLM cannot bring to one size either.
@@ -41,6 +54,8 @@ def group_layers(pages: Sequence[Page], release: Release = NEWEST, *, hybrid: bo
         return (Group(tuple(range(len(pages))), tuple(pages)),)
     if not hybrid:
         raise _refusal(pages, release)
+    if packed and len({page.page_bytes for page in pages}) > 1:
+        return _packed(pages, release)
     unified = _of_one_size(pages, release)
     if unified is None:
         return (_all_as_full(pages, release),)
@@ -100,6 +115,50 @@ def _of_equal_length(pages: Sequence[Page], longest_ratio: float) -> tuple[Group
     return tuple(groups)
 
 
+def _packed(pages: Sequence[Page], release: Release) -> tuple[Group, ...]:
+    """_get_packed_kv_cache_groups: layers of one kind share a group, split so that all blocks are about as large.
+
+    A kind with as many layers of each page size is a pattern that may be split between its repeats; one with several
+    sizes stays whole and sets how many repeats the others' groups have.
+    """
+    if not release.packs_pages:
+        raise UnsupportedModelError(f"packed pages are sized as vLLM 0.29 and newer lay them, not as {release} does")
+    buckets: list[list[int]] = []
+    for layer, page in enumerate(pages):
+        bucket = next((bucket for bucket in buckets if same_kind(pages[bucket[0]], page)), None)
+        if bucket is None:
+            buckets.append([layer])
+        else:
+            bucket.append(layer)
+    by_size = [_by_size(bucket, pages) for bucket in buckets]
+    balanced = [sizes for sizes in by_size if len({len(layers) for layers in sizes}) == 1]
+    floor = max((len(sizes[0]) for sizes in balanced if len(sizes) > 1), default=0)
+    repeats = _least_padding([len(sizes[0]) for sizes in balanced], floor) if floor else 0
+    groups = []
+    for bucket, sizes in zip(buckets, by_size, strict=True):
+        count = -(-len(sizes[0]) // repeats) if repeats and sizes in balanced else 1
+        if count == 1:
+            groups.append(Group(tuple(bucket), tuple(pages[layer] for layer in bucket)))
+            continue
+        pattern = list(zip(*sizes, strict=True))
+        for first in range(count):
+            dealt = tuple(layer for repeat in pattern[first::count] for layer in repeat)
+            groups.append(Group(dealt, tuple(pages[layer] for layer in dealt)))
+    return tuple(groups)
+
+
+def _by_size(layers: Sequence[int], pages: Sequence[Page]) -> list[list[int]]:
+    sizes: dict[int, list[int]] = {}
+    for layer in layers:
+        sizes.setdefault(pages[layer].page_bytes, []).append(layer)
+    return list(sizes.values())
+
+
+def _least_padding(counts: Sequence[int], floor: int) -> int:
+    """_approximate_gcd: the number from `floor` on whose multiples the counts exceed least, the largest of several."""
+    return min(range(floor, max(counts) + 1), key=lambda size: (sum(-count % size for count in counts), -size))
+
+
 def _all_as_full(pages: Sequence[Page], release: Release) -> Group:
     """_try_get_full_allocation_fallback_groups: windows beside MLA keep every token where no page size fits both."""
     full_sizes = {page.block_size for page in pages if isinstance(page, FullPage | LatentPage)}
@@ -107,7 +166,7 @@ def _all_as_full(pages: Sequence[Page], release: Release) -> Group:
         release.keeps_all_beside_latent
         and any(isinstance(page, LatentPage) for page in pages)
         and any(isinstance(page, SlidingPage) for page in pages)
-        and not any(isinstance(page, ChunkedPage) for page in pages)
+        and not any(isinstance(page, ChunkedPage | SlidingLatentPage) for page in pages)
     )
     promoted: list[Page] = []
     for page in pages:

@@ -163,12 +163,13 @@ def kv_cache(
     context_shards: int = 1,
     release: Release = NEWEST,
     hybrid: bool = True,
+    packed: bool = False,
 ) -> KvCache:
-    """The cache of layers with these pages, in the model's order; `hybrid`: its KV cache manager is on.
+    """The cache of layers with these pages, in the model's order; `hybrid` and `packed` as for group_layers.
 
     Raises:
         UnsupportedModelError: pages that vLLM cannot bring to one size either.
     """
     stages = tuple(stages) if stages is not None else (range(len(pages)),)
-    groups = group_layers(pages, release, hybrid=hybrid)
+    groups = group_layers(pages, release, hybrid=hybrid, packed=packed)
     return KvCache(groups, stages, block_size, in_flight_tokens, encoder_tokens, context_shards, release, tuple(pages))

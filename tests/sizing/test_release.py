@@ -84,7 +84,7 @@ def test_an_old_release_is_answered_as_it_would_answer(version: str) -> None:
 
 
 def test_a_processor_card_and_version_give_the_batch() -> None:
-    h200, a100, b200 = int(139.8 * 2**30), int(79.1 * 2**30), int(178 * 2**30)
+    h200, a100, b200 = int(139.8 * 2**30), int(79.1 * 2**30), 178 * 2**30
     assert batch_defaults(NEWEST, memory_bytes=b200, name="B200") == (1024, 16384)
     assert batch_defaults(Release(24), memory_bytes=b200, name="B200") == (1024, 8192)
     assert batch_defaults(NEWEST, memory_bytes=h200, name="H200") == (1024, 8192)
