@@ -29,6 +29,10 @@ class ParameterCount:
     def total(self) -> int:
         return self.sharded + self.kv_projection + self.replicated
 
+    def times(self, layers: int) -> "ParameterCount":
+        """The same in each of that many layers."""
+        return ParameterCount(self.sharded * layers, self.kv_projection * layers, self.replicated * layers)
+
     def __add__(self, other: "ParameterCount") -> "ParameterCount":
         return ParameterCount(
             self.sharded + other.sharded,
@@ -86,6 +90,8 @@ class ModelShape:
     """Of the weights: a vision or audio encoder in front of the decoder."""
     caveat: str | None = None
     """What the sum leaves out for this model, in a sentence."""
+    assumed: str | None = None
+    """What is not known and was taken to be so, in a sentence; such an answer has a wider band."""
 
     @property
     def cache_layers(self) -> Layers:
