@@ -167,8 +167,8 @@ def _spreads(rows: Sequence[Measurement], errors: dict[str, LogErrors]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Measured speed beside predicted.")
-    parser.add_argument("--perf", type=Path, help="JSON list of measured runs")
-    parser.add_argument("--configs", type=Path, help="JSON object of config.json by model")
+    parser.add_argument("--perf", type=Path, nargs="+", help="JSON lists of measured runs, or one run per line (.jsonl)")
+    parser.add_argument("--configs", type=Path, nargs="+", help="JSON objects of config.json by model")
     parser.add_argument("--out", type=Path, help="one JSON line per row goes here")
     asked = parser.parse_args(argv)
     try:

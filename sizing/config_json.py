@@ -123,6 +123,7 @@ def _family_shape(
         num_experts_per_tok=anatomy.num_experts_per_tok,
         moe_intermediate_size=anatomy.moe_intermediate_size,
         num_moe_layers=anatomy.num_moe_layers,
+        num_shared_experts=anatomy.num_shared_experts,
         layers=anatomy.layers,
         parameters=anatomy.parameters,
     )

@@ -37,6 +37,11 @@ class Efficiency:
     """Launches and small kernels of one layer in one step, whatever the batch."""
     dense_bandwidth: float = 0.80
     dense_bandwidth_4bit: float = 0.50
+    on_chip_bandwidth: float = 40e12
+    """Bytes/s that kernels move from the memory's interface on, one after the other with the reading itself: why a
+    card of twice the bandwidth does not read twice as fast."""
+    narrow_layer_s: float = 5e-6
+    """What a layer with weights narrower than its activations adds: quantizing those before each product."""
     dense_compute: float = 0.60
     narrow_gain: float = 0.50
     """Of k times the arithmetic rate that a narrower type promises, k ** this arrives."""
@@ -48,6 +53,13 @@ class Efficiency:
     # Not measured: no row has such a link.
     pcie_all_reduce_s: float = 120e-6
     xgmi_all_reduce_s: float = 60e-6
+
+    nvlink_hop_s: float = 30e-6
+    other_hop_s: float = 150e-6
+
+    def hop_s(self, link: Link) -> float:
+        """Handing a batch's activations to the next pipeline stage."""
+        return self.nvlink_hop_s if link in ("nvlink", "xgmi") else self.other_hop_s
 
     def layer_all_reduce_s(self, link: Link) -> float:
         if link == "nvlink":
@@ -66,8 +78,22 @@ FITTED = (
     "sequence_s",
     "prefill_layer_s",
     "request_s",
+    "layer_s",
+    "dense_bandwidth",
+    "on_chip_bandwidth",
+    "narrow_layer_s",
+    "dense_compute",
 )
-SHARES = frozenset({"expert_bandwidth", "expert_bandwidth_fp4", "kv_bandwidth", "expert_compute"})
+SHARES = frozenset(
+    {
+        "expert_bandwidth",
+        "expert_bandwidth_fp4",
+        "kv_bandwidth",
+        "expert_compute",
+        "dense_bandwidth",
+        "dense_compute",
+    }
+)
 
 START = Efficiency(
     expert_bandwidth=0.55,

@@ -76,6 +76,8 @@ class ModelShape:
     num_experts_per_tok: int = 0
     moe_intermediate_size: int = 0
     num_moe_layers: int = 0
+    num_shared_experts: int = 0
+    """Counted in `num_experts_per_tok`, though no router picks them."""
     layers: Layers = ()
     """What each decoder layer keeps; empty: full attention in all of them."""
     parameters: ParameterCount | None = None

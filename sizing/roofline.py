@@ -14,7 +14,7 @@ _WAY_OUT = "describe the machine by its memory and clock (sizing.cards.processor
 
 @dataclass(frozen=True)
 class Engine:
-    """The cards of one engine. Experts are spread over all of them, attention over tensor parallel ranks only."""
+    """The cards of one engine. Experts are spread over all cards of a stage, attention over tensor parallel ranks."""
 
     card: Card
     link: Link
@@ -23,15 +23,22 @@ class Engine:
     """Replicas of the attention layers that share one set of experts and so keep step with each other."""
     max_running: int | None = None
     """Requests that run at once at most: `max_num_seqs`, or what the KV cache holds. None: all of them."""
+    pipeline_parallel_size: int = 1
+    """Stages that hold a part of the layers each, and as many batches in flight."""
 
     def __post_init__(self) -> None:
-        sizes = (self.tensor_parallel_size, self.data_parallel_size, self.max_running or 1)
+        sizes = (self.tensor_parallel_size, self.data_parallel_size, self.pipeline_parallel_size)
         if min(sizes) < 1 or (self.max_running is not None and self.max_running < 1):
-            raise QuestionError("tensor and data parallel sizes and max_running have to be at least 1")
+            raise QuestionError("tensor, data and pipeline parallel sizes and max_running have to be at least 1")
+
+    @property
+    def stage_cards(self) -> int:
+        """Cards that work on one layer together."""
+        return self.tensor_parallel_size * self.data_parallel_size
 
     @property
     def num_cards(self) -> int:
-        return self.tensor_parallel_size * self.data_parallel_size
+        return self.stage_cards * self.pipeline_parallel_size
 
 
 @dataclass(frozen=True)
@@ -44,23 +51,26 @@ class Roofline:
 
     @property
     def fixed_s(self) -> float:
-        """What every step costs whatever it holds: launches, and the latency of the all-reduces."""
-        e, shape = self.efficiency, self.shape
-        exchange_s = e.layer_all_reduce_s(self.engine.link) if self.engine.num_cards > 1 else 0.0
-        return shape.layers * (e.layer_s + exchange_s) + shape.moe_layers * e.expert_layer_s
+        """What every step costs whatever it holds: launches, the latency of all-reduces, and of hops between stages."""
+        e, shape, link = self.efficiency, self.shape, self.engine.link
+        exchange_s = e.layer_all_reduce_s(link) if self.engine.stage_cards > 1 else 0.0
+        narrow_s = 0.0 if shape.dense_format == "16bit" else e.narrow_layer_s
+        hops_s = (self.engine.pipeline_parallel_size - 1) * e.hop_s(link)
+        return shape.layers * (e.layer_s + narrow_s + exchange_s) + shape.moe_layers * e.expert_layer_s + hops_s
 
     def decode_s(self, running: float, context: float) -> float:
-        """One token for each of `running` sequences of `context` tokens, spread over the replicas."""
+        """One token for each of `running` sequences of `context` tokens, spread over the replicas and the stages."""
         e, tp = self.efficiency, self.engine.tensor_parallel_size
+        running = max(1.0, running / self.engine.pipeline_parallel_size)  # of one batch in flight
         batch = running / self.engine.data_parallel_size  # sequences of one replica
-        kv_s = batch * self.shape.kv_bytes(context, tp) / (e.kv_bandwidth * self._bandwidth)
+        kv_s = self._read_s(batch * self.shape.kv_bytes(context, tp), e.kv_bandwidth)
         weights_s = self._dense_s(batch) + self._experts_s(running) + self._output_s(batch)
         return weights_s + kv_s + self._exchange_s(batch) + self.fixed_s + e.step_s + e.sequence_s * batch
 
-    def prefill_s(self, tokens: float) -> float:
-        """One prompt on one replica: its linear layers, its attention to itself, and the activations exchanged."""
+    def prefill_s(self, tokens: float, cached: float = 0.0) -> float:
+        """`tokens` of a prompt on one replica, after `cached` ones: its linear layers, its attention, its exchanges."""
         shape, e = self.shape, self.efficiency
-        attention_flops = 2 * shape.attention_width * tokens * shape.visible_tokens(tokens / 2)
+        attention_flops = 2 * tokens * shape.attention_macs(cached + tokens / 2)
         rate = self._rate("16bit", e.dense_compute) * self.engine.tensor_parallel_size
         linear_s = self._dense_s(tokens) + self._experts_s(tokens)
         return linear_s + attention_flops / rate + self._exchange_s(tokens) + shape.layers * e.prefill_layer_s
@@ -74,28 +84,35 @@ class Roofline:
         touched: float = experts * (1 - missed ** (tokens**self.efficiency.routing_independence))
         return touched
 
+    def _read_s(self, read_bytes: float, reached: float) -> float:
+        """Reading from memory at a share of its bandwidth, and moving what was read through the chip after it."""
+        bandwidth = self.engine.card.bandwidth
+        if bandwidth is None:
+            raise QuestionError(f"the memory bandwidth of {self.engine.card.name} is not known; {_WAY_OUT}")
+        return read_bytes / (reached * bandwidth) + read_bytes / self.efficiency.on_chip_bandwidth
+
     def _dense_s(self, tokens: float) -> float:
         """`tokens` through what all of them pass, on one replica."""
         e, fmt, tp = self.efficiency, self.shape.dense_format, self.engine.tensor_parallel_size
         reached = e.dense_bandwidth_4bit if fmt in FOUR_BIT else e.dense_bandwidth
         parameters = self.shape.dense_parameters / tp
-        read_s = parameters * BYTES_PER_PARAMETER[fmt] / (reached * self._bandwidth)
+        read_s = self._read_s(parameters * BYTES_PER_PARAMETER[fmt], reached)
         return max(read_s, 2 * parameters * tokens / self._rate(fmt, e.dense_compute))
 
     def _experts_s(self, tokens: float) -> float:
-        """`tokens` through the experts that they choose, on all cards."""
+        """`tokens` through the experts that they choose, on all cards of a stage."""
         shape, e, fmt = self.shape, self.efficiency, self.shape.expert_format
         native = fmt in ("nvfp4", "mxfp4") and self.engine.card.flops_fp4 is not None
         reached = e.expert_bandwidth_fp4 if native else e.expert_bandwidth
-        parameters = shape.moe_layers * shape.expert_parameters / self.engine.num_cards
+        parameters = shape.moe_layers * shape.expert_parameters / self.engine.stage_cards
         read = parameters * self.touched_experts(tokens) * BYTES_PER_PARAMETER[fmt]
         flops = 2 * parameters * shape.experts_per_token * tokens
-        return max(read / (reached * self._bandwidth), flops / self._rate(fmt, e.expert_compute))
+        return max(self._read_s(read, reached), flops / self._rate(fmt, e.expert_compute))
 
     def _output_s(self, tokens: float) -> float:
         e = self.efficiency
         parameters = self.shape.output_parameters / self.engine.tensor_parallel_size
-        read_s = parameters * BYTES_PER_PARAMETER["16bit"] / (e.dense_bandwidth * self._bandwidth)
+        read_s = self._read_s(parameters * BYTES_PER_PARAMETER["16bit"], e.dense_bandwidth)
         return max(read_s, 2 * parameters * tokens / self._rate("16bit", e.dense_compute))
 
     def _exchange_s(self, tokens: float) -> float:
@@ -108,13 +125,6 @@ class Roofline:
             raise QuestionError(f"the link of {self.engine.card.name} is not known; use tensor_parallel_size 1")
         moved = 2 * 2 * (tp - 1) / tp * tokens * self.shape.hidden_size * _ACTIVATION_BYTES
         return self.shape.layers * moved / (self.efficiency.link_share * link / 2)
-
-    @property
-    def _bandwidth(self) -> float:
-        bandwidth = self.engine.card.bandwidth
-        if bandwidth is None:
-            raise QuestionError(f"the memory bandwidth of {self.engine.card.name} is not known; {_WAY_OUT}")
-        return bandwidth
 
     def _rate(self, fmt: WeightFormat, reached: float) -> float:
         """FLOP/s that weights of that format reach on one card."""

@@ -33,12 +33,21 @@ class Load:
     prompt_tokens: float
     output_tokens: float
     concurrency: float
+    prefix_hit_rate: float = 0.0
+    """Of the prompts' tokens, those found in the prefix cache: they are read but not computed."""
 
     def __post_init__(self) -> None:
         for name in ("prompt_tokens", "output_tokens", "concurrency"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 1):
                 raise QuestionError(f"{name} is {value}; it has to be at least 1")
+        if not 0 <= self.prefix_hit_rate <= 1:
+            raise QuestionError(f"prefix_hit_rate is {self.prefix_hit_rate}; it has to be between 0 and 1")
+
+    @property
+    def computed_tokens(self) -> float:
+        """Of a prompt, what is computed: the last token always is."""
+        return max(1.0, self.prompt_tokens * (1 - self.prefix_hit_rate))
 
 
 @dataclass(frozen=True)
@@ -118,13 +127,15 @@ def pace(shape: SpeedShape, engine: Engine, load: Load, *, efficiency: Efficienc
     limit = engine.max_running or load.concurrency
     running = min(load.concurrency, max(1.0, limit))
     queue = running if lockstep else max(1.0, running / engine.data_parallel_size)
-    prompt_s = roofline.prefill_s(load.prompt_tokens)
+    prompt_s = roofline.prefill_s(load.computed_tokens, load.prompt_tokens - load.computed_tokens)
     step_s = roofline.decode_s(running, load.prompt_tokens + load.output_tokens / 2)
     start_s = efficiency.request_s + roofline.fixed_s
-    rate, share = _balance(queue, start_s, prompt_s, step_s, load.output_tokens)
+    # With several stages, as many prompts are under way at once: each holds up others by its share of the stages.
+    held_s = prompt_s / engine.pipeline_parallel_size
+    rate, share = _balance(queue, start_s, prompt_s, held_s, step_s, load.output_tokens)
     rate *= running / queue
     tpot_s = step_s / (1 - share)
-    opening_s = efficiency.opening_share * (queue - 1) / 2 * prompt_s
+    opening_s = efficiency.opening_share * (queue - 1) / 2 * held_s
     waiting_s = (load.concurrency - running) / rate
     ttft_s = start_s + prompt_s / (1 - share) + tpot_s / 2 + opening_s + waiting_s
     requests_s = load.concurrency / (ttft_s + (load.output_tokens - 1) * tpot_s)
@@ -134,16 +145,18 @@ def pace(shape: SpeedShape, engine: Engine, load: Load, *, efficiency: Efficienc
         requests_s=requests_s,
         output_tokens_s=requests_s * load.output_tokens,
         running=running,
-        prefill_share=min(1.0, requests_s * prompt_s / (1 if lockstep else engine.data_parallel_size)),
+        prefill_share=min(1.0, requests_s * held_s / (1 if lockstep else engine.data_parallel_size)),
     )
 
 
-def _balance(n: float, start_s: float, prompt_s: float, step_s: float, output_tokens: float) -> tuple[float, float]:
+def _balance(
+    n: float, start_s: float, prompt_s: float, held_s: float, step_s: float, output_tokens: float
+) -> tuple[float, float]:
     """Requests per second u and the share q of time that others' prompts take.
 
     n = u (a + b / (1 - q)) with q = u k, a what no one queues for and b what prompts stretch.
     """
-    k = prompt_s * (n - 1) / n
+    k = held_s * (n - 1) / n
     a, b = start_s, prompt_s + (output_tokens - 0.5) * step_s
     middle = a + b + n * k
     rate = 2 * n / (middle + math.sqrt(middle * middle - 4 * a * k * n))

@@ -170,7 +170,7 @@ def llama4(config: ConfigValues) -> Anatomy:
         for has_positions in positioned[:num_layers]
     )
     active = config.count("num_experts_per_tok", default=1)
-    return Anatomy(layers, parameters, head_dim, kv_heads, dense_width, num_experts, active + 1, width, num_moe)
+    return Anatomy(layers, parameters, head_dim, kv_heads, dense_width, num_experts, active + 1, width, num_moe, 1)
 
 
 def minimax_m2(config: ConfigValues) -> Anatomy:
