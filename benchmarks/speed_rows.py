@@ -14,7 +14,7 @@ from sizing.gpu import gpu
 from sizing.roofline import Engine
 from sizing.speed import Load
 from sizing.speed_fit import Measurement
-from sizing.speed_shape import SpeedShape, WeightFormat, speed_shape_of
+from sizing.speed_shape import BYTES_PER_PARAMETER, SpeedShape, WeightFormat, speed_shape_of
 
 _FORMATS: dict[str, WeightFormat] = {
     "bf16": "16bit",
@@ -30,6 +30,9 @@ _FORMATS: dict[str, WeightFormat] = {
     "int4": "int4",
     "int4_wo": "int4",
 }
+
+
+_USABLE_SHARE = 0.92  # vLLM's default gpu_memory_utilization
 
 
 @dataclass(frozen=True)
@@ -83,11 +86,12 @@ def measurement(row: Mapping[str, object], configs: Mapping[str, object]) -> Mea
         output_tokens=_number(row, "osl"),
         concurrency=_number(row, "concurrency") * spread / replicas,
     )
+    engine = Engine(card(name), gpu(name).link, tp, spread, pipeline_parallel_size=_count(row, "pp"))
     return Measurement(
         name=str(row.get("id")),
         group=f"{model}|{row.get('gpu')}",
-        shape=_shape(row, config, model),
-        engine=Engine(card(name), gpu(name).link, tp, spread, pipeline_parallel_size=_count(row, "pp")),
+        shape=_shape(row, config, model, engine, load),
+        engine=engine,
         load=load,
         ttft_s=_seconds(row, "ttft_ms"),
         tpot_s=_seconds(row, "tpot_ms"),
@@ -96,8 +100,14 @@ def measurement(row: Mapping[str, object], configs: Mapping[str, object]) -> Mea
     )
 
 
-def _shape(row: Mapping[str, object], config: Mapping[str, object], model: str) -> SpeedShape:
-    """The row says in which format its weights were: that of the config.json is put aside."""
+def _shape(
+    row: Mapping[str, object], config: Mapping[str, object], model: str, engine: Engine, load: Load
+) -> SpeedShape:
+    """The row says in which format its weights were: that of the config.json is put aside.
+
+    No row states its KV cache's type. Checkpoints in NVFP4 ask for FP8 by themselves; elsewhere it is taken to be in 16
+    bits where all requests in flight fit like that, and in FP8 where they could not have run otherwise.
+    """
     plain = _without_quantization(config)
     text = config.get("text_config")
     if isinstance(text, dict):
@@ -109,8 +119,20 @@ def _shape(row: Mapping[str, object], config: Mapping[str, object], model: str) 
         raise _RowError(f"weights in {stated} are not known")
     if weights == "nvfp4" and "mxfp4" in str(config.get("quantization_config")):  # such tables call both FP4
         weights = "mxfp4"
-    # checkpoints in NVFP4 ask for a KV cache in FP8 by themselves; no row states it
-    return speed_shape_of(shape, kv_cache_dtype="fp8" if weights == "nvfp4" else "auto", weights=weights)
+    wide = speed_shape_of(shape, weights=weights)
+    if weights == "nvfp4" or not _fits(wide, engine, load):
+        return speed_shape_of(shape, kv_cache_dtype="fp8", weights=weights)
+    return wide
+
+
+def _fits(shape: SpeedShape, engine: Engine, load: Load) -> bool:
+    dense_bytes = shape.dense_parameters * BYTES_PER_PARAMETER[shape.dense_format] / engine.tensor_parallel_size
+    experts = shape.moe_layers * shape.experts * shape.expert_parameters / engine.stage_cards
+    weights_bytes = dense_bytes + experts * BYTES_PER_PARAMETER[shape.expert_format]
+    context = load.prompt_tokens + load.output_tokens / 2
+    kv_bytes = load.concurrency / engine.data_parallel_size * shape.kv_bytes(context, engine.tensor_parallel_size)
+    usable = _USABLE_SHARE * gpu(engine.card.name).memory_bytes
+    return (weights_bytes + kv_bytes) / engine.pipeline_parallel_size <= usable
 
 
 def _without_quantization(config: Mapping[str, object]) -> dict[str, object]:

@@ -1,5 +1,6 @@
 """One engine step by a roofline: the time to read what it needs or to compute it, whichever is longer."""
 
+import math
 from dataclasses import dataclass
 
 from sizing.cards import Card
@@ -23,6 +24,7 @@ class Engine:
     """Replicas of the attention layers that share one set of experts and so keep step with each other."""
     max_running: int | None = None
     """Requests that run at once at most: `max_num_seqs`, or what the KV cache holds. None: all of them."""
+    max_num_batched_tokens: int = 8192
     pipeline_parallel_size: int = 1
     """Stages that hold a part of the layers each, and as many batches in flight."""
 
@@ -54,9 +56,10 @@ class Roofline:
         """What every step costs whatever it holds: launches, the latency of all-reduces, and of hops between stages."""
         e, shape, link = self.efficiency, self.shape, self.engine.link
         exchange_s = e.layer_all_reduce_s(link) if self.engine.stage_cards > 1 else 0.0
-        narrow_s = 0.0 if shape.dense_format == "16bit" else e.narrow_layer_s
         hops_s = (self.engine.pipeline_parallel_size - 1) * e.hop_s(link)
-        return shape.layers * (e.layer_s + narrow_s + exchange_s) + shape.moe_layers * e.expert_layer_s + hops_s
+        layer_s = e.layer_s + self._quantizing_s(shape.dense_format) + exchange_s
+        expert_layer_s = e.expert_layer_s + self._quantizing_s(shape.expert_format)
+        return shape.layers * layer_s + shape.moe_layers * expert_layer_s + hops_s
 
     def decode_s(self, running: float, context: float) -> float:
         """One token for each of `running` sequences of `context` tokens, spread over the replicas and the stages."""
@@ -67,13 +70,27 @@ class Roofline:
         weights_s = self._dense_s(batch) + self._experts_s(running) + self._output_s(batch)
         return weights_s + kv_s + self._exchange_s(batch) + self.fixed_s + e.step_s + e.sequence_s * batch
 
-    def prefill_s(self, tokens: float, cached: float = 0.0) -> float:
-        """`tokens` of a prompt on one replica, after `cached` ones: its linear layers, its attention, its exchanges."""
+    def decode_computes(self, running: float) -> bool:
+        """Whether such a step takes longer in arithmetic than in reading weights."""
+        running = max(1.0, running / self.engine.pipeline_parallel_size)
+        dense, experts = self._dense(running / self.engine.data_parallel_size), self._experts(running)
+        return dense.compute_s + experts.compute_s > dense.read_s + experts.read_s
+
+    def prefill_s(self, tokens: float, cached: float = 0.0, *, beside: float = 0.0) -> float:
+        """What `tokens` of a prompt, after `cached` ones, add to steps that advance `beside` sequences anyway.
+
+        Weights that those sequences read are not read again. A prompt longer than a step's limit takes several steps.
+        """
         shape, e = self.shape, self.efficiency
+        steps = max(1.0, tokens / self.engine.max_num_batched_tokens)
+        chunk, batch = tokens / steps, beside / self.engine.data_parallel_size
+        linear_s = self._dense_s(chunk + batch) + self._experts_s(chunk + beside)
+        if beside:
+            linear_s -= self._dense_s(batch) + self._experts_s(beside)
         attention_flops = 2 * tokens * shape.attention_macs(cached + tokens / 2)
         rate = self._rate("16bit", e.dense_compute) * self.engine.tensor_parallel_size
-        linear_s = self._dense_s(tokens) + self._experts_s(tokens)
-        return linear_s + attention_flops / rate + self._exchange_s(tokens) + shape.layers * e.prefill_layer_s
+        step_s = linear_s + self._exchange_s(chunk) + shape.layers * e.prefill_layer_s
+        return steps * step_s + attention_flops / rate
 
     def touched_experts(self, tokens: float) -> float:
         """Of one layer's experts, how many `tokens` of one step are expected to need."""
@@ -92,22 +109,44 @@ class Roofline:
         return read_bytes / (reached * bandwidth) + read_bytes / self.efficiency.on_chip_bandwidth
 
     def _dense_s(self, tokens: float) -> float:
+        return self._dense(tokens).longer_s
+
+    def _experts_s(self, tokens: float) -> float:
+        return self._experts(tokens).longer_s
+
+    def _dense(self, tokens: float) -> "_Product":
         """`tokens` through what all of them pass, on one replica."""
         e, fmt, tp = self.efficiency, self.shape.dense_format, self.engine.tensor_parallel_size
         reached = e.dense_bandwidth_4bit if fmt in FOUR_BIT else e.dense_bandwidth
         parameters = self.shape.dense_parameters / tp
-        read_s = self._read_s(parameters * BYTES_PER_PARAMETER[fmt], reached)
-        return max(read_s, 2 * parameters * tokens / self._rate(fmt, e.dense_compute))
+        return _Product(
+            self._read_s(parameters * BYTES_PER_PARAMETER[fmt], reached),
+            2 * parameters * tokens / self._rate(fmt, e.dense_compute),
+        )
 
-    def _experts_s(self, tokens: float) -> float:
+    def _experts(self, tokens: float) -> "_Product":
         """`tokens` through the experts that they choose, on all cards of a stage."""
         shape, e, fmt = self.shape, self.efficiency, self.shape.expert_format
-        native = fmt in ("nvfp4", "mxfp4") and self.engine.card.flops_fp4 is not None
-        reached = e.expert_bandwidth_fp4 if native else e.expert_bandwidth
+        if not shape.experts:
+            return _Product(0.0, 0.0)
+        fused = self._fused_experts
+        reached = e.expert_bandwidth_fused if fused else e.expert_bandwidth
+        compute = e.expert_compute_fused if fused else e.expert_compute
         parameters = shape.moe_layers * shape.expert_parameters / self.engine.stage_cards
-        read = parameters * self.touched_experts(tokens) * BYTES_PER_PARAMETER[fmt]
-        flops = 2 * parameters * shape.experts_per_token * tokens
-        return max(self._read_s(read, reached), flops / self._rate(fmt, e.expert_compute))
+        return _Product(
+            self._read_s(parameters * self.touched_experts(tokens) * BYTES_PER_PARAMETER[fmt], reached),
+            2 * parameters * shape.experts_per_token * tokens / self._rate(fmt, compute),
+        )
+
+    def _quantizing_s(self, fmt: WeightFormat) -> float:
+        """What bringing the activations to the weights' format costs a layer, where the matrix units take that."""
+        return 0.0 if _native_rate(self.engine.card, fmt) is None else self.efficiency.narrow_layer_s
+
+    @property
+    def _fused_experts(self) -> bool:
+        """vLLM has one kernel for all of a layer's experts on B200-class cards (FlashInfer), Triton or Marlin elsewhere."""
+        capability = self.engine.card.compute_capability
+        return capability is not None and capability[0] == 10
 
     def _output_s(self, tokens: float) -> float:
         e = self.efficiency
@@ -132,6 +171,18 @@ class Roofline:
         gain = max(1.0, (_native_rate(self.engine.card, fmt) or half) / half)
         rate: float = reached * half * gain**self.efficiency.narrow_gain
         return rate
+
+
+@dataclass(frozen=True)
+class _Product:
+    """Activations times weights: the time to read the weights, and to multiply."""
+
+    read_s: float
+    compute_s: float
+
+    @property
+    def longer_s(self) -> float:
+        return max(self.read_s, self.compute_s)
 
 
 def half_rate(card: Card) -> float:

@@ -1,6 +1,7 @@
 """Fitting the efficiencies to measured runs: least squares on the logarithms of predicted over measured."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -14,6 +15,8 @@ _TTFT_WEIGHT = 0.6
 """A first token depends on the opening of a run and on the machine before the engine; it says less than the others."""
 _OUTLIER = 0.2
 """Errors above this count linearly (Huber), so that one odd row does not bend all coefficients."""
+_INDEPENDENT = 4
+"""Rows of one group repeat each other: together they weigh at most like so many."""
 _PULL = 0.15
 """How hard the starting values hold: a coefficient off by e weighs like a row off by 15 %."""
 
@@ -77,15 +80,17 @@ def _log(predicted: float | None, measured: float | None) -> float | None:
 
 def fit(rows: Sequence[Measurement], *, start: Efficiency = START, pull: float = _PULL) -> Efficiency:
     """The ten coefficients that suit these rows best; where rows say nothing they stay at `start`."""
+    sizes = Counter(row.group for row in rows)
+    weights = {group: min(1.0, math.sqrt(_INDEPENDENT / size)) for group, size in sizes.items()}
     origin = [_encode(name, getattr(start, name)) for name in FITTED]
 
     def residuals(at: Sequence[float]) -> list[float]:
         efficiency = _decoded(at, start)
         found = []
         for row in rows:
-            errors = log_errors(row, efficiency)
-            found += [_huber(errors.tpot or 0.0), _huber(_TTFT_WEIGHT * (errors.ttft or 0.0))]
-            found.append(_huber(errors.prefill or 0.0))
+            errors, weight = log_errors(row, efficiency), weights[row.group]
+            found += [weight * _huber(errors.tpot or 0.0), weight * _huber(_TTFT_WEIGHT * (errors.ttft or 0.0))]
+            found.append(weight * _huber(errors.prefill or 0.0))
         return found + [pull * (x - x0) for x, x0 in zip(at, origin, strict=True)]
 
     return _decoded(least_squares(residuals, origin), start)
