@@ -179,12 +179,16 @@ def _spreads(rows: Sequence[Measurement], errors: dict[str, LogErrors]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Measured speed beside predicted.")
-    parser.add_argument("--perf", type=Path, nargs="+", default=[], help="JSON lists of measured runs, or one run per line (.jsonl)")
+    parser.add_argument(
+        "--perf", type=Path, nargs="+", default=[], help="JSON lists of runs, or one run a line (.jsonl)"
+    )
     parser.add_argument("--configs", type=Path, nargs="+", default=[], help="JSON objects of config.json by model")
+    parser.add_argument("--alone", action="store_true", help="without the public runs of benchmarks/data")
     parser.add_argument("--out", type=Path, help="one JSON line per row goes here")
     asked = parser.parse_args(argv)
     try:
-        perf, configs = [*asked.perf, OWN_ROWS], [*asked.configs, OWN_CONFIGS]
+        own = not (asked.perf and asked.alone)
+        perf, configs = [*asked.perf, *[OWN_ROWS] * own], [*asked.configs, *[OWN_CONFIGS] * own]
         show(Console(width=120, highlight=False), read_rows(perf, configs), asked.out)
     except (BenchError, OSError) as error:
         sys.stderr.write(f"bench-speed: {error}\n")

@@ -164,7 +164,9 @@ def _runs(file: Path) -> list[Mapping[str, object]]:
     """A JSON list, or one object per line."""
     try:
         text = file.read_text()
-        listed = [json.loads(line) for line in text.splitlines() if line] if file.suffix == ".jsonl" else json.loads(text)
+        lines = text.splitlines() if file.suffix == ".jsonl" else [text]
+        parsed = [json.loads(line) for line in lines if line]
+        listed = parsed if file.suffix == ".jsonl" else parsed[0]
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read {file}: {error}") from error
     if not isinstance(listed, list) or not all(isinstance(row, dict) for row in listed):

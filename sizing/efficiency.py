@@ -1,4 +1,4 @@
-"""How much of a card's published speed an engine reaches: seventeen fitted coefficients, and a few held ones, as data."""
+"""How much of a card's published speed an engine reaches: seventeen fitted coefficients, a few held ones."""
 
 from dataclasses import dataclass
 from datetime import date
@@ -167,7 +167,7 @@ EFFICIENCY = Efficiency(
 FIT = FitRecord(
     as_of=date(2026, 11, 24),
     rows=96,
-    source="aiconfigurator's silicon_sample.csv (53 rows given) and the dense runs of benchmarks/data/perf_public.jsonl",
+    source="aiconfigurator's silicon_sample.csv (53 rows) and benchmarks/data/perf_public.jsonl",
     few=Spread(ttft=0.391, tpot=0.207, output_rate=0.216, rows=70),
     many=Spread(ttft=0.386, tpot=0.270, output_rate=0.311, rows=26),
 )

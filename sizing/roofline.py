@@ -1,6 +1,5 @@
 """One engine step by a roofline: the time to read what it needs or to compute it, whichever is longer."""
 
-import math
 from dataclasses import dataclass
 
 from sizing.cards import Card
@@ -144,7 +143,7 @@ class Roofline:
 
     @property
     def _fused_experts(self) -> bool:
-        """vLLM has one kernel for all of a layer's experts on B200-class cards (FlashInfer), Triton or Marlin elsewhere."""
+        """On B200-class cards vLLM has FlashInfer's kernels for a layer's experts; elsewhere Triton's or Marlin's."""
         capability = self.engine.card.compute_capability
         return capability is not None and capability[0] == 10
 

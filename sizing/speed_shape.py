@@ -1,4 +1,4 @@
-"""A model as speed sees it: which weights a token passes, which experts it picks, what it leaves and reads in the cache."""
+"""A model as speed sees it: which weights a token passes, which experts it picks, what it reads of those before it."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -157,7 +157,7 @@ def speed_shape_of(
     )
 
 
-def _cache_read(model: ModelShape, layer: Layer, count: int, element_bytes: float) -> CacheRead:
+def _cache_read(model: ModelShape, layer: Attention | Latent | Indexer, count: int, element_bytes: float) -> CacheRead:
     heads = model.num_attention_heads
     if isinstance(layer, Attention):
         elements = layer.num_kv_heads * (layer.head_dim + layer.value_dim)
@@ -167,7 +167,6 @@ def _cache_read(model: ModelShape, layer: Layer, count: int, element_bytes: floa
         # Uncompressed in prefill: keys and values a quarter of the rank wide each, and the position's part of the key.
         width = heads * ((layer.width - _LATENT_POSITION) // 2 + _LATENT_POSITION)
         return CacheRead(count, layer.width * element_bytes, 1, width)
-    assert isinstance(layer, Indexer)
     return CacheRead(count, layer.token_bytes, 1, layer.head_dim)
 
 
