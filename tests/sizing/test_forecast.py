@@ -1,8 +1,8 @@
 """The caller's one entry: what limits a load, what replicas add, and what users and tokens follow from it."""
 
 import time
-from itertools import pairwise
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
