@@ -13,11 +13,12 @@ from sizing.architecture import (
     check_supported,
 )
 from sizing.config_values import ConfigValues
-from sizing.errors import ModelFileError, UnsupportedModelError
-from sizing.headers import Tensor, is_encoder, loaded_bytes, loaded_tensors, stored_dtype
-from sizing.model import Dtype, KvCacheDtype, ModelShape
-from sizing.parameters import count_parameters
+from sizing.errors import ModelFileError
+from sizing.headers import Tensor, stored_dtype
+from sizing.model import Dtype, ModelShape
 from sizing.plain import windows
+from sizing.quantization import quantization_method
+from sizing.weighing import weighed
 
 _DTYPES: dict[str, Dtype] = {
     "bfloat16": "bfloat16",
@@ -40,7 +41,6 @@ _LENGTH_KEYS = (
 )
 # vllm/config/model.py: _get_and_verify_max_len; these leave max_position_embeddings already scaled
 _UNSCALED_ROPE = {"default", "su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling"}
-_COUNT_TOLERANCE = 0.01
 
 
 def parse_config(values: Mapping[str, object], *, name: str, tensors: Sequence[Tensor] | None = None) -> ModelShape:
@@ -52,6 +52,7 @@ def parse_config(values: Mapping[str, object], *, name: str, tensors: Sequence[T
     """
     architecture = architecture_name(values, name=name)
     wrapped = WRAPPERS.get(architecture)
+    wrapper = values if wrapped is not None else None
     if wrapped is not None:
         values = _text_values(values, name=name)
     check_supported(values, wrapped or architecture, name=name)
@@ -65,7 +66,7 @@ def parse_config(values: Mapping[str, object], *, name: str, tensors: Sequence[T
         raise config.impossible(
             "num_key_value_heads", f"does not divide the {shape.num_attention_heads} attention heads"
         )
-    shape = _weighed(shape, tensors, wrapped=wrapped is not None)
+    shape = weighed(shape, config, tensors, wrapper=wrapper)
     return replace(shape, architecture=architecture)
 
 
@@ -85,7 +86,7 @@ def _text_values(values: Mapping[str, object], *, name: str) -> Mapping[str, obj
 def _base_shape(config: ConfigValues, architecture: str, tensors: Sequence[Tensor] | None) -> ModelShape:
     """What every family spells alike; its widths are still those of a shape without layers."""
     max_model_len, longest = _model_len(config)
-    quantization, kv_cache_dtype = _quantization(config)
+    quantization, kv_cache_dtype = quantization_method(config)
     return ModelShape(
         name=config.name,
         architecture=architecture,
@@ -152,38 +153,6 @@ def _plain_shape(config: ConfigValues, architecture_name: str, tensors: Sequence
     return replace(shape, layers=windows(config, architecture, shape))
 
 
-def _weighed(shape: ModelShape, tensors: Sequence[Tensor] | None, *, wrapped: bool) -> ModelShape:
-    counted = count_parameters(shape).total
-    if tensors is None:
-        if shape.quantization:
-            raise UnsupportedModelError(
-                f"{shape.name}: weights quantized with {shape.quantization} are only known from safetensors headers, "
-                "and there are none; size the repository or the folder that holds them"
-            )
-        caveat = "neither the weights nor the work of its encoder are in the sum" if wrapped else None
-        return replace(shape, num_parameters=counted, weights_bytes=counted * shape.dtype_bytes, caveat=caveat)
-    loaded = loaded_tensors(
-        tensors, tie_word_embeddings=shape.tie_word_embeddings, num_hidden_layers=shape.num_hidden_layers
-    )
-    encoder = [tensor for tensor in loaded if wrapped and is_encoder(tensor)]
-    decoder = [tensor for tensor in loaded if not (wrapped and is_encoder(tensor))]
-    stored = sum(tensor.num_elements for tensor in decoder)
-    if not shape.quantization and abs(stored - counted) > _COUNT_TOLERANCE * counted:
-        raise ModelFileError(
-            f"{shape.name}: its safetensors hold {stored:,} parameters where config.json describes {counted:,}; "
-            "download the model again, or merge the adapter into its base model"
-        )
-    quantized = shape.quantization is not None
-    encoder_bytes = loaded_bytes(encoder, dtype=shape.dtype, quantized=quantized)
-    return replace(
-        shape,
-        num_parameters=counted + sum(tensor.num_elements for tensor in encoder),
-        weights_bytes=loaded_bytes(decoder, dtype=shape.dtype, quantized=quantized) + encoder_bytes,
-        encoder_bytes=encoder_bytes,
-        caveat="the work of its encoder is not in the sum" if wrapped else None,
-    )
-
-
 def _served_dtype(config: ConfigValues, tensors: Sequence[Tensor] | None) -> Dtype:
     """vllm/config/model.py: _resolve_auto_dtype; a float32 checkpoint is served in bfloat16.
 
@@ -231,43 +200,3 @@ def _model_len(config: ConfigValues) -> tuple[int, int]:
         # vLLM serves LongRoPE at its original length unless asked for more, to spare short prompts the loss
         return config.count("original_max_position_embeddings", default=longest), longest
     return longest, longest
-
-
-def _quantization(config: ConfigValues) -> tuple[str | None, KvCacheDtype]:
-    """The method's name as vLLM normalises it, and the KV cache type that the checkpoint asks for."""
-    section = config.section("quantization_config", "compression_config")
-    if not section:
-        return None, "auto"
-    inner = section.get("quantization")
-    inner = inner if isinstance(inner, dict) else {}
-    method = str(section.get("quant_method") or "").lower().replace("compressed_tensors", "compressed-tensors")
-    if not method and inner.get("quant_algo"):  # ModelOpt before 0.31 keeps it in a file of its own
-        method = {"FP8": "modelopt", "NVFP4": "modelopt_fp4"}.get(str(inner["quant_algo"]).upper(), "")
-    if not method:
-        raise UnsupportedModelError(
-            f"{config.name}: its quantization_config names no quant_method, so its KV cache type is unknown; "
-            "use the config.json as its publisher ships it"
-        )
-    if method == "compressed-tensors":
-        return method, "fp8" if section.get("kv_cache_scheme") else "auto"
-    if method.startswith("modelopt"):
-        return method, _modelopt_kv_cache(config, [inner, section])
-    return method, "auto"
-
-
-def _modelopt_kv_cache(config: ConfigValues, sections: Sequence[Mapping[str, object]]) -> KvCacheDtype:
-    """vllm/utils/torch_utils.py: get_kv_cache_quant_algo_string."""
-    for key in ("kv_cache_scheme", "kv_cache_quant_algo"):
-        for section in sections:
-            algo = section.get(key)
-            if not algo:
-                continue
-            if isinstance(algo, dict):
-                algo = {8: "fp8", 4: "nvfp4"}.get(algo.get("num_bits", 0)) if algo.get("type") == "float" else None
-            if str(algo).lower() == "fp8":
-                return "fp8"
-            raise UnsupportedModelError(
-                f"{config.name}: its checkpoint asks for a {algo} KV cache, which is not sized yet; "
-                "sized today are the served type and fp8"
-            )
-    return "auto"

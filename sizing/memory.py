@@ -11,7 +11,7 @@ from sizing.gpu import GIB, Device, Link, compute_major
 from sizing.kv_cache import KvCache
 from sizing.layers import Indexer, Latent
 from sizing.model import ModelShape
-from sizing.parameters import weights_per_rank_bytes
+from sizing.weights import weights_per_rank_bytes
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """What a model is to the arithmetic: its shape, its number type and the bytes of its weights."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from sizing.held import HeldWeights, Weight
 from sizing.layers import Attention, Layers
 
 Dtype = Literal["bfloat16", "float16", "float32"]
@@ -84,6 +85,10 @@ class ModelShape:
     """Of the weights: a vision or audio encoder in front of the decoder."""
     caveat: str | None = None
     """What the sum leaves out for this model, in a sentence."""
+    held: HeldWeights | None = field(default=None, compare=False, repr=False)
+    """`weights_bytes` by layer and by what parallelism does to them."""
+    blueprint: tuple[Weight, ...] = field(default=(), compare=False, repr=False)
+    """The decoder's parameters by name; empty for a family that is only counted."""
 
     @property
     def cache_layers(self) -> Layers:
@@ -97,8 +102,16 @@ class ModelShape:
 
     def served_as(self, dtype: Dtype) -> "ModelShape":
         """The same model under vLLM's `--dtype`: unquantized weights and the cache take the new type's bytes."""
-        scale = 1.0 if self.quantization else DTYPE_BYTES[dtype] / self.dtype_bytes
-        return replace(self, dtype=dtype, weights_bytes=round(self.weights_bytes * scale))
+        if self.quantization or DTYPE_BYTES[dtype] == self.dtype_bytes:
+            return replace(self, dtype=dtype)
+        scale = DTYPE_BYTES[dtype] / self.dtype_bytes
+        return replace(
+            self,
+            dtype=dtype,
+            weights_bytes=round(self.weights_bytes * scale),
+            encoder_bytes=round(self.encoder_bytes * scale),
+            held=self.held.scaled(scale) if self.held else None,
+        )
 
     @property
     def active_intermediate_size(self) -> int:
