@@ -266,7 +266,8 @@ def _nemotron_h(config: ConfigValues, shape: ModelShape, index: int, caches: tup
         mixer = _Mixer(
             heads,
             heads * config.count("mamba_head_dim"),
-            config.count("n_groups") * config.count("ssm_state_size"),
+            config.count("n_groups"),
+            config.count("ssm_state_size"),
             config.count("conv_kernel") + int(config.flag("use_conv_bias", default=True)),
         )
         yield from mixer.weights("mixer", hidden)
@@ -280,7 +281,8 @@ def _granite_hybrid(config: ConfigValues, shape: ModelShape, _: int, caches: tup
         mixer = _Mixer(
             config.count("mamba_n_heads"),
             config.count("mamba_expand") * hidden,
-            config.count("mamba_n_groups") * config.count("mamba_d_state"),
+            config.count("mamba_n_groups"),
+            config.count("mamba_d_state"),
             config.count("mamba_d_conv") + int(config.flag("mamba_conv_bias", default=True)),
         )
         yield from mixer.weights("mamba", hidden)
@@ -293,19 +295,28 @@ def _granite_hybrid(config: ConfigValues, shape: ModelShape, _: int, caches: tup
 
 @dataclass(frozen=True)
 class _Mixer:
-    """A Mamba-2 mixer: heads, inner width, width of all groups' states, and numbers per convolution channel."""
+    """A Mamba-2 mixer. A sole group of states is repeated on every rank, several are dealt out."""
 
     heads: int
     inner: int
-    grouped: int
+    groups: int
+    state_size: int
     per_channel: int
+    """Numbers of the convolution for each channel."""
 
     def weights(self, name: str, hidden: int) -> Parts:
-        yield _linear(f"{name}.in_proj", 2 * self.inner + 2 * self.grouped + self.heads, hidden)
+        grouped, split = 2 * self.groups * self.state_size, _groups_split(self.groups)
+        yield _linear(f"{name}.in_proj", 2 * self.inner + self.heads, hidden)
+        yield _linear(f"{name}.in_proj", grouped, hidden, split)
         yield _linear(f"{name}.out_proj", hidden, self.inner)
-        yield Weight(f"{name}.conv1d", (self.inner + 2 * self.grouped, self.per_channel), "sharded")
+        yield Weight(f"{name}.conv1d", (self.inner, self.per_channel), "sharded")
+        yield Weight(f"{name}.conv1d", (grouped, self.per_channel), split)
         yield Weight(f"{name}.A_log", (3 * self.heads,), "sharded")
         yield Weight(f"{name}.norm", (self.inner,), "sharded")
+
+
+def _groups_split(groups: int) -> Split:
+    return "replicated" if groups == 1 else "sharded"
 
 
 _Family = Callable[[ConfigValues, ModelShape, int, tuple[Layer, ...]], Iterable[Weight]]

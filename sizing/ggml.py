@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sizing.held import Weight
-from sizing.number_format import NumberFormat
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,6 @@ TYPES: Mapping[int, GgmlType] = {
     6: GgmlType("Q5_0", 32, 22),
     7: GgmlType("Q5_1", 32, 24),
     8: GgmlType("Q8_0", 32, 34),
-    9: GgmlType("Q8_1", 32, 36),
     10: GgmlType("Q2_K", 256, 84),
     11: GgmlType("Q3_K", 256, 110),
     12: GgmlType("Q4_K", 256, 144),
@@ -70,17 +68,25 @@ class Mixture:
     def type_of(self, weight: Weight, num_layers: int, *, tied: bool) -> GgmlType | None:
         """None where the weight is stored as it is (norms and routers, in float32)."""
         if weight.split == "output" or (weight.split == "embedding" and tied):
-            return _BY_NAME[self.wide]
+            return _whole_blocks(self.wide, weight.shape[-1])
         if not weight.linear and weight.split != "embedding":
             return None
         picked = ("v_proj" in weight.name or "down_proj" in weight.name) and self._keeps(weight.layer, num_layers)
-        return _BY_NAME[self.wide if picked else self.base]
+        return _whole_blocks(self.wide if picked else self.base, weight.shape[-1])
 
     def _keeps(self, layer: int | None, num_layers: int) -> bool:
         if not self.picks or layer is None:
             return False
         eighth = num_layers // 8
         return layer < eighth or layer >= 7 * num_layers // 8 or (layer - eighth) % 3 == 2
+
+
+# what llama.cpp takes instead where a row is no whole number of blocks of 256
+_NARROW = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
+
+
+def _whole_blocks(name: str, width: int) -> GgmlType:
+    return _BY_NAME[_NARROW[name] if name in _NARROW and width % _BY_NAME[name].block_size else name]
 
 
 MIXTURES: Mapping[str, Mixture] = {
@@ -94,9 +100,3 @@ MIXTURES: Mapping[str, Mixture] = {
     "q4_0": Mixture("Q4_0", "Q6_K"),
     "q4_1": Mixture("Q4_1", "Q6_K"),
 }
-
-
-def number_format(ggml: GgmlType) -> NumberFormat:
-    """The same block as a format of numbers that share one."""
-    bits = ggml.block_bytes * 8
-    return NumberFormat(ggml.name, 0, group_size=ggml.block_size, group_bits=bits)

@@ -8,7 +8,7 @@ from sizing.layers import Attention, Layers
 
 Dtype = Literal["bfloat16", "float16", "float32"]
 KvCacheDtype = Literal["auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2"]
-WeightsSource = Literal["safetensors headers", "config"]
+WeightsSource = Literal["safetensors headers", "GGUF header", "config"]
 
 DTYPE_BYTES: dict[Dtype, int] = {"bfloat16": 2, "float16": 2, "float32": 4}
 

@@ -293,7 +293,7 @@ class _Section:
         return Quantization("bitsandbytes", (((), number_format),), skipped, "substring")
 
     def modelopt(self, method: str) -> Quantization:
-        ignore = self.words("exclude_modules", "ignore")
+        ignore = self.words("ignore", "exclude_modules")
         formats = {"FP8": FP8_TENSOR, "NVFP4": NVFP4, "MXFP8": MXFP8, "FP8_PB_WO": FP8_BLOCK}
         if method == "modelopt_mixed":
             return self._mixed(formats, ignore)
@@ -301,7 +301,10 @@ class _Section:
         if named is None:
             raise self.unknown(f"weights quantized with ModelOpt's {self.values.get('quant_algo')}")
         assumed = None if ignore else "its config.json lists no exceptions, so every linear layer is taken as quantized"
-        return Quantization(method, (((), named),), ignore or ("lm_head",), "wildcard", assumed=assumed)
+        # vLLM takes the output layer too where the list leaves it in
+        return Quantization(
+            method, (((), named),), ignore or ("lm_head",), "wildcard", takes_output=True, assumed=assumed
+        )
 
     def _mixed(self, formats: Mapping[str, NumberFormat], ignore: tuple[str, ...]) -> Quantization:
         listed = self.values.get("quantized_layers")

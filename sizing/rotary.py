@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from sizing.config_values import ConfigValues
 from sizing.layers import Attention, Latent
-from sizing.model import ModelShape
+from sizing.model import DTYPE_BYTES, ModelShape
 
 # what every published file of this family says that has more than a window's length to tell
 _GEMMA3_ROPE: Mapping[str, object] = {"rope_type": "linear", "factor": 8.0}
@@ -28,7 +28,8 @@ def rotary_bytes(config: ConfigValues, shape: ModelShape) -> int:
         elements += width * _rows(rope, positions)
     if shape.model_type.startswith(_MROPE_FAMILIES):
         elements *= _MROPE_LENGTHS
-    return elements * shape.dtype_bytes
+    width = DTYPE_BYTES["float32"] if shape.architecture == "GptOssForCausalLM" else shape.dtype_bytes
+    return elements * width
 
 
 def _sections(config: ConfigValues, shape: ModelShape) -> list[Mapping[str, object]]:

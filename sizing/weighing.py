@@ -111,16 +111,17 @@ def _by_headers(shape: ModelShape, config: ConfigValues, tensors: Sequence[Tenso
     )
     encoder = [tensor for tensor in loaded if multimodal and is_encoder(tensor)]
     stored = sum(tensor.num_elements for tensor in loaded) - sum(tensor.num_elements for tensor in encoder)
-    if not shape.quantization and abs(stored - counted) > _COUNT_TOLERANCE * counted:
+    packed = shape.quantization not in (None, "gguf")  # of which a tensor's shape tells nothing
+    if not packed and abs(stored - counted) > _COUNT_TOLERANCE * counted:
         raise ModelFileError(
-            f"{shape.name}: its safetensors hold {stored:,} parameters where config.json describes {counted:,}; "
+            f"{shape.name}: its files hold {stored:,} parameters where config.json describes {counted:,}; "
             "download the model again, or merge the adapter into its base model"
         )
     queries = shape.num_attention_heads
     kv_share = 2 * shape.num_key_value_heads / (queries + 2 * shape.num_key_value_heads)
     found: list[Piece] = []
     for tensor in loaded:
-        num_bytes = loaded_bytes([tensor], dtype=shape.dtype, quantized=shape.quantization is not None)
+        num_bytes = loaded_bytes([tensor], dtype=shape.dtype, quantized=packed)
         num_bytes += _unpacked_copy(tensor, shape)
         found += pieces_of(tensor, num_bytes, multimodal=multimodal, kv_share=kv_share)
     whole = held(found, shape, buffers=rotary_bytes(config, shape), tiles=expert_tiles(shape, shape.quantization))
@@ -130,6 +131,7 @@ def _by_headers(shape: ModelShape, config: ConfigValues, tensors: Sequence[Tenso
         weights_bytes=whole.weights_bytes,
         encoder_bytes=whole.encoder,
         held=whole,
+        weights_source="GGUF header" if shape.quantization == "gguf" else shape.weights_source,
         caveat=_ENCODER_WORK if multimodal else None,
     )
 
