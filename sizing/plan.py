@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from sizing.activations import Batch
-from sizing.engine_cache import Serving, engine_cache
+from sizing.engine_cache import Drafter, Serving, engine_cache
 from sizing.errors import QuestionError
 from sizing.gpu import GIB, Device, compute_major
 from sizing.kv_cache import KvCache
@@ -54,6 +54,7 @@ class Question:
     """None: vLLM's default for the model and the release."""
     stage_devices: tuple[Device, ...] = ()
     release: Release = NEWEST
+    speculative: Drafter | None = None
     corrections: Corrections | None = None
 
 
@@ -344,8 +345,12 @@ def _cache(question: Question, settings: EngineSettings, batch: Batch) -> KvCach
             pipeline_parallel_size=settings.pipeline_parallel_size,
             kv_cache_dtype=question.kv_cache_dtype,
             max_num_batched_tokens=batch.max_num_batched_tokens,
-            enable_prefix_caching=question.enable_prefix_caching is not False,
-            async_scheduling=device.kind == "cuda",
+            enable_prefix_caching=question.enable_prefix_caching,
+            async_scheduling=None if device.kind == "cuda" else False,
+            release=question.release,
+            compute_major=compute_major(device.name),
+            on_processor=device.kind == "cpu",
+            speculative=question.speculative,
         ),
     )
 

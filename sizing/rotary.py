@@ -21,7 +21,7 @@ def rotary_bytes(config: ConfigValues, shape: ModelShape) -> int:
     """
     if config.values.get("position_embedding_type") == "nope" or shape.architecture == "NemotronHForCausalLM":
         return 0
-    positions = config.count("max_position_embeddings", default=shape.longest_model_len)
+    positions = config.count("max_position_embeddings", default=shape.max_model_len)
     sections = _sections(config, shape)
     elements = 0
     for width, rope in zip(_widths(config, shape), sections, strict=False):
