@@ -104,6 +104,8 @@ class HeldWeights:
     num_experts: int
     vocab_size: int
     tiles: ExpertTiles | None = None
+    tensors: tuple[tuple[Portion, int], ...] = ()
+    """The layers' matrices as vLLM fuses them, and how many there are of each size."""
 
     @property
     def weights_bytes(self) -> int:
@@ -121,4 +123,5 @@ class HeldWeights:
             last_norm=round(self.last_norm * scale),
             encoder=round(self.encoder * scale),
             buffers=round(self.buffers * scale),
+            tensors=tuple((portion.scaled(scale), count) for portion, count in self.tensors),
         )

@@ -34,8 +34,9 @@ def pieces_of(tensor: Tensor, num_bytes: int, *, multimodal: bool, kv_share: flo
     layer = int(found[1]) if found else None
     if layer is not None and _FUSED.search(name) and len(tensor.shape) > 1:
         keys_values = round(num_bytes * kv_share)
-        return [Piece("sharded", layer, num_bytes - keys_values), Piece("kv", layer, keys_values)]
-    return [Piece(_split(name, tensor), layer, num_bytes)]
+        parts: tuple[tuple[Split, int], ...] = (("sharded", num_bytes - keys_values), ("kv", keys_values))
+        return [Piece(split, layer, size, tensor.name, size) for split, size in parts]
+    return [Piece(_split(name, tensor), layer, num_bytes, tensor.name, num_bytes)]
 
 
 def _split(name: str, tensor: Tensor) -> Split:

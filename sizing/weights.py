@@ -1,8 +1,11 @@
 """What a model's weights weigh once vLLM holds them, and what of that one rank of an engine holds."""
 
-from collections.abc import Iterable, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from sizing.allocator import slack_bytes
 from sizing.engine_cache import pipeline_stages
 from sizing.errors import QuestionError
 from sizing.ggml import Mixture
@@ -12,6 +15,9 @@ from sizing.model import ModelShape
 from sizing.quantization import Quantization, named_quantization
 
 VOCAB_PADDING = 64  # vllm/model_executor/layers/vocab_parallel_embedding.py: DEFAULT_VOCAB_PADDING_SIZE
+_EXPERT = re.compile(r"\.experts\.(?:\d+|\*)\.")
+_QKV = re.compile(r"\b(?:[qkv]_proj|attn_[qkv])\b")
+_GATE_UP = re.compile(r"\b(?:gate_proj|up_proj|w1|w3|ffn_gate|ffn_up|ffn_gate_exps|ffn_up_exps)\b")
 _SAME_FORMAT = 0.25  # a stored format within that of the one asked for is taken to be it
 
 
@@ -22,6 +28,10 @@ class Piece:
     split: Split
     layer: int | None
     num_bytes: int
+    name: str = ""
+    """Of the matrix it is, or is the larger part of; empty where it is none."""
+    matrix_bytes: int = 0
+    """Without what stands beside the numbers, which are other tensors."""
 
 
 def pieces(
@@ -37,13 +47,14 @@ def pieces(
     for weight in weights:
         number_format = quantization.format_of(weight) if quantization else None
         if number_format is None:
-            num_bytes = weight.num_elements * dtype_bytes
+            matrix_bytes = num_bytes = weight.num_elements * dtype_bytes
         else:
             outputs, inputs = weight.shape
             num_bytes = weight.copies * number_format.matrix_bytes(outputs, inputs)
+            matrix_bytes = weight.num_elements * number_format.bits // 8
             if weight.name.endswith("kv_b_proj"):  # latent attention decodes with a copy of it that is not packed
                 num_bytes += weight.num_elements * dtype_bytes
-        found.append(Piece(weight.split, weight.layer, num_bytes))
+        found.append(Piece(weight.split, weight.layer, num_bytes, weight.name, matrix_bytes))
     return found
 
 
@@ -62,12 +73,12 @@ def _gguf_pieces(
             values = mixture.type_of(replace(weight, name="v_proj"), num_layers, tied=tied)
             row_bytes = max(row_bytes, values.num_bytes(weight.shape[-1]) if values else 0)
         rows = weight.num_elements // weight.shape[-1]
-        found.append(Piece(weight.split, weight.layer, rows * row_bytes))
+        found.append(Piece(weight.split, weight.layer, rows * row_bytes, weight.name, rows * row_bytes))
     return found
 
 
 def held(
-    found: Iterable[Piece], shape: ModelShape, *, buffers: int = 0, tiles: ExpertTiles | None = None
+    found: Sequence[Piece], shape: ModelShape, *, buffers: int = 0, tiles: ExpertTiles | None = None
 ) -> HeldWeights:
     """The pieces summed by layer. What stands outside the layers and is not a table of the vocabulary is a norm."""
     layers: list[dict[Split, int]] = [{} for _ in range(shape.num_hidden_layers)]
@@ -75,10 +86,7 @@ def held(
     for piece in found:
         sums = ends if piece.layer is None else layers[piece.layer]
         sums[piece.split] = sums.get(piece.split, 0) + piece.num_bytes
-    portions = tuple(
-        Portion(layer.get("sharded", 0), layer.get("kv", 0), layer.get("replicated", 0), layer.get("experts", 0))
-        for layer in layers
-    )
+    portions = tuple(_portion(layer) for layer in layers)
     whole = Portion()
     for portion in portions:
         whole += portion
@@ -94,7 +102,28 @@ def held(
         num_experts=shape.num_experts,
         vocab_size=shape.vocab_size,
         tiles=tiles,
+        tensors=_tensors(found),
     )
+
+
+def _tensors(found: Iterable[Piece]) -> tuple[tuple[Portion, int], ...]:
+    """The layers' matrices, those that vLLM fuses as one, counted by size."""
+    fused: dict[tuple[int, str], dict[Split, int]] = {}
+    for piece in found:
+        if piece.layer is not None and piece.matrix_bytes:
+            sums = fused.setdefault((piece.layer, _fused(piece.name)), {})
+            sums[piece.split] = sums.get(piece.split, 0) + piece.matrix_bytes
+    return tuple(Counter(_portion(sums) for sums in fused.values()).items())
+
+
+def _fused(name: str) -> str:
+    """vllm/model_executor/models: packed_modules_mapping, and the experts' two matrices."""
+    name = _EXPERT.sub(".experts.", name)
+    return _GATE_UP.sub("gate_up_proj", _QKV.sub("qkv_proj", name))
+
+
+def _portion(sums: Mapping[Split, int]) -> Portion:
+    return Portion(sums.get("sharded", 0), sums.get("kv", 0), sums.get("replicated", 0), sums.get("experts", 0))
 
 
 def expert_tiles(shape: ModelShape, method: str | None) -> ExpertTiles | None:
@@ -112,21 +141,28 @@ def weights_per_rank(
     enable_expert_parallel: bool = False,
     data_parallel_size: int = 1,
     compute_major: int | None = None,
+    as_allocated: bool = True,
 ) -> tuple[int, ...]:
     """Bytes that one rank of each pipeline stage holds, rotary tables and padding included; first stage first.
 
     The ranks of a stage hold alike, but for experts that do not divide evenly: then it is the fullest. Ranks of
     data parallelism share the experts and repeat the rest, as vLLM's do. `compute_major` is the card's compute
-    capability before the dot, on which the padding of MXFP4 experts depends.
+    capability before the dot, on which the padding of MXFP4 experts depends. `as_allocated` adds what a GPU's
+    allocator rounds up, as "Model loading took" does.
     """
     whole, tp = _held(shape), tensor_parallel_size
     stages = pipeline_stages(shape.num_hidden_layers, pipeline_parallel_size)
     padded = -(-whole.vocab_size // VOCAB_PADDING) * VOCAB_PADDING / whole.vocab_size / tp
     embedding, output = whole.embedding * padded, whole.output * padded
+    slack = 0.0
+    if as_allocated:
+        ranks = 1 if enable_expert_parallel else tp * data_parallel_size
+        slack = sum(count * slack_bytes(_share(part, whole, tp, ranks)) for part, count in whole.tensors)
+        embedding, output = embedding + slack_bytes(embedding), output + slack_bytes(output)
     found = []
     for number, stage in enumerate(stages):
         portion = whole.decoder if len(stages) == 1 else sum((whole.layers[layer] for layer in stage), Portion())
-        size = portion.sharded / tp + portion.kv / min(tp, whole.num_key_value_heads) + portion.replicated
+        size = _share(replace(portion, experts=0), whole, tp, 1) + slack * len(stage) / shape.num_hidden_layers
         size += _experts(
             portion,
             whole,
@@ -144,9 +180,19 @@ def weights_per_rank(
     return tuple(found)
 
 
-def weights_per_rank_bytes(shape: ModelShape, tensor_parallel_size: int, *, compute_major: int | None = None) -> int:
+def _share(portion: Portion, whole: HeldWeights, tp: int, expert_ranks: int) -> float:
+    """One rank's bytes of it, experts divided among so many."""
+    dense = portion.sharded / tp + portion.kv / min(tp, whole.num_key_value_heads) + portion.replicated
+    return dense + portion.experts / expert_ranks
+
+
+def weights_per_rank_bytes(
+    shape: ModelShape, tensor_parallel_size: int, *, compute_major: int | None = None, as_allocated: bool = True
+) -> int:
     """What one of `tensor_parallel_size` ranks holds of a model that is not split into stages."""
-    return weights_per_rank(shape, tensor_parallel_size=tensor_parallel_size, compute_major=compute_major)[0]
+    return weights_per_rank(
+        shape, tensor_parallel_size=tensor_parallel_size, compute_major=compute_major, as_allocated=as_allocated
+    )[0]
 
 
 def _experts(

@@ -20,11 +20,23 @@ TEXT: dict[str, object] = {
 }
 SIGLIP: dict[str, object] = {"hidden_size": 1152, "intermediate_size": 4304, "num_attention_heads": 16}
 # Transformers' sizes, the parts that are no decoder, and what of them vLLM does not hold
-QWEN25_VISION = {"hidden_size": 1280, "intermediate_size": 3420, "depth": 32, "out_hidden_size": 512}
-QWEN3_VISION = {"hidden_size": 1152, "intermediate_size": 4304, "depth": 27, "out_hidden_size": 512}
-PIXTRAL = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "patch_size": 14}
-CLIP = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "patch_size": 14, "image_size": 336}
-LLAMA4 = {"hidden_size": 1408, "intermediate_size": 5632, "num_hidden_layers": 34, "image_size": 336, "patch_size": 14}
+QWEN25_VISION: dict[str, object] = {"hidden_size": 1280, "intermediate_size": 3420, "depth": 32, "out_hidden_size": 512}
+QWEN3_VISION: dict[str, object] = {"hidden_size": 1152, "intermediate_size": 4304, "depth": 27, "out_hidden_size": 512}
+PIXTRAL: dict[str, object] = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "patch_size": 14}
+CLIP: dict[str, object] = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "patch_size": 14,
+    "image_size": 336,
+}
+LLAMA4: dict[str, object] = {
+    "hidden_size": 1408,
+    "intermediate_size": 5632,
+    "num_hidden_layers": 34,
+    "image_size": 336,
+    "patch_size": 14,
+}
 FAMILIES: dict[str, tuple[str, dict[str, object], tuple[str, ...]]] = {
     "Qwen2VL": ("Qwen2VLConfig", {"embed_dim": 1280, "depth": 32, "hidden_size": 512}, ("model.visual",)),
     "Qwen2_5_VL": ("Qwen2_5_VLConfig", {**QWEN25_VISION, "num_heads": 16}, ("model.visual",)),
