@@ -116,10 +116,12 @@ def _of_unknown_name(config: ConfigValues, shape: ModelShape, index: int, caches
     if index < shape.num_hidden_layers - shape.num_moe_layers:
         yield from _mlp("mlp", hidden, shape.intermediate_size)
         return
-    width, shared = shape.moe_intermediate_size, config.count_or_none("n_shared_experts") or 0
+    width = shape.moe_intermediate_size
+    shared = config.count_or_none("shared_expert_intermediate_size")
+    shared = shared or (config.count_or_none("n_shared_experts") or 0) * width
     yield from _experts("mlp.experts", hidden, shape.num_experts, width)
     if shared:
-        yield from _mlp("mlp.shared_experts", hidden, shared * width)
+        yield from _mlp("mlp.shared_experts", hidden, shared)
     yield from _router("mlp.gate", hidden, shape.num_experts, bias=False)
 
 

@@ -16,6 +16,7 @@ MambaCacheMode = Literal["none", "align", "all"]
 
 _VERSION = re.compile(r"(?<![\w.])v?([01])\.(\d+)(?:\.(\d+))?")
 _LAST_V0_DEFAULT = 7
+_LAST_OF_TWO_ENGINES = 11  # V0 was removed in it: what names its engine after that has no reason to
 
 
 @dataclass(frozen=True, order=True)
@@ -197,11 +198,13 @@ UNKNOWN = Release(32, known=False)
 def parse_release(text: str | None, engine: Engine | None = None) -> Release:
     """What people and logs write, "v0.10.1+g1234" or "0.8.x (log 03-29)"; what says nothing is the newest release.
 
-    `engine` is what the log names; V0 without a version is the last release that started it by default.
+    `engine` is what the log names: V0 without a version is the last release that started it by default, and V1 the
+    last that had both.
     """
     found = _VERSION.search(text) if text else None
     if found is None:
-        return Release(_LAST_V0_DEFAULT if engine == "V0" else NEWEST.minor, known=False, named_engine=engine)
+        minor = {"V0": _LAST_V0_DEFAULT, "V1": _LAST_OF_TWO_ENGINES}.get(engine or "", NEWEST.minor)
+        return Release(minor, known=False, named_engine=engine)
     major, minor, patch = (int(part or 0) for part in found.groups())
     return Release(major * 1000 + minor, patch, named_engine=engine)  # a 1.0 is newer than every rule here
 

@@ -99,6 +99,7 @@ def _plain(config: ConfigValues) -> Anatomy:
         active = config.count("num_experts_per_tok")
         num_moe = num_layers - min(num_layers, _first(config, "first_k_dense_replace") or 0)
     shared = (_first(config, "n_shared_experts") or 0) * moe_width
+    shared = _first(config, "shared_expert_intermediate_size") or shared
     width = config.count("intermediate_size", default=moe_width or None)
     parameters = ends(hidden, config.count("vocab_size"), tied=config.flag("tie_word_embeddings", default=False))
     parts = (
