@@ -20,6 +20,7 @@ METRICS: dict[Metric, str] = {
 WIDTH, HEIGHT = 360, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 14, 40
 _MOST_BANDS = 2
+_WIDEST_LINEAR = 100
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,12 @@ class Line:
 
 @dataclass(frozen=True)
 class _Scale:
-    """Concurrency by its logarithm from left to right, the figure from 0 upwards."""
+    """Concurrency by its logarithm from left to right; the figure from 0 upwards, or by its logarithm from `bottom`."""
 
     least: float
     most: float
+    bottom: float
+    """0 where the figure's scale is linear."""
     top: float
 
     def x(self, concurrency: float) -> float:
@@ -44,7 +47,17 @@ class _Scale:
         return _LEFT + math.log2(concurrency / self.least) / span * (WIDTH - _LEFT - _RIGHT)
 
     def y(self, value: float) -> float:
-        return HEIGHT - _BOTTOM - min(value, self.top) / self.top * (HEIGHT - _TOP - _BOTTOM)
+        share = min(value, self.top) / self.top
+        if self.bottom:
+            share = math.log(max(value, self.bottom) / self.bottom) / math.log(self.top / self.bottom)
+        return HEIGHT - _BOTTOM - min(1.0, share) * (HEIGHT - _TOP - _BOTTOM)
+
+    @property
+    def ticks(self) -> tuple[float, ...]:
+        """Quarters, or powers of ten."""
+        if not self.bottom:
+            return tuple(self.top * quarter / 4 for quarter in range(5))
+        return tuple(self.bottom * 10**power for power in range(round(math.log10(self.top / self.bottom)) + 1))
 
 
 def chart(lines: Sequence[Line], metric: Metric, *, name: str) -> str:
@@ -57,7 +70,9 @@ def chart(lines: Sequence[Line], metric: Metric, *, name: str) -> str:
     banded = len(drawn) <= _MOST_BANDS
     concurrencies = [at for _, series in drawn for at, _ in series]
     highest = max(value.high if banded else value.value for _, series in drawn for _, value in series)
-    scale = _Scale(min(concurrencies), max(concurrencies), _round_up(highest))
+    lowest = min(value.low if banded else value.value for _, series in drawn for _, value in series)
+    bottom, top = _ends_of_scale(lowest, highest)
+    scale = _Scale(min(concurrencies), max(concurrencies), bottom, top)
     parts = [_grid(scale, said)]
     if banded:
         parts += [_band(series, scale, line.style) for line, series in drawn]
@@ -97,12 +112,13 @@ def _ends(label: str, series: _Series, said: Callable[[float], str]) -> str:
 def _grid(scale: _Scale, said: Callable[[float], str]) -> str:
     bottom, right = HEIGHT - _BOTTOM, WIDTH - _RIGHT
     parts = []
-    for quarter in range(5):
-        value = scale.top * quarter / 4
+    for value in scale.ticks:
         y = scale.y(value)
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
         text = said(value) if value else "0"
-        parts.append(f'<text class="soft" x="{_LEFT - 6}" y="{y + 4:.1f}" font-size="11" text-anchor="end">{text}</text>')
+        parts.append(
+            f'<text class="soft" x="{_LEFT - 6}" y="{y + 4:.1f}" font-size="11" text-anchor="end">{text}</text>'
+        )
     steps = round(math.log2(scale.most / scale.least))
     every = max(1, math.ceil(steps / 5))
     for power in range(0, steps + 1, every):
@@ -113,7 +129,8 @@ def _grid(scale: _Scale, said: Callable[[float], str]) -> str:
         )
     middle = (_LEFT + right) / 2
     parts.append(
-        f'<text class="soft" x="{middle:.0f}" y="{HEIGHT - 6}" font-size="11" text-anchor="middle">requests in flight</text>'
+        f'<text class="soft" x="{middle:.0f}" y="{HEIGHT - 6}" font-size="11" text-anchor="middle">'
+        "requests in flight</text>"
     )
     return "".join(parts)
 
@@ -133,9 +150,16 @@ def _band(series: _Series, scale: _Scale, style: int) -> str:
     return f'<polygon class="band b{style}" points="{" ".join(upper + lower)}"/>'
 
 
+def _ends_of_scale(lowest: float, highest: float) -> tuple[float, float]:
+    """Logarithmic, in whole powers of ten, where the figures differ too much to be seen beside each other."""
+    if lowest > 0 and highest / lowest > _WIDEST_LINEAR:
+        return 10.0 ** math.floor(math.log10(lowest)), 10.0 ** math.ceil(math.log10(highest))
+    return 0.0, _round_up(highest)
+
+
 def _round_up(value: float) -> float:
     """The next of 1, 2, 4, 6, 8, 10 times a power of ten: quarters of it are short to write."""
     if value <= 0:
         return 1.0
-    power = 10 ** math.floor(math.log10(value))
+    power: float = 10.0 ** math.floor(math.log10(value))
     return next(step * power for step in (1, 2, 4, 6, 8, 10) if step * power >= value * (1 - 1e-9))

@@ -88,12 +88,17 @@ class Outlook:
     pace: Pace
     users: Users | None = None
     """The most that keep within the workload's bounds."""
+    limiter: str | None = None
+    """What would have to be more for a higher throughput."""
+    note: str | None = None
+    """What happens to requests that there is no room for."""
     outside: tuple[str, ...] = ()
     """What of this question the fit has not seen, which makes the bands wider."""
     curve: tuple[CurvePoint, ...] = ()
 
 
 Forecaster = Callable[[Question, Answer, Workload], Outlook]
+Asker = Callable[[Question], Answer]
 
 
 @dataclass(frozen=True)
@@ -192,8 +197,16 @@ def compare(
     """`base` asked of every option: its device, count and tensor parallel size are replaced, its settings kept.
 
     A card that cannot be answered, or whose speed cannot be told, is a row that says why, not an error.
+
+    Raises:
+        QuestionError: no options, or a question that no card could answer.
     """
     rows = tuple(_row(base, chosen, workload, forecaster, api) for chosen in options)
+    refusals = {row.refused for row in rows}
+    if len(refusals) == 1 and (why := refusals.pop()) is not None:
+        raise QuestionError(why)
+    if not rows:
+        raise QuestionError("no cards to compare; name them by --gpus, such as L4,H100,2xH100")
     return Comparison(base.model, workload, api, rows)
 
 
@@ -216,20 +229,22 @@ def short_reason(found: Answer) -> str:
     return "memory is not free"
 
 
-def asked_of(base: Question, chosen: Option) -> tuple[Question, Answer | None, str | None]:
+def asked_of(base: Question, chosen: Option, ask: Asker = settle) -> tuple[Question, Answer | None, str | None]:
     """The question on those cards, tensor parallel over all of them; its answer, or why there is none."""
-    size = max(1, chosen.count // base.pipeline_parallel_size)
+    model, size = base.model, max(1, chosen.count // base.pipeline_parallel_size)
     question = replace(base, device=chosen.device, count=chosen.count, tensor_parallel_size=size, stage_devices=())
-    indivisibility = indivisible(base.model, size)
+    indivisibility = indivisible(model, size)
     if indivisibility is not None:
         return question, None, f"tensor parallel {size} {indivisibility}"
-    return question, *settled(question)
+    if base.max_model_len is not None and base.max_model_len > model.longest_model_len:
+        return question, None, f"{model.name} goes up to {model.longest_model_len:,} tokens"
+    return question, *settled(question, ask)
 
 
-def settled(question: Question) -> tuple[Answer | None, str | None]:
-    """The answer without a way out, or the first clause of why the question cannot be answered."""
+def settled(question: Question, ask: Asker = settle) -> tuple[Answer | None, str | None]:
+    """The answer, or the first clause of why the question cannot be answered."""
     try:
-        return settle(question), None
+        return ask(question), None
     except SizingError as error:
         return None, str(error).split(";")[0]
 
@@ -237,10 +252,8 @@ def settled(question: Question) -> tuple[Answer | None, str | None]:
 def _row(
     base: Question, chosen: Option, workload: Workload, forecaster: Forecaster | None, api: ApiPrice | None
 ) -> Row:
-    question, found, refused = asked_of(base, chosen)
+    question, found, refused = asked_of(base, chosen, answer)
     if found is None or not found.fits:
-        if found is not None:
-            found = answer(question)  # the same, with a way out
         return Row(chosen, question, found, refused, None, None, _money(chosen, None, workload, None))
     outlook, why = None, None
     if forecaster is not None:
@@ -275,7 +288,5 @@ _FIGURES: dict[Column, _Figure] = {
     "users": lambda _, outlook, __: outlook.users.users if outlook and outlook.users else None,
     "usd_per_hour": lambda _, __, money: money.cost.fixed_usd if money else None,
     "usd_per_million": lambda _, __, money: money.tokens.blended_usd if money and money.tokens else None,
-    "break_even_utilization": lambda _, __, money: (
-        money.break_even.utilization if money and money.break_even else None
-    ),
+    "break_even_utilization": lambda _, __, money: money.break_even.utilization if money and money.break_even else None,
 }

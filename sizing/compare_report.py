@@ -54,6 +54,8 @@ def _remarks(row: Row) -> Iterator[str]:
     if row.outlook_refused:
         yield f"No speed: {row.outlook_refused}"
     if row.outlook is not None:
+        if row.outlook.note:
+            yield f"Note: {row.outlook.note}"
         yield from (f"Wider bands of speed: {reason}" for reason in row.outlook.outside)
 
 

@@ -197,6 +197,8 @@ def _speed(outlook: Outlook) -> Document:
         "users": None
         if users is None
         else {"users": users.users, "concurrency": users.concurrency, "limiter": users.limiter},
+        "limiter": outlook.limiter,
+        "note": outlook.note,
         "outside_fit": list(outlook.outside),
         "curve": [
             {

@@ -82,16 +82,17 @@ def _speed(row: Row, column: Column) -> tuple[str, str]:
     if column == "tpot_s":
         return _estimated(outlook.tpot_s, seconds)
     if column == "output_tokens_s":
-        return _estimated(outlook.output_tokens_s, rate)
+        text, under = _estimated(outlook.output_tokens_s, rate)
+        return text, f"{under}; {outlook.limiter}" if outlook.limiter else under
     if outlook.users is None:
         return "-", ""
-    limiter = {"ttft": "TTFT", "tpot": "TPOT", "most_concurrency": "the search's end"}[outlook.users.limiter]
+    limiter = {"ttft": "TTFT", "tpot": "TPOT", "most_concurrency": "4,096 requests"}[outlook.users.limiter]
     if not outlook.users.users:
         return "0", f"{limiter} is missed by one alone"
     engines = row.engines_for_users
     plural = "" if engines == 1 else "s"
     needed = f"; {engines:,} engine{plural} for {row.users:,}" if engines is not None else ""
-    return f"{outlook.users.users:,}", f"{limiter} ends it{needed}"
+    return f"{outlook.users.users:,}", f"{limiter} is the limit{needed}"
 
 
 def _estimated(estimate: Estimate | None, said: Callable[[float], str]) -> tuple[str, str]:
@@ -128,7 +129,9 @@ def seconds(value: float) -> str:
     """Milliseconds below a second, in three digits at most."""
     if value < 0.1:
         return f"{value * 1000:.1f} ms"
-    return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.1f} s"
+    if value < 1:
+        return f"{value * 1000:.0f} ms"
+    return f"{value:.1f} s" if value < 10 else f"{value:,.0f} s"
 
 
 def rate(value: float) -> str:

@@ -15,7 +15,10 @@ _SHORTEST_CONTEXT = 2048
 
 @dataclass(frozen=True)
 class Cell:
-    """Whether it fits, and how many requests of `max_model_len` tokens do at once. `said` is that, or why not, briefly."""
+    """Whether it fits, and how many requests of `max_model_len` tokens do at once.
+
+    `said` is that, or why not, in the room that a cell has.
+    """
 
     verdict: Verdict
     max_model_len: int | None

@@ -2,7 +2,7 @@
 
 from html import escape
 
-from sizing.budget_bar import budget_bar
+from sizing.budget_bar import BudgetBar, budget_bar
 from sizing.chart import METRICS, Line, chart, line_style
 from sizing.compare import Comparison, Verdict, verdict
 from sizing.compare_report import best_legend
@@ -61,9 +61,10 @@ def _bars(sheet: Sheet) -> str:
     legend = "".join(f'<li><i class="{part_class(part)}"></i>{part}</li>' for part in parts_shown(sheet))
     most = max((budget_bar(shown.question, shown.answer).total_bytes for shown in sheet.shown), default=1)
     bars = "".join(_bar(shown, most) for shown in sheet.shown)
-    lead = "One card of each option, all on one scale. The black line is the limit that the engine keeps to."
-    if len(sheet.shown) == 1:
-        lead = "One card. The black line is the limit that the engine keeps to."
+    lead = "One card of each option, all on one scale." if len(sheet.shown) > 1 else "One card."
+    lead += " The line across a bar is the limit that the engine keeps to."
+    if any(_edge(budget_bar(shown.question, shown.answer)) for shown in sheet.shown):
+        lead += " What is beyond a dashed line does not exist on the card."
     return _section("Where the memory goes", f'<ul class="legend">{legend}</ul>{bars}', lead)
 
 
@@ -81,12 +82,19 @@ def _bar(shown: Shown, most_bytes: int) -> str:
     limit = bar.limit_bytes / bar.total_bytes
     kv = shown.answer.kv_cache_bytes_range
     return (
-        f'<figure><figcaption><b>{escape(shown.label)}</b> {_badge(verdict(shown.answer))}'
+        f"<figure><figcaption><b>{escape(shown.label)}</b> {_badge(verdict(shown.answer))}"
         f'<span class="soft">{bar.memory_bytes / GIB:.2f} GiB{each}; KV cache {shown.answer.kv_cache_bytes / GIB:.2f} '
         f"({kv.low / GIB:.2f} to {kv.high / GIB:.2f})</span></figcaption>"
         f'<div class="bar" role="img" aria-label="{escape(in_words(shown))}" '
-        f'style="width:{bar.total_bytes / most_bytes:.4%}">{parts}<b style="left:{min(limit, 1):.4%}"></b></div></figure>'
+        f'style="width:{bar.total_bytes / most_bytes:.4%}">{parts}<b style="left:{min(limit, 1):.4%}"></b>'
+        f"{_edge(bar)}</div></figure>"
     )
+
+
+def _edge(bar: BudgetBar) -> str:
+    """Where the card ends, if the bar does not end there."""
+    share = bar.memory_bytes / bar.total_bytes
+    return f'<b class="edge" style="left:{share:.4%}"></b>' if share < 1 else ""
 
 
 def _scrolling(name: str, table: str) -> str:
@@ -121,7 +129,7 @@ def _rather(comparison: Comparison, at: int) -> str | None:
     row = comparison.rows[at]
     if row.verdict != "close" or row.answer is None:
         return None
-    return f"close call, rather {'yes' if row.answer.fits else 'no'}"
+    return f"close, rather {'yes' if row.answer.fits else 'no'}"
 
 
 def _api(comparison: Comparison) -> str:
@@ -129,9 +137,9 @@ def _api(comparison: Comparison) -> str:
     if api is None:
         return ""
     return (
-        f'<p class="soft">The API asks ${api.input_usd:g} per million prompt and ${api.output_usd:g} per million output '
-        "tokens. Below the share of the day given, it is cheaper than cards paid around the clock; above, the cards "
-        "are. The share is of the speed above: more requests in flight make the cards cheaper still.</p>"
+        f'<p class="soft">The API asks ${api.input_usd:g} per million prompt tokens and ${api.output_usd:g} per '
+        "million output tokens. Below the share of the day given, it is cheaper than cards paid around the clock; "
+        "above, the cards are. The share is of the speed above: more requests in flight make cards cheaper still.</p>"
     )
 
 
@@ -170,7 +178,9 @@ def _curves(sheet: Sheet) -> str:
         f"<figure><figcaption>{title}</figcaption>{chart(lines, metric, name=metric)}</figure>"
         for metric, title in METRICS.items()
     )
-    lead = "One engine of each option; the shaded area is the range." if len(lines) <= 2 else "One engine of each option."
+    lead = (
+        "One engine of each option; the shaded area is the range." if len(lines) <= 2 else "One engine of each option."
+    )
     return _section("Speed", f'<ul class="legend">{legend}</ul><div class="charts">{charts}</div>', lead)
 
 
@@ -225,7 +235,9 @@ def _logged(sheet: Sheet) -> str:
         for one, lines in shown[1:]
     )
     release = shown[0][0].question.release
-    return _section(f"What vLLM {release} will log", blocks, "To hold against the engine's own log; ... is not predicted.")
+    return _section(
+        f"What vLLM {release} will log", blocks, "To hold against the engine's own log; ... is not predicted."
+    )
 
 
 def _line(line: LogLine) -> str:

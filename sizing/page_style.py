@@ -24,6 +24,7 @@ figcaption .soft{font-size:14px;margin-left:auto}
 .bar span{overflow:hidden;text-align:center;font-size:13px;line-height:34px;color:var(--on);min-width:1px}
 .bar span:first-child{border-radius:5px 0 0 5px}.bar span:nth-last-child(2){border-radius:0 5px 5px 0}
 .bar>b{position:absolute;top:-5px;bottom:-5px;width:2px;margin-left:-1px;background:var(--ink)}
+.bar>b.edge{width:0;margin-left:-1px;background:none;border-left:2px dashed var(--no)}
 .badge{border-radius:99px;padding:1px 10px;font-size:13px;font-weight:600;white-space:nowrap}
 .v-fits{background:var(--fits-wash);color:var(--fits)}.v-close{background:var(--close-wash);color:var(--close)}
 .v-no{background:var(--no-wash);color:var(--no)}.cell small{color:inherit}
@@ -33,7 +34,9 @@ th,td{padding:8px 10px;text-align:right;vertical-align:top;border-bottom:1px sol
 thead th{font-weight:600;color:var(--soft);vertical-align:bottom}
 th:first-child{text-align:left}tbody th{font-weight:650;white-space:nowrap}
 .cards td:nth-child(2){text-align:left}
-.cards .badge{white-space:normal}.best{color:var(--best);font-weight:700}
+
+.cards small{text-wrap:balance}.cards td:nth-child(n+3) small{min-width:max-content}
+.cards td:nth-child(n+7) small{min-width:108px}.best{color:var(--best);font-weight:700}
 .terms td:last-child,.terms th:last-child{text-align:left}.terms td:nth-child(3){white-space:nowrap}
 .terms tbody th,.terms tfoot th{font-weight:500}
 tfoot{font-weight:650}
@@ -55,10 +58,14 @@ main{padding:20px 16px 36px}h1{font-size:24px}.lead{font-size:16.5px}
 .cards,.cards tbody,.cards tr,.cards td,.cards tbody th{display:block;width:auto}
 .cards tr{border:1px solid var(--rule);border-radius:10px;margin-bottom:12px;padding:4px 12px 8px}
 .cards tbody th{font-size:17px;border:0;padding:8px 0 2px}
-.cards td,.cards td:nth-child(2){display:flex;justify-content:space-between;gap:16px;padding:5px 0;border:0;text-align:right}
+.cards td,.cards td:nth-child(2){display:flex;justify-content:space-between;gap:16px;
+padding:5px 0;border:0;text-align:right}
 .cards td::before{content:attr(data-h);color:var(--soft);font-weight:400;text-align:left;flex:none;max-width:45%}
 .matrix td,.matrix th{padding:5px 5px}.matrix small{font-size:11.5px}
-.terms td:last-child{min-width:190px}
+.terms tr{display:grid;grid-template-columns:1fr auto 8.5em;border-bottom:1px solid var(--rule);padding:5px 0}
+.terms td,.terms th{border:0;padding:1px 0 1px 8px}.terms th:first-child{padding-left:0}
+.terms thead th:last-child{display:none}
+.terms td:last-child{grid-column:1/-1;padding-left:0;color:var(--soft);font-size:13px;overflow-wrap:anywhere}
 }
 @media print{details>*{display:block}.scroll{overflow:visible}section{break-inside:avoid}}
 """
@@ -66,7 +73,9 @@ main{padding:20px 16px 36px}h1{font-size:24px}.lead{font-size:16.5px}
 
 def page_style() -> str:
     """The style sheet as it stands in the page."""
-    fills = "".join(f"span.{part_class(part)},i.{part_class(part)}{{background:var(--{part_class(part)})}}" for part in PARTS)
+    fills = "".join(
+        f"span.{part_class(part)},i.{part_class(part)}{{background:var(--{part_class(part)})}}" for part in PARTS
+    )
     unused = part_class("not used")
     missing = part_class("missing")
     stripes = f"repeating-linear-gradient(135deg,var(--{missing}) 0 7px,var(--no-wash) 7px 11px)"

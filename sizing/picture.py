@@ -90,9 +90,7 @@ def _bar_row(shown: Shown, most_bytes: int, y: int) -> str:
     each = f", each of {shown.answer.settings.num_cards}" if shown.answer.settings.num_cards > 1 else ""
     heading = f"{VERDICT_MARKS[judged]} {VERDICT_WORDS[judged]}"
     label = f'<g font-weight="600">{_text(_MARGIN, y, shown.label, size=15)}</g>'
-    label += _text(
-        _MARGIN + len(shown.label) * 15 * _ADVANCE_BOLD + 12, y, heading, size=14, classes=f"t-{judged}"
-    )
+    label += _text(_MARGIN + len(shown.label) * 15 * _ADVANCE_BOLD + 12, y, heading, size=14, classes=f"t-{judged}")
     memory = f"{bar.memory_bytes / GIB:.2f} GiB{each}"
     label += _text(_WIDTH - _MARGIN, y, f"{_right_hand(shown)} · {memory}", classes="soft", anchor="end")
     return label + _segments(bar.segments, scale, y + 10) + _marks(bar, scale, y + 10)
@@ -107,7 +105,9 @@ def _segments(segments: Sequence[Segment], scale: float, y: int) -> str:
     x, drawn = float(_MARGIN), ""
     for segment in segments:
         width = segment.bytes * scale
-        drawn += f'<rect class="{part_class(segment.part)}" x="{x:.2f}" y="{y}" width="{width:.2f}" height="{_BAR_HEIGHT}">'
+        drawn += (
+            f'<rect class="{part_class(segment.part)}" x="{x:.2f}" y="{y}" width="{width:.2f}" height="{_BAR_HEIGHT}">'
+        )
         drawn += f"<title>{segment.part}: {segment.bytes / GIB:.2f} GiB</title></rect>"
         label = f"{segment.bytes / GIB:.1f}"
         if width > len(label) * 13 * _ADVANCE + 10:
@@ -124,6 +124,10 @@ def _marks(bar: BudgetBar, scale: float, y: int) -> str:
     foot = y + _BAR_HEIGHT
     drawn = f'<rect class="edge" x="{_MARGIN}" y="{y}" width="{edge:.2f}" height="{_BAR_HEIGHT}"/>'
     drawn += f'<line class="limit" x1="{limit:.2f}" x2="{limit:.2f}" y1="{y - 4}" y2="{foot + 4}"/>'
+    if bar.total_bytes > bar.memory_bytes:
+        drawn += (
+            f'<line class="over" x1="{_MARGIN + edge:.2f}" x2="{_MARGIN + edge:.2f}" y1="{y - 4}" y2="{foot + 4}"/>'
+        )
     words = f"limit {bar.limit_bytes / GIB:.2f}"
     anchor = "end" if limit > _MARGIN + 90 else "start"
     return drawn + _text(limit, foot + 17, words, size=11, classes="soft", anchor=anchor)
@@ -151,4 +155,6 @@ def _cell(cell: Cell, x: float, y: int, width: float) -> str:
     mark = f"{VERDICT_MARKS[cell.verdict]} {VERDICT_WORDS[cell.verdict]}"
     drawn = f'<rect class="{verdict_class(cell.verdict)}" x="{x:.1f}" y="{y}" width="{width:.1f}" height="36" rx="4"/>'
     drawn += _text(x + width / 2, y + 15, mark, size=12, classes=f"t-{cell.verdict}", anchor="middle")
-    return drawn + _text(x + width / 2, y + 29, _fitting(cell.said, width - 8, 10), size=10, classes="soft", anchor="middle")
+    return drawn + _text(
+        x + width / 2, y + 29, _fitting(cell.said, width - 8, 10), size=10, classes="soft", anchor="middle"
+    )

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from sizing.compare import Comparison, Outlook, Row
+from sizing.compare import Column, Comparison, Outlook, Row
 from sizing.compare_report import remarks
 from sizing.figures import HEADINGS, figure
 from sizing.gpu import GIB
@@ -102,7 +102,8 @@ def _price(row: Row) -> float:
 def _lead(answer: Answer) -> str:
     if not answer.fits:
         close = "" if answer.certain else " It is a close call."
-        return f"Does not fit: {answer.reason}.{close}"
+        way_out = f" Way out: {answer.way_out}." if answer.way_out else ""
+        return f"Does not fit: {answer.reason}.{close}{way_out}"
     requests = f"{answer.requests_fit:,} request" + ("" if answer.requests_fit == 1 else "s")
     sure = "Fits" if answer.certain else "Fits, as a close call"
     return f"{sure}: {requests} of {answer.settings.max_model_len:,} tokens at once."
@@ -122,22 +123,24 @@ def _facts(question: Question) -> str:
     number_type = model.quantization or model.dtype
     release = f"vLLM {question.release}" + ("" if question.release.known else " (assumed)")
     return (
-        f"{model.num_parameters / 1e9:.2f}B parameters in {number_type}, {model.weights_bytes / GIB:.2f} GiB of weights "
-        f"by {model.weights_source}; {release}"
+        f"{model.num_parameters / 1e9:.2f}B parameters in {number_type}, {model.weights_bytes / GIB:.2f} GiB "
+        f"of weights by {model.weights_source}; {release}"
     )
 
 
 def _answer_tiles(answer: Answer) -> Iterator[Tile]:
     tokens, memory = answer.kv_cache_tokens_range, answer.kv_cache_bytes_range
     yield Tile("Fits", ("yes" if answer.fits else "no"), "for certain" if answer.certain else "a close call")
-    yield Tile("KV cache", f"{answer.kv_cache_bytes / GIB:.2f} GiB", f"{memory.low / GIB:.2f} to {memory.high / GIB:.2f}")
+    yield Tile(
+        "KV cache", f"{answer.kv_cache_bytes / GIB:.2f} GiB", f"{memory.low / GIB:.2f} to {memory.high / GIB:.2f}"
+    )
     yield Tile("KV tokens", f"{answer.kv_cache_tokens:,}", f"{tokens.low:,} to {tokens.high:,}")
     yield Tile("Requests at once", f"{answer.requests_fit:,}", f"of {answer.settings.max_model_len:,} tokens each")
 
 
 def _comparison_tiles(comparison: Comparison) -> Iterator[Tile]:
     """The best of what was asked for, each with the card that has it."""
-    wanted = (
+    wanted: tuple[tuple[Column, str], ...] = (
         ("usd_per_hour", "Cheapest that fits"),
         ("usd_per_million", "Cheapest per token"),
         ("tpot_s", "Quickest answers"),
@@ -158,15 +161,13 @@ def _unit(heading: str) -> str:
 def _memory_assumptions(question: Question) -> Iterator[str]:
     yield "Ranges hold nine times out of ten. A close call is one whose range holds both yes and no."
     if question.release.cudagraphs_in_budget and not question.enforce_eager:
-        yield "vLLM takes its estimate for CUDA graphs off the KV cache, so the estimate is predicted, not what they use."
+        yield "vLLM takes its own estimate for CUDA graphs off the KV cache: that is predicted, not what they use."
     yield "All bytes are those of one card; tokens, requests and speed are the whole engine's."
 
 
 def _notes(answer: Answer) -> Iterator[str]:
     if answer.note:
         yield f"Note: {answer.note}."
-    if answer.way_out:
-        yield f"Way out: {answer.way_out}."
 
 
 def _speed_assumptions(outlook: Outlook | None, *, listed: bool = True) -> Iterator[str]:

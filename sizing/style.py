@@ -26,7 +26,7 @@ _DARK: dict[Part, str] = {
 }
 _LINES_LIGHT = ("#2f5fc4", "#b1440e", "#1e7d48", "#7a3fb0", "#0e7480", "#a3195b", "#8f5a00", "#40474f")
 _LINES_DARK = ("#7ea8ff", "#ff9a62", "#62d39b", "#c8a1f7", "#62cfdb", "#ff8fc0", "#efb758", "#c3cad3")
-DASHES = ("", "7 3", "2 3", "9 3 2 3", "1 2", "12 4", "5 2", "3 6")
+DASHES = ("", "8 3", "3 3", "10 3 3 3", "14 4", "5 2", "12 3 3 3 3 3", "6 6")
 """Told apart without colour too."""
 NUM_LINES = len(_LINES_LIGHT)
 _LIGHT_PAGE = {
@@ -100,8 +100,8 @@ def shapes() -> str:
     return (
         f"svg text{{font-family:{FONT};fill:var(--ink)}}svg .soft{{fill:var(--soft)}}svg .on{{fill:var(--on)}}"
         ".line{fill:none;stroke-width:2}.band{opacity:.13;stroke:none}.grid{stroke:var(--rule);stroke-width:1}"
-        ".limit{stroke:var(--ink);stroke-width:2}.edge{fill:none;stroke:var(--soft);stroke-width:1}"
-        ".whisker{stroke:var(--on);stroke-width:2}" + fills + lines + washes
+        ".limit{stroke:var(--ink);stroke-width:2}.over{stroke:var(--no);stroke-width:2;stroke-dasharray:4 3}"
+        ".edge{fill:none;stroke:var(--soft);stroke-width:1}" + fills + lines + washes
     )
 
 
