@@ -223,7 +223,7 @@ def short_reason(found: Answer) -> str:
     if found.fits:
         return "within the error of the estimate"
     if fixed_bytes >= found.limit_bytes:
-        return f"needs {fixed_bytes / GIB:.0f} of {found.limit_bytes / GIB:.0f} GiB before any KV"
+        return f"takes {fixed_bytes / GIB:.0f} of {found.limit_bytes / GIB:.0f} GiB"
     if found.needed_kv_bytes > found.kv_cache_bytes:
         return f"KV {found.kv_cache_bytes / GIB:.1f} of {found.needed_kv_bytes / GIB:.1f} GiB"
     return "memory is not free"

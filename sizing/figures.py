@@ -23,6 +23,9 @@ HEADINGS: dict[Column, str] = {
 }
 
 
+MONEY_COLUMNS: frozenset[Column] = frozenset({"usd_per_hour", "usd_per_million", "break_even_utilization"})
+
+
 @dataclass(frozen=True)
 class Figure:
     """One cell: the figure, and what stands under it in small type (its range, its date)."""
@@ -98,7 +101,7 @@ def _speed(row: Row, column: Column) -> tuple[str, str]:
 def _estimated(estimate: Estimate | None, said: Callable[[float], str]) -> tuple[str, str]:
     if estimate is None:
         return "-", ""
-    return said(estimate.value), f"{said(estimate.low)}..{said(estimate.high)}"
+    return said(estimate.value), span(said(estimate.low), said(estimate.high))
 
 
 def _money(row: Row, column: Column) -> tuple[str, str]:
@@ -123,6 +126,12 @@ def _even(even: BreakEven | None) -> tuple[str, str]:
     if even.utilization is None or even.requests_per_day is None:
         return "never", f"the API asks {dollars(even.api_usd_per_million)}/M"
     return f"{even.utilization:.0%} busy", f"{even.requests_per_day:,.0f} requests/day"
+
+
+def span(low: str, high: str) -> str:
+    """Both ends, with their unit once where it is the same: "9.1..30.8 ms"."""
+    number, _, unit = low.partition(" ")
+    return f"{number}..{high}" if unit and high.endswith(f" {unit}") else f"{low}..{high}"
 
 
 def seconds(value: float) -> str:

@@ -4,9 +4,9 @@ from html import escape
 
 from sizing.budget_bar import BudgetBar, budget_bar
 from sizing.chart import METRICS, Line, chart, line_style
-from sizing.compare import Comparison, Verdict, verdict
+from sizing.compare import Column, Comparison, Verdict, verdict
 from sizing.compare_report import best_legend
-from sizing.figures import HEADINGS, VERDICT_MARKS, VERDICT_WORDS, figure, shown_columns
+from sizing.figures import HEADINGS, MONEY_COLUMNS, VERDICT_MARKS, VERDICT_WORDS, figure, shown_columns
 from sizing.gpu import GIB
 from sizing.log_lines import LogLine, log_lines
 from sizing.matrix import Matrix
@@ -103,26 +103,45 @@ def _scrolling(name: str, table: str) -> str:
 
 
 def _compared(comparison: Comparison) -> str:
+    """Capacity and speed, then money: two tables, because one would not fit a screen."""
     columns = shown_columns(comparison)
-    headings = "".join(f'<th scope="col">{escape(HEADINGS[column])}</th>' for column in columns)
+    paid = [column for column in columns if column in MONEY_COLUMNS]
+    capacity = [column for column in columns if column not in MONEY_COLUMNS]
+    lead = best_legend(comparison).replace("* best", "★ best")
+    shown = _section("Side by side", _table(comparison, capacity, "Cards side by side", verdicts=True), lead)
+    if not paid:
+        return shown
+    money = _table(comparison, paid, "What it costs", verdicts=False) + _api(comparison)
+    lead = "US dollars of a whole engine, with the day its price was listed; a million tokens at the speed above."
+    return shown + _section("What it costs", money, lead)
+
+
+def _table(comparison: Comparison, columns: list[Column], name: str, *, verdicts: bool) -> str:
+    headings = '<th scope="col">cards</th>' + ('<th scope="col" class="left">fits</th>' if verdicts else "")
+    headings += "".join(f'<th scope="col">{escape(HEADINGS[column])}</th>' for column in columns)
     rows = ""
     for at, row in enumerate(comparison.rows):
-        why = f"<small>{escape(row.why_not)}</small>" if row.why_not else ""
-        cells = f'<td data-h="fits"><span class="v">{_badge(row.verdict, _rather(comparison, at))}{why}</span></td>'
-        for column in columns:
-            found = figure(comparison, at, column)
-            star = '<span class="star" aria-label="best">★</span> ' if found.best else ""
-            under = f"<small>{escape(found.under)}</small>" if found.under else ""
-            best = ' class="best"' if found.best else ""
-            heading = escape(HEADINGS[column])
-            cells += f'<td{best} data-h="{heading}"><span class="v">{star}{escape(found.text)}{under}</span></td>'
+        cells = _verdict_cell(comparison, at) if verdicts else ""
+        cells += "".join(_figure_cell(comparison, at, column) for column in columns)
         rows += f'<tr><th scope="row">{escape(row.option.label)}</th>{cells}</tr>'
-    table = (
-        f'<table class="cards"><thead><tr><th scope="col">cards</th><th scope="col">fits</th>{headings}</tr></thead>'
-        f"<tbody>{rows}</tbody></table>"
+    return _scrolling(name, f'<table class="cards"><thead><tr>{headings}</tr></thead><tbody>{rows}</tbody></table>')
+
+
+def _verdict_cell(comparison: Comparison, at: int) -> str:
+    row = comparison.rows[at]
+    why = f"<small>{escape(row.why_not)}</small>" if row.why_not else ""
+    badge = _badge(row.verdict, _rather(comparison, at))
+    return f'<td class="left" data-h="fits"><span class="v">{badge}{why}</span></td>'
+
+
+def _figure_cell(comparison: Comparison, at: int, column: Column) -> str:
+    found = figure(comparison, at, column)
+    star = '<span class="star" aria-label="best">★</span> ' if found.best else ""
+    under = f"<small>{escape(found.under)}</small>" if found.under else ""
+    best = ' class="best"' if found.best else ""
+    return (
+        f'<td{best} data-h="{escape(HEADINGS[column])}"><span class="v">{star}{escape(found.text)}{under}</span></td>'
     )
-    lead = best_legend(comparison).replace("* best", "★ best")
-    return _section("Side by side", _scrolling("Cards side by side", table) + _api(comparison), lead)
 
 
 def _rather(comparison: Comparison, at: int) -> str | None:

@@ -33,10 +33,10 @@ table{border-collapse:collapse;width:100%;font-size:14px;font-variant-numeric:ta
 th,td{padding:8px 10px;text-align:right;vertical-align:top;border-bottom:1px solid var(--rule)}
 thead th{font-weight:600;color:var(--soft);vertical-align:bottom}
 th:first-child{text-align:left}tbody th{font-weight:650;white-space:nowrap}
-.cards td:nth-child(2){text-align:left}
+.cards td.left,.cards th.left{text-align:left}
 
-.cards small{text-wrap:balance}.cards td:nth-child(n+3) small{min-width:max-content}
-.cards td:nth-child(n+7) small{min-width:108px}.best{color:var(--best);font-weight:700}
+.cards small{text-wrap:balance}
+.cards td small{min-width:92px}.best{color:var(--best);font-weight:700}
 .terms td:last-child,.terms th:last-child{text-align:left}.terms td:nth-child(3){white-space:nowrap}
 .terms tbody th,.terms tfoot th{font-weight:500}
 tfoot{font-weight:650}
@@ -58,7 +58,7 @@ main{padding:20px 16px 36px}h1{font-size:24px}.lead{font-size:16.5px}
 .cards,.cards tbody,.cards tr,.cards td,.cards tbody th{display:block;width:auto}
 .cards tr{border:1px solid var(--rule);border-radius:10px;margin-bottom:12px;padding:4px 12px 8px}
 .cards tbody th{font-size:17px;border:0;padding:8px 0 2px}
-.cards td,.cards td:nth-child(2){display:flex;justify-content:space-between;gap:16px;
+.cards td,.cards td.left{display:flex;justify-content:space-between;gap:16px;
 padding:5px 0;border:0;text-align:right}
 .cards td::before{content:attr(data-h);color:var(--soft);font-weight:400;text-align:left;flex:none;max-width:45%}
 .matrix td,.matrix th{padding:5px 5px}.matrix small{font-size:11.5px}

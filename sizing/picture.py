@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from html import escape
+from textwrap import wrap
 
 from sizing.budget_bar import PARTS, BudgetBar, Part, Segment, budget_bar
 from sizing.compare import verdict
@@ -14,13 +15,14 @@ from sizing.style import part_class, shapes, variables, verdict_class
 _WIDTH, _MARGIN = 960, 32
 _BAR_HEIGHT, _ROW_HEIGHT = 30, 78
 _CELL_HEIGHT = 40
+_MOST_LEAD_LINES = 3
 _ADVANCE = 0.56  # of the type's size, the width of a letter in the fonts asked for, rounded up
 _ADVANCE_BOLD = 0.68
 
 
 def svg_picture(sheet: Sheet) -> str:
     """The sheet's bars and matrices, light or dark as the viewer prefers, with a title and a description in words."""
-    body, y = _header(sheet), 116
+    body, y = _header(sheet)
     legend, y = _legend(sheet, y)
     body += legend
     most = max((budget_bar(shown.question, shown.answer).total_bytes for shown in sheet.shown), default=1)
@@ -67,11 +69,13 @@ def _fitting(content: str, width: float, size: int) -> str:
     return content if len(content) <= room else content[: max(0, room - 1)].rstrip() + "…"
 
 
-def _header(sheet: Sheet) -> str:
+def _header(sheet: Sheet) -> tuple[str, int]:
     width = _WIDTH - 2 * _MARGIN
     title = f'<g font-weight="700">{_text(_MARGIN, 46, _fitting(sheet.title, width, 26), size=26)}</g>'
-    lead = _text(_MARGIN, 72, _fitting(sheet.lead, width, 15), size=15)
-    return title + lead + _text(_MARGIN, 94, _fitting(sheet.facts, width, 12), size=12, classes="soft")
+    lines = wrap(sheet.lead, int(width / (15 * _ADVANCE)), max_lines=_MOST_LEAD_LINES, placeholder=" …")
+    lead = "".join(_text(_MARGIN, 72 + 20 * at, line, size=15) for at, line in enumerate(lines))
+    y = 74 + 20 * len(lines)
+    return title + lead + _text(_MARGIN, y, _fitting(sheet.facts, width, 12), size=12, classes="soft"), y + 22
 
 
 def _legend(sheet: Sheet, y: int) -> tuple[str, int]:
