@@ -66,6 +66,8 @@ class Workload:
     users: int | None = None
     think_time_s: float = 30.0
     bound: LatencyBound | None = None
+    percentile: float | None = 0.9
+    """The share of requests that have to keep the bound; None: their mean."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,11 @@ class Outlook:
     outside: tuple[str, ...] = ()
     """What of this question the fit has not seen, which makes the bands wider."""
     curve: tuple[CurvePoint, ...] = ()
+
+    @property
+    def paid_pace(self) -> Pace | None:
+        """What money is worked out at: the most that keep the bounds, or the workload's own pace without bounds."""
+        return self.pace if self.users is None else self.users.pace
 
 
 Forecaster = Callable[[Question, Answer, Workload], Outlook]
@@ -133,7 +140,7 @@ class Row:
     def why_not(self) -> str | None:
         """In a few words; None where it fits for certain."""
         if self.answer is None:
-            return self.refused
+            return first_clause(self.refused)
         return None if self.verdict == "fits" else short_reason(self.answer)
 
     @property
@@ -210,6 +217,11 @@ def compare(
     return Comparison(base.model, workload, api, rows)
 
 
+def first_clause(message: str | None) -> str:
+    """Of one of our errors: what is wrong, without the way out."""
+    return (message or "").split(";")[0]
+
+
 def verdict(found: Answer) -> Verdict:
     """A close call is one that the bands of the terms leave open."""
     if not found.certain:
@@ -242,11 +254,11 @@ def asked_of(base: Question, chosen: Option, ask: Asker = settle) -> tuple[Quest
 
 
 def settled(question: Question, ask: Asker = settle) -> tuple[Answer | None, str | None]:
-    """The answer, or the first clause of why the question cannot be answered."""
+    """The answer, or why the question cannot be answered."""
     try:
         return ask(question), None
     except SizingError as error:
-        return None, str(error).split(";")[0]
+        return None, str(error)
 
 
 def _row(
@@ -270,11 +282,12 @@ def _money(chosen: Option, outlook: Outlook | None, workload: Workload, api: Api
     if price is None:
         return None
     cost = rented(price.usd_per_hour, chosen.count)
-    if outlook is None:
+    pace = None if outlook is None else outlook.paid_pace
+    if pace is None:
         return Money(price, cost, None, None)
     prompt, output = workload.prompt_tokens, workload.output_tokens
-    tokens = token_cost(outlook.pace, cost, prompt_tokens=prompt, output_tokens=output)
-    even = break_even(outlook.pace, cost, api, prompt_tokens=prompt, output_tokens=output) if api else None
+    tokens = token_cost(pace, cost, prompt_tokens=prompt, output_tokens=output)
+    even = break_even(pace, cost, api, prompt_tokens=prompt, output_tokens=output) if api else None
     return Money(price, cost, tokens, even)
 
 

@@ -8,8 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from sizing.budget_bar import budget_bar
-from sizing.compare import Comparison, Row, Verdict
-from sizing.figures import HEADINGS, VERDICT_MARKS, VERDICT_WORDS, figure, shown_columns
+from sizing.compare import Comparison, Row, Verdict, Workload
+from sizing.figures import HEADINGS, VERDICT_MARKS, VERDICT_WORDS, figure, seconds, shown_columns
 from sizing.matrix import Cell, Matrix
 from sizing.report import BarView
 
@@ -29,8 +29,29 @@ def best_legend(comparison: Comparison) -> str:
     load = comparison.workload
     return (
         f"* best in its column. Speed at {load.concurrency:,} requests in flight of {load.prompt_tokens:,} prompt and "
-        f"{load.output_tokens:,} output tokens; ranges hold 9 times out of 10."
+        f"{load.output_tokens:,} output tokens; ranges hold 9 times out of 10.{_slo(load)} "
+        f"{cost_basis(load)}"
     )
+
+
+def _slo(load: Workload) -> str:
+    bound = load.bound
+    if bound is None:
+        return ""
+    bounds = [
+        f"{name} of at most {seconds(value)}"
+        for name, value in (("TTFT", bound.ttft_s), ("TPOT", bound.tpot_s))
+        if value is not None
+    ]
+    kept = "The mean request" if load.percentile is None else f"{load.percentile:.0%} of requests"
+    return f" Users: {kept} within a {' and a '.join(bounds)}, {load.think_time_s:g} s between answer and question."
+
+
+def cost_basis(load: Workload) -> str:
+    """At which load a million tokens are paid for."""
+    if load.bound is None:
+        return f"Cost of tokens with {load.concurrency:,} requests in flight all day."
+    return "Cost of tokens at the most requests in flight that keep the SLO, all day."
 
 
 def remarks(comparison: Comparison) -> tuple[str, ...]:

@@ -169,7 +169,9 @@ def _workload(workload: Workload) -> Document:
         "concurrency": workload.concurrency,
         "users": workload.users,
         "think_time_s": workload.think_time_s,
-        "slo": None if bound is None else {"ttft_s": bound.ttft_s, "tpot_s": bound.tpot_s},
+        "slo": None
+        if bound is None
+        else {"ttft_s": bound.ttft_s, "tpot_s": bound.tpot_s, "percentile": workload.percentile},
     }
 
 

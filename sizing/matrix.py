@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from sizing.compare import Option, Verdict, asked_of, settled, short_reason, verdict
+from sizing.compare import Option, Verdict, asked_of, first_clause, settled, short_reason, verdict
 from sizing.log_lines import concurrency_range
 from sizing.model import ModelShape
 from sizing.plan import Answer, Question
@@ -73,7 +73,7 @@ def _contexts(question: Question) -> tuple[int, ...]:
 def _concurrency_row(question: Question, concurrencies: Sequence[int]) -> tuple[Cell, ...]:
     found, refused = settled(question)
     if found is None:
-        return tuple(Cell("no", question.max_model_len, 0, 0, 0, refused or "") for _ in concurrencies)
+        return tuple(Cell("no", question.max_model_len, 0, 0, 0, first_clause(refused)) for _ in concurrencies)
     return tuple(_at_once(found, concurrency) for concurrency in concurrencies)
 
 
@@ -108,7 +108,7 @@ def _requests_range(found: Answer) -> tuple[int, int]:
 def _cell(base: Question, chosen: Option) -> Cell:
     question, found, refused = asked_of(base, chosen)
     if found is None:
-        return Cell("no", question.max_model_len, 0, 0, 0, refused or "")
+        return Cell("no", question.max_model_len, 0, 0, 0, first_clause(refused))
     if base.max_model_len is None and found.fits and not found.certain:
         found = _surely_shorter(question, found)
     low, high = _requests_range(found)

@@ -5,7 +5,7 @@ from html import escape
 from sizing.budget_bar import BudgetBar, budget_bar
 from sizing.chart import METRICS, Line, chart, line_style
 from sizing.compare import Column, Comparison, Verdict, verdict
-from sizing.compare_report import best_legend
+from sizing.compare_report import best_legend, cost_basis
 from sizing.figures import HEADINGS, MONEY_COLUMNS, VERDICT_MARKS, VERDICT_WORDS, figure, shown_columns
 from sizing.gpu import GIB
 from sizing.log_lines import LogLine, log_lines
@@ -112,7 +112,7 @@ def _compared(comparison: Comparison) -> str:
     if not paid:
         return shown
     money = _table(comparison, paid, "What it costs", verdicts=False) + _api(comparison)
-    lead = "US dollars of a whole engine, with the day its price was listed; a million tokens at the speed above."
+    lead = f"US dollars of a whole engine, with the day its price was listed. {cost_basis(comparison.workload)}"
     return shown + _section("What it costs", money, lead)
 
 
@@ -158,7 +158,7 @@ def _api(comparison: Comparison) -> str:
     return (
         f'<p class="soft">The API asks ${api.input_usd:g} per million prompt tokens and ${api.output_usd:g} per '
         "million output tokens. Below the share of the day given, it is cheaper than cards paid around the clock; "
-        "above, the cards are. The share is of the speed above: more requests in flight make cards cheaper still.</p>"
+        "above, the cards are.</p>"
     )
 
 

@@ -17,6 +17,7 @@ from sizing.document import comparison_json
 from sizing.errors import QuestionError
 from sizing.hub import load_model
 from sizing.model import ModelShape
+from sizing.outlook import outlook
 from sizing.page import html_page
 from sizing.picture import svg_picture
 from sizing.plan import Question
@@ -39,6 +40,7 @@ def compare(
     users: Annotated[int | None, typer.Option(help="People to serve: says how many engines they need.")] = None,
     think_time: Annotated[float, typer.Option(help="Seconds between an answer and the next question.")] = 30.0,
     slo: Annotated[str | None, typer.Option(help="Bounds in seconds, such as ttft=2,tpot=0.05.")] = None,
+    slo_percentile: Annotated[float, typer.Option(help="Share of the requests that have to keep the SLO.")] = 0.9,
     api_price: Annotated[
         str | None, typer.Option(help="An API's dollars per million prompt and output tokens, such as 0.5,1.5.")
     ] = None,
@@ -63,6 +65,7 @@ def compare(
             users=users,
             think_time_s=think_time,
             bound=None if slo is None else latency_bound(slo),
+            percentile=slo_percentile,
         )
         found = side_by_side(
             load_model(model, revision=revision),
@@ -95,7 +98,7 @@ def side_by_side(
     kv_cache_dtype: str = "auto",
     vllm_version: str | None = None,
     api: ApiPrice | None = None,
-    forecaster: Forecaster | None = None,
+    forecaster: Forecaster | None = outlook,
 ) -> Comparison:
     """The comparison that the command prints; every engine is started for `max_model_len`, by default the workload's.
 
@@ -123,8 +126,10 @@ def _checked(workload: Workload) -> None:
     for name, value in positive.items():
         if value is not None and value < 1:
             raise QuestionError(f"{name} is {value}; it has to be at least 1")
+    if workload.percentile is not None and not 0 < workload.percentile < 1:
+        raise QuestionError(f"slo_percentile is {workload.percentile:g}; write a share of requests, such as 0.9")
     if not 0 <= workload.think_time_s < float("inf"):
-        raise QuestionError(f"--think-time is {workload.think_time_s}; it has to be 0 or more")
+        raise QuestionError(f"--think-time is {workload.think_time_s:g}; it has to be 0 or more")
 
 
 def write_sheet(sheet: Sheet, *, html: Path | None, svg: Path | None) -> None:
