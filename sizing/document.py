@@ -4,8 +4,10 @@ Keys are only ever added; `schema_version` changes when one changes meaning. Uni
 `_tokens`, `_s`, `_usd`). A range is what a figure is nine times out of ten.
 """
 
+from collections.abc import Sequence
 from importlib.resources import files
 
+from sizing.choice import cheapest
 from sizing.compare import COLUMNS, Comparison, Money, Outlook, Row, Workload
 from sizing.cost import BreakEven
 from sizing.log_lines import log_line, log_lines
@@ -79,15 +81,23 @@ def as_json(question: Question, answer: Answer) -> Document:
     }
 
 
-def comparison_json(comparison: Comparison) -> Document:
+def comparison_json(comparison: Comparison, matrices: Sequence[Matrix] = ()) -> Document:
     """Cards side by side; `best` names, by column, the rows (from 0) that are best in it."""
-    api = comparison.api
+    api, choice = comparison.api, cheapest(comparison)
     return {
         "schema_version": SCHEMA_VERSION,
         "model": comparison.model.name,
         "workload": _workload(comparison.workload),
         "api_price": None if api is None else {"input_usd": api.input_usd, "output_usd": api.output_usd},
         "rows": [_row(row) for row in comparison.rows],
+        "cheapest": None
+        if choice is None
+        else {
+            "row": comparison.rows.index(choice.row),
+            "engines": choice.engines,
+            "usd_per_hour": choice.usd_per_hour,
+        },
+        "matrices": [matrix_json(matrix) for matrix in matrices],
         "best": {column: sorted(comparison.best(column)) for column in COLUMNS},
     }
 

@@ -123,7 +123,8 @@ def _table(comparison: Comparison, columns: list[Column], name: str, *, verdicts
     for at, row in enumerate(comparison.rows):
         cells = _verdict_cell(comparison, at) if verdicts else ""
         cells += "".join(_figure_cell(comparison, at, column) for column in columns)
-        rows += f'<tr><th scope="row">{escape(row.option.label)}</th>{cells}</tr>'
+        empty = ' class="none"' if cells.count('class="none"') == len(columns) and not verdicts else ""
+        rows += f'<tr{empty}><th scope="row">{escape(row.option.label)}</th>{cells}</tr>'
     return _scrolling(name, f'<table class="cards"><thead><tr>{headings}</tr></thead><tbody>{rows}</tbody></table>')
 
 
@@ -139,6 +140,7 @@ def _figure_cell(comparison: Comparison, at: int, column: Column) -> str:
     star = '<span class="star" aria-label="best">★</span> ' if found.best else ""
     under = f"<small>{escape(found.under)}</small>" if found.under else ""
     best = ' class="best"' if found.best else ""
+    best = ' class="none"' if found.text == "-" else best
     return (
         f'<td{best} data-h="{escape(HEADINGS[column])}"><span class="v">{star}{escape(found.text)}{under}</span></td>'
     )
@@ -168,7 +170,7 @@ def _matrix(matrix: Matrix) -> str:
     for heading, row in zip(matrix.rows, matrix.cells, strict=True):
         cells = "".join(
             f'<td class="cell v-{cell.verdict}"><b>{VERDICT_MARKS[cell.verdict]} '
-            f"{VERDICT_WORDS[cell.verdict]}</b><small>{escape(cell.said)}</small></td>"
+            f'<span class="w">{VERDICT_WORDS[cell.verdict]}</span></b><small>{escape(cell.said)}</small></td>'
             for cell in row
         )
         rows += f'<tr><th scope="row">{escape(heading)}</th>{cells}</tr>'

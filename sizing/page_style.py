@@ -61,7 +61,8 @@ main{padding:20px 16px 36px}h1{font-size:24px}.lead{font-size:16.5px}
 .cards td,.cards td.left{display:flex;justify-content:space-between;gap:16px;
 padding:5px 0;border:0;text-align:right}
 .cards td::before{content:attr(data-h);color:var(--soft);font-weight:400;text-align:left;flex:none;max-width:45%}
-.matrix td,.matrix th{padding:5px 5px}.matrix small{font-size:11.5px}
+.cards td.none,.cards tr.none{display:none}.matrix .w{position:absolute;clip-path:inset(50%)}
+.matrix td,.matrix th{padding:5px 4px}.matrix small{font-size:11.5px}
 .terms tr{display:grid;grid-template-columns:1fr auto 8.5em;border-bottom:1px solid var(--rule);padding:5px 0}
 .terms td,.terms th{border:0;padding:1px 0 1px 8px}.terms th:first-child{padding-left:0}
 .terms thead th:last-child{display:none}

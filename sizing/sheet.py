@@ -1,13 +1,15 @@
 """What one picture or page shows, gathered: options with their answers, matrices, speed, money and assumptions."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from sizing.compare import Column, Comparison, Outlook, Row
+from sizing.choice import cheapest
+from sizing.compare import Column, Comparison, Option, Outlook, Row
 from sizing.compare_report import remarks
-from sizing.figures import HEADINGS, figure
+from sizing.figures import HEADINGS, dollars, figure
 from sizing.gpu import GIB
-from sizing.matrix import Matrix, contexts_by_concurrency
+from sizing.matrix import Matrix, contexts_by_concurrency, models_by_gpus
+from sizing.model import ModelShape
 from sizing.plan import Answer, Question
 
 
@@ -60,18 +62,16 @@ def answer_sheet(question: Question, answer: Answer, outlook: Outlook | None = N
     )
 
 
-def comparison_sheet(comparison: Comparison, matrices: tuple[Matrix, ...] = ()) -> Sheet:
-    """Cards side by side. Without matrices given, contexts by concurrency on the cheapest cards that fit."""
+def comparison_sheet(comparison: Comparison, matrices: tuple[Matrix, ...]) -> Sheet:
+    """Cards side by side."""
     rows = comparison.rows
     shown = tuple(Shown(row.option.label, row.question, row.answer, row.outlook) for row in rows if row.answer)
-    fitting = [row for row in rows if row.answer is not None and row.answer.fits]
-    if not matrices and fitting:
-        matrices = (contexts_by_concurrency(_own_context(min(fitting, key=_price).question)),)
+    fitting = sum(row.answer is not None and row.answer.fits for row in rows)
     outlook = next((row.outlook for row in rows if row.outlook), None)
     prices = sorted({_price_line(row) for row in rows if row.money})
     return Sheet(
         title=f"{short_name(comparison.model.name)}: which cards?",
-        lead=_comparison_lead(comparison, len(fitting)),
+        lead=_comparison_lead(comparison, fitting),
         facts=_facts(rows[0].question),
         tiles=tuple(_comparison_tiles(comparison)),
         shown=shown,
@@ -91,12 +91,20 @@ def short_name(name: str) -> str:
     return name.rstrip("/").rsplit("/", 1)[-1] or name
 
 
-def _own_context(question: Question) -> Question:
-    return replace(question, max_model_len=None)
-
-
-def _price(row: Row) -> float:
-    return row.money.cost.fixed_usd if row.money else float("inf")
+def comparison_matrices(
+    comparison: Comparison, models: Sequence[ModelShape] = (), options: Sequence[Option] = ()
+) -> tuple[Matrix, ...]:
+    """Contexts by concurrency on the cheapest cards (else the first that fit), and models by GPUs where several."""
+    choice = cheapest(comparison)
+    fitting = [row for row in comparison.rows if row.answer is not None and row.answer.fits]
+    found = []
+    if choice is not None or fitting:
+        row = choice.row if choice is not None else fitting[0]
+        found.append(contexts_by_concurrency(replace(row.question, max_model_len=None)))
+    if len(models) > 1:
+        base = comparison.rows[0].question
+        found.append(models_by_gpus(base, models, options))
+    return tuple(found)
 
 
 def _lead(answer: Answer) -> str:
@@ -110,12 +118,18 @@ def _lead(answer: Answer) -> str:
 
 
 def _comparison_lead(comparison: Comparison, fitting: int) -> str:
-    load = comparison.workload
-    several = f"{fitting} of {len(comparison.rows)} options fit"
-    return (
-        f"{several}. Speed at {load.concurrency:,} requests in flight, {load.prompt_tokens:,} prompt and "
-        f"{load.output_tokens:,} output tokens each."
+    choice, workload = cheapest(comparison), comparison.workload
+    several = f"{fitting} of {len(comparison.rows)} options fit."
+    if choice is None:
+        return several if workload.bound is None else f"{several} None is known to keep the SLO."
+    engines = (
+        f"{choice.engines} engines of {choice.row.option.label}" if choice.engines > 1 else choice.row.option.label
     )
+    what = "that fits" if workload.bound is None else "within the SLO"
+    if workload.bound is not None and workload.users is not None:
+        what = f"for {workload.users:,} users within the SLO"
+    close = ", if it fits: a close call" if choice.row.verdict == "close" else ""
+    return f"{several} Cheapest {what}: {engines} at {dollars(choice.usd_per_hour)} an hour{close}."
 
 
 def _facts(question: Question) -> str:
@@ -140,8 +154,12 @@ def _answer_tiles(answer: Answer) -> Iterator[Tile]:
 
 def _comparison_tiles(comparison: Comparison) -> Iterator[Tile]:
     """The best of what was asked for, each with the card that has it."""
+    choice = cheapest(comparison)
+    if choice is not None:
+        several = f"{choice.engines} engines, " if choice.engines > 1 else ""
+        heading = "Cheapest within the SLO" if comparison.workload.bound else "Cheapest that fits"
+        yield Tile(heading, choice.row.option.label, f"{several}{dollars(choice.usd_per_hour)} an hour")
     wanted: tuple[tuple[Column, str], ...] = (
-        ("usd_per_hour", "Cheapest that fits"),
         ("usd_per_million", "Cheapest per token"),
         ("tpot_s", "Quickest answers"),
         ("users", "Most users per engine"),

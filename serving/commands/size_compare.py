@@ -11,7 +11,7 @@ from serving.commands.common import failing_in_one_line
 from serving.quantity import token_count
 from sizing.compare import Comparison, Forecaster, Workload, option
 from sizing.compare import compare as compared
-from sizing.compare_report import render_comparison
+from sizing.compare_report import render_comparison, render_matrix
 from sizing.cost import ApiPrice
 from sizing.document import comparison_json
 from sizing.errors import QuestionError
@@ -22,7 +22,7 @@ from sizing.page import html_page
 from sizing.picture import svg_picture
 from sizing.plan import Question
 from sizing.release import UNKNOWN, parse_release
-from sizing.sheet import Sheet, comparison_sheet
+from sizing.sheet import Sheet, comparison_matrices, comparison_sheet
 from sizing.users import LatencyBound
 
 SOME_FIT, NONE_FITS = 0, 1
@@ -31,6 +31,7 @@ SOME_FIT, NONE_FITS = 0, 1
 def compare(
     model: Annotated[str, typer.Argument(help="A model folder, or a Hub id such as Qwen/Qwen3-8B.")],
     gpus: Annotated[str, typer.Option(help="Cards of the catalogue, such as L4,A100-80GB,H100,2xH100.")],
+    also: Annotated[list[str] | None, typer.Option(help="Another model, for the matrix of models by GPUs.")] = None,
     max_model_len: Annotated[
         str | None, typer.Option(help="Tokens per request. Default: the prompt and output tokens together.")
     ] = None,
@@ -67,8 +68,9 @@ def compare(
             bound=None if slo is None else latency_bound(slo),
             percentile=slo_percentile,
         )
+        models = [load_model(model, revision=revision), *(load_model(other) for other in also or ())]
         found = side_by_side(
-            load_model(model, revision=revision),
+            models[0],
             gpus,
             workload,
             max_model_len=None if max_model_len is None else tokens(max_model_len, "--max-model-len"),
@@ -78,11 +80,15 @@ def compare(
             vllm_version=vllm_version,
             api=None if api_price is None else parse_api_price(api_price),
         )
-        write_sheet(comparison_sheet(found), html=html, svg=svg)
+        matrices = comparison_matrices(found, models, [row.option for row in found.rows])
+        write_sheet(comparison_sheet(found, matrices), html=html, svg=svg)
     if json:
-        typer.echo(orjson.dumps(comparison_json(found), option=orjson.OPT_INDENT_2).decode())
+        typer.echo(orjson.dumps(comparison_json(found, matrices), option=orjson.OPT_INDENT_2).decode())
     else:
-        Console(highlight=False).print(render_comparison(found))
+        console = Console(highlight=False)
+        console.print(render_comparison(found))
+        for matrix in matrices:
+            console.print(render_matrix(matrix))
     fitting = [row for row in found.rows if row.answer is not None and row.answer.fits]
     raise typer.Exit(SOME_FIT if fitting else NONE_FITS)
 

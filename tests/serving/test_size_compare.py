@@ -98,3 +98,14 @@ def test_bounds_and_prices_as_people_write_them() -> None:
     for wrong in ("ttft", "ttft=0", "ttft=fast", ""):
         with pytest.raises(QuestionError):
             latency_bound(wrong)
+
+
+def test_more_models_make_a_matrix(llama_8b: str, tmp_path: Path) -> None:
+    other = tmp_path / "Llama-3.1-70B-Instruct"
+    other.mkdir()
+    (other / "config.json").write_text(json.dumps(published_configs()["meta-llama/Llama-3.1-70B-Instruct"]))
+    status, out, _ = run(llama_8b, "--gpus", "L4,4xH100", "--also", str(other), "--json")
+    matrix = json.loads(out)["matrices"][-1]
+    assert status == 0
+    assert matrix["columns"] == ["L4", "4xH100"]
+    assert [[cell["verdict"] for cell in row] for row in matrix["cells"]] == [["fits", "fits"], ["no", "fits"]]

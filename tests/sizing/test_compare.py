@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from sizing.choice import cheapest
 from sizing.compare import Comparison, Option, Outlook, Workload, compare, option, verdict
 from sizing.cost import ApiPrice
 from sizing.errors import QuestionError, UnknownGpuError
@@ -180,3 +181,29 @@ def test_a_verdict_says_close_both_ways() -> None:
     assert verdict(replace(found, certain=False)) == "close"
     assert verdict(replace(found, fits=False, certain=False)) == "close"
     assert verdict(replace(found, fits=False, certain=True)) == "no"
+
+
+def test_the_cheapest_serves_all_users_within_the_slo() -> None:
+    # L4 at 0.805 $/h keeps the bound for no one, H100 at 3.99 for 40, H200 at 4.59 for 200
+    able = {"L4": 0, "H100": 40, "H200": 200}
+
+    def forecaster(question: Question, _: Answer, __: Workload) -> Outlook:
+        pace = Pace(1.0, 0.02, 0.5, 100, 8.0, 0.25)
+        return at_pace(2.0, Users(able[question.device.name], 1, pace, "tpot"))
+
+    options = [option("L4"), option("H100"), option("H200")]
+
+    def choice(users: int | None, bound: LatencyBound | None) -> tuple[str, int, float]:
+        load = replace(LOAD, users=users, bound=bound)
+        found = cheapest(compare(asked(), options, load, forecaster=forecaster))
+        assert found is not None
+        return found.row.option.label, found.engines, round(found.usd_per_hour, 3)
+
+    assert choice(None, None) == ("L4", 1, 0.805)
+    assert choice(None, LatencyBound(1.0)) == ("H100", 1, 3.99)
+    assert choice(100, LatencyBound(1.0)) == ("H200", 1, 4.59)  # where the H100 takes three
+    assert choice(900, LatencyBound(1.0)) == ("H200", 5, 22.95)
+
+
+def test_without_a_price_there_is_no_cheapest() -> None:
+    assert cheapest(compare(asked(), [option("MI300X")], LOAD)) is None
