@@ -43,8 +43,13 @@ class Matrix:
 def models_by_gpus(base: Question, models: Sequence[ModelShape], options: Sequence[Option]) -> Matrix:
     """Which model fits on which cards; where no context is asked for, the longest that does."""
     cells = tuple(tuple(_cell(replace(base, model=model), chosen) for chosen in options) for model in models)
-    names = tuple(model.name for model in models)
+    names = tuple(short_name(model.name) for model in models)
     return Matrix("Models by GPUs", "model", "GPU", names, tuple(chosen.label for chosen in options), cells)
+
+
+def short_name(name: str) -> str:
+    """A Hub id without its owner, a folder without its path."""
+    return name.rstrip("/").rsplit("/", 1)[-1] or name
 
 
 def contexts_by_concurrency(question: Question, concurrencies: Sequence[int] = CONCURRENCIES) -> Matrix:
@@ -115,6 +120,8 @@ def _cell(base: Question, chosen: Option) -> Cell:
     judged = verdict(found)
     context, requests = found.settings.max_model_len, found.requests_fit if found.fits else 0
     said = f"{requests:,} x {context:,}" if judged == "fits" else short_reason(found)
+    if judged == "close":
+        said = f"{low:,} to {high:,} x {context:,}"
     return Cell(judged, context, requests, low, high, said)
 
 

@@ -8,7 +8,7 @@ from sizing.compare import Column, Comparison, Option, Outlook, Row
 from sizing.compare_report import remarks
 from sizing.figures import HEADINGS, dollars, figure
 from sizing.gpu import GIB
-from sizing.matrix import Matrix, contexts_by_concurrency, models_by_gpus
+from sizing.matrix import Matrix, contexts_by_concurrency, models_by_gpus, short_name
 from sizing.model import ModelShape
 from sizing.plan import Answer, Question
 
@@ -84,11 +84,6 @@ def comparison_sheet(comparison: Comparison, matrices: tuple[Matrix, ...]) -> Sh
             *prices,
         ),
     )
-
-
-def short_name(name: str) -> str:
-    """A Hub id without its owner, a folder without its path."""
-    return name.rstrip("/").rsplit("/", 1)[-1] or name
 
 
 def comparison_matrices(
