@@ -19,7 +19,7 @@ from rich.console import Console
 
 from gateway.app import Gateway
 from gateway.replica import Replica
-from serving import demo, door, report
+from serving import calibrating, demo, door, report
 from serving.config import (
     DEMO_MODEL,
     Environment,
@@ -114,7 +114,7 @@ async def run(config: StackConfig, environment: Environment, console: Console) -
                 if stopped():
                     return 0
                 report.show_plan(placements, console, commands=False)
-                return await _serve(config, gateway, listener, placements, progress, signals)
+                return await _serve(config, environment, gateway, listener, placements, progress, signals)
     finally:
         listener.close()
 
@@ -140,6 +140,7 @@ async def run_gateway(
 
 async def _serve(
     config: StackConfig,
+    environment: Environment,
     gateway: Gateway,
     listener: socket.socket,
     placements: list[Placement],
@@ -157,6 +158,8 @@ async def _serve(
             await _all_ready(supervisors, tasks, progress, signals)
             if not signals.stop.is_set():
                 report.announce(progress, gateway, door.url_of(listener), supervisors)
+                if config.calibrate:
+                    await asyncio.to_thread(calibrating.learn, placements, environment)
             await _stopped_or_broken(signals, tasks)
             await _drained(gateway, config.gateway.drain_timeout_s, signals)
         finally:
