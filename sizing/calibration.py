@@ -13,8 +13,8 @@ from pathlib import Path
 from statistics import median
 from typing import Literal, get_args
 
-from sizing.errors import CalibrationError
-from sizing.gpu import GIB
+from sizing.errors import CalibrationError, UnknownGpuError
+from sizing.gpu import GIB, gpu
 
 SCHEMA_VERSION = 1
 CalibratedTerm = Literal["weights", "activations", "non-torch", "CUDA graphs", "KV cache"]
@@ -31,8 +31,9 @@ _SHOWN_BYTES = 0.005 * GIB
 """vLLM prints two decimals: a difference that a line cannot show is none."""
 _FEW = 3
 """Fewer starts than this, of other models, may be the odd ones: they never move a value out of the band it had."""
-_HELD = 0.8
-"""Share of the starts seen that a band rests on: of five or more, the oddest do not count."""
+_HELD, _WIDENED = 0.8, 1.28
+"""Of five starts or more a band rests on four in five, so that the oddest do not count, and is widened to what would
+hold nine in ten were the errors normal, which is what bands of the sum stand for."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Observation:
 
     term: CalibratedTerm
     gpu: str
-    """As `observing.card_name` gives it: the catalogue's name, "cpu" for a processor."""
+    """The catalogue's name where it has one; "cpu" for a processor."""
     link: str
     """As `observing.link_of` gives it."""
     tensor_parallel_size: int
@@ -64,6 +65,7 @@ class Observation:
 class _Near:
     """The observations that bear on a question, and how many of them the uncalibrated answer is worth."""
 
+    term: CalibratedTerm
     entries: tuple[Observation, ...]
     prior: float
     same_model: bool
@@ -81,15 +83,15 @@ class Calibration:
         return Calibration(tuple(sorted(newest.values(), key=lambda entry: (entry.gpu, entry.model, entry.start))))
 
     def count(
-        self, term: CalibratedTerm, *, gpu: str, link: str, tensor_parallel_size: int, release: str, model: str = ""
+        self, term: str, *, gpu: str, link: str, tensor_parallel_size: int, release: object, model: str = ""
     ) -> int:
         """How many starts `corrected` would draw on."""
-        near = self._nearest(term, gpu, link, tensor_parallel_size, release, model)
+        near = self._nearest(term, gpu, link, tensor_parallel_size, str(release), model)
         return len(near.entries) if near else 0
 
     def corrected(
         self,
-        term: CalibratedTerm,
+        term: str,
         *,
         predicted_bytes: int,
         low_bytes: int,
@@ -97,10 +99,12 @@ class Calibration:
         gpu: str,
         link: str,
         tensor_parallel_size: int,
-        release: str,
+        release: object,
         model: str = "",
     ) -> tuple[int, int, int]:
         """The term and its band, as the nearest starts move them; unchanged where none is near.
+
+        `gpu` is the card's name in any spelling, or "cpu"; `release` anything that writes itself as a version.
 
         Nearest are those of the same `model` (for weights on any card, else on this card and minor version), then any
         on this card, parallel size and minor version, then on this card, then on this link; one rank never speaks for
@@ -108,12 +112,12 @@ class Calibration:
         n / (n + prior), where the prior grows with the distance; so is their spread, which then stands in for the
         band. The band always holds what the median start measured and is never narrower than a log line can show.
         """
-        near = self._nearest(term, gpu, link, tensor_parallel_size, release, model)
-        scale = _Scale(term, predicted_bytes)
-        if near is None or not scale.usable:
-            return predicted_bytes, low_bytes, high_bytes
+        near = self._nearest(term, gpu, link, tensor_parallel_size, str(release), model)
+        if near is None or (near.term in _RATIO_REACH and predicted_bytes <= 0):
+            return predicted_bytes, low_bytes, high_bytes  # a term predicted as none (no graphs when eager) stays none
+        scale = _Scale(near.term, predicted_bytes)
         down, up = max(0.0, -scale.error(low_bytes)), max(0.0, scale.error(high_bytes))
-        errors = [_Scale(term, entry.predicted_bytes).error(entry.measured_bytes) for entry in near.entries]
+        errors = [_Scale(near.term, entry.predicted_bytes).error(entry.measured_bytes) for entry in near.entries]
         count, centre = len(errors), median(errors)
         trust = count / (count + near.prior)
         shift = trust * centre
@@ -128,16 +132,17 @@ class Calibration:
         return scale.moved(shift), scale.moved(shift - new_down), scale.moved(shift + new_up)
 
     def _nearest(
-        self, term: CalibratedTerm, gpu: str, link: str, tensor_parallel_size: int, release: str, model: str
+        self, term: str, gpu: str, link: str, tensor_parallel_size: int, release: str, model: str
     ) -> _Near | None:
+        card_here = card_name(gpu)
         alike = [
             entry
             for entry in self.entries
             if entry.term == term
             and (entry.tensor_parallel_size == 1) == (tensor_parallel_size == 1)
-            and (entry.gpu == "cpu") == (gpu == "cpu")
+            and (entry.gpu == "cpu") == (card_here == "cpu")
         ]
-        card = [entry for entry in alike if entry.gpu == gpu]
+        card = [entry for entry in alike if entry.gpu == card_here]
         minor = _minor(release)
         same = [
             entry
@@ -151,7 +156,10 @@ class Calibration:
         of_model = [entry for entry in of_model if model and entry.model == model]
         on_link = [entry for entry in alike if entry.link == link]
         circles = ((of_model, 0.5), (same, 1.0), (card, 2.0), (on_link, 4.0))
-        return next((_Near(tuple(found), prior, found is of_model) for found, prior in circles if found), None)
+        for found, prior in circles:
+            if found:
+                return _Near(found[0].term, tuple(found), prior, found is of_model)
+        return None
 
 
 @dataclass(frozen=True)
@@ -164,11 +172,6 @@ class _Scale:
     @property
     def is_ratio(self) -> bool:
         return self.term in _RATIO_REACH
-
-    @property
-    def usable(self) -> bool:
-        """Nothing has no ratio to anything: a term predicted as none (no graphs in eager mode) stays none."""
-        return self.predicted_bytes > 0 or not self.is_ratio
 
     @property
     def reach(self) -> float:
@@ -193,9 +196,17 @@ class _Scale:
 
 
 def _spread(errors: Sequence[float], centre: float) -> float:
-    """How far from the centre four in five of the errors lie."""
+    """How far from the centre the errors lie, by those nearest to it."""
     distances = sorted(abs(error - centre) for error in errors)
-    return distances[math.ceil(_HELD * len(distances)) - 1]
+    return _WIDENED * distances[math.ceil(_HELD * len(distances)) - 1]
+
+
+def card_name(name: str) -> str:
+    """The catalogue's name of a card, however a driver or a log spells it; other names as they are."""
+    try:
+        return gpu(name).name
+    except UnknownGpuError:
+        return name
 
 
 def _minor(release: str) -> str:

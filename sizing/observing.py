@@ -3,20 +3,9 @@
 from collections.abc import Mapping
 from datetime import date
 
-from sizing.calibration import TERMS, CalibratedTerm, Observation
-from sizing.errors import UnknownGpuError
-from sizing.gpu import GIB, Device, gpu
+from sizing.calibration import TERMS, CalibratedTerm, Observation, card_name
+from sizing.gpu import GIB, Device
 from sizing.startup_log import StartupRecord
-
-
-def card_name(device: Device) -> str:
-    """The device as observations name it, however a driver or a log spells it."""
-    if device.kind == "cpu":
-        return "cpu"
-    try:
-        return gpu(device.name).name
-    except UnknownGpuError:
-        return device.name
 
 
 def link_of(device: Device) -> str:
@@ -44,11 +33,12 @@ def observations(
     else:
         measured = _measured(record)
         explained = _explained_kv(record, predicted_terms, measured)
-        predicted_terms = {**predicted_terms, **({} if explained is None else {"KV cache": explained})}
+        known = {name: size for name, size in predicted_terms.items() if name != "KV cache"}
+        predicted_terms = known if explained is None else {**known, "KV cache": explained}
     return tuple(
         Observation(
             term=term,
-            gpu=card_name(device),
+            gpu="cpu" if device.kind == "cpu" else card_name(device.name),
             link=link_of(device),
             tensor_parallel_size=record.tp or 1,
             release=record.vllm or "",
