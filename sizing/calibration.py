@@ -122,11 +122,12 @@ class Calibration:
         trust = count / (count + near.prior)
         shift = trust * centre
         own_down = own_up = max(_spread(errors, centre), scale.shown)
+        if count < _FEW:
+            own_down, own_up = max(own_down, down / 2), max(own_up, up / 2)
         if count < _FEW and not near.same_model:
             most_down, most_up = (down, up) if down or up else (scale.reach, scale.reach)
             centre = min(max(centre, -2 * most_down), 2 * most_up)
             shift = min(max(shift, -most_down), most_up)
-            own_down, own_up = max(own_down, down / 2), max(own_up, up / 2)
         new_down = max((1 - trust) * down + trust * own_down, shift - centre)
         new_up = max((1 - trust) * up + trust * own_up, centre - shift)
         return scale.moved(shift), scale.moved(shift - new_down), scale.moved(shift + new_up)
