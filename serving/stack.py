@@ -159,12 +159,20 @@ async def _serve(
             if not signals.stop.is_set():
                 report.announce(progress, gateway, door.url_of(listener), supervisors)
                 if config.calibrate:
-                    await asyncio.to_thread(calibrating.learn, placements, environment)
+                    await _learn(placements, environment)
             await _stopped_or_broken(signals, tasks)
             await _drained(gateway, config.gateway.drain_timeout_s, signals)
         finally:
             await _end(supervisors, tasks, signals)
     return 0
+
+
+async def _learn(placements: list[Placement], environment: Environment) -> None:
+    """Keep what the engines measured of themselves for the next answer of sizing."""
+    try:
+        await asyncio.to_thread(calibrating.learn, placements, environment)
+    except Exception:  # what is served now must not end over a figure that would be nice to have later
+        _log.warning("what the engines logged at their start is not kept", exc_info=True)
 
 
 async def _stopped_or_broken(signals: Signals, tasks: list[asyncio.Task[None]]) -> None:

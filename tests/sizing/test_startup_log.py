@@ -353,7 +353,7 @@ def vllm_says(module: str, anchor: str) -> str:
         ("utils/mem_utils.py", "torch peak memory increase", {"consumed_gib": 7}),
         ("v1/core/kv_cache_utils.py", "KV cache size: ", {"kv_tokens": 7, "conc": 7, "max_model_len": 7}),
         ("v1/core/kv_cache_utils.py", "KV cache is needed", {"kv_needed_gib": 7, "kv_gib": 7}),
-        ("v1/core/kv_cache_utils.py", "estimated maximum model length", {"est_max_len": 7}),
+        ("v1/core/kv_cache_utils.py", "estimated maximum model length is", {"est_max_len": 7}),
         ("v1/core/kv_cache_utils.py", "No available memory for the cache", {"outcome": "refused: no memory left for"}),
         ("v1/core/kv_cache_utils.py", "Cannot auto-fit", {"outcome": "refused: not even one token"}),
         ("v1/worker/utils.py", "is less than desired", {"outcome": "refused: only 7 GiB", "gpu_total_gib": 7}),
