@@ -171,7 +171,7 @@ async def _learn(placements: list[Placement], environment: Environment) -> None:
     """Keep what the engines measured of themselves for the next answer of sizing."""
     try:
         await asyncio.to_thread(calibrating.learn, placements, environment)
-    except Exception:  # what is served now must not end over a figure that would be nice to have later
+    except Exception:  # noqa: BLE001  (what is served now must not end over a figure that would be nice to have later)
         _log.warning("what the engines logged at their start is not kept", exc_info=True)
 
 

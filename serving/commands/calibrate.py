@@ -55,7 +55,9 @@ def calibrate(
         known = load_calibration(path)
         fresh, left_out = _observed(logs, gpu_name, model)
         if not fresh:
-            raise CalibrationError("; ".join(f"{log}: {why}" for log, why in left_out[:3]))
+            log, why = left_out[0]
+            more = f" (and {len(left_out) - 1} more starts left out)" if len(left_out) > 1 else ""
+            raise CalibrationError(f"{log}: {why}{more}")
         refitted = known.merged(fresh)
         if not dry_run:
             save_calibration(path, refitted)
@@ -65,11 +67,12 @@ def calibrate(
         return
     console = Console(highlight=False)
     for heading, rows in _by_start(compared).items():
-        console.print(_table(heading, rows))
+        console.print(heading, soft_wrap=True, markup=False)
+        console.print(_table(rows))
     for log, why in left_out:
         console.print(f"Left out: {log}: {why}", soft_wrap=True, markup=False)
     done = "not written (--dry-run)" if dry_run else "written"
-    console.print(f"{len(refitted.entries)} measurements in {path}, {done}", soft_wrap=True, markup=False)
+    console.print(f"Table: {path}, {len(refitted.entries)} in it, {done}", soft_wrap=True, markup=False)
 
 
 def _observed(
@@ -185,8 +188,8 @@ def _by_start(compared: Sequence[_Compared]) -> Mapping[str, list[_Compared]]:
     return starts
 
 
-def _table(heading: str, rows: Sequence[_Compared]) -> Table:
-    table = Table(title=heading, title_justify="left")
+def _table(rows: Sequence[_Compared]) -> Table:
+    table = Table(caption="GiB per rank", caption_justify="left")
     for column in ("term", "predicted", "measured", "error before", "error now", "starts"):
         table.add_column(column, justify="left" if column == "term" else "right")
     for row in rows:
@@ -194,8 +197,6 @@ def _table(heading: str, rows: Sequence[_Compared]) -> Table:
         before, now = entry.predicted_bytes - entry.measured_bytes, row.corrected_bytes - entry.measured_bytes
         sizes = (f"{entry.predicted_bytes / GIB:.2f}", f"{entry.measured_bytes / GIB:.2f}")
         table.add_row(entry.term, *sizes, _signed(before), _signed(now), str(row.starts))
-    table.caption = "GiB per rank"
-    table.caption_justify = "left"
     return table
 
 

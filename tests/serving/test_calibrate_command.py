@@ -61,7 +61,8 @@ def test_people_see_every_term_and_where_the_table_is(log: str, config: str, tab
     assert "on H100, vLLM 0.26.0" in out
     assert "weights" in out
     assert "15.02" in out
-    assert f"{table}, not written (--dry-run)" in out
+    assert f"Table: {table}, " in out
+    assert "not written (--dry-run)" in out
     assert not table.exists()
 
 
