@@ -17,6 +17,8 @@ from sizing.errors import CalibrationError, UnknownGpuError
 from sizing.gpu import GIB, gpu
 
 SCHEMA_VERSION = 1
+PREDICTOR = 1
+"""To be raised with every change to the sum: how far another sum was off says nothing of this one."""
 CalibratedTerm = Literal["weights", "activations", "non-torch", "CUDA graphs", "KV cache"]
 TERMS: tuple[CalibratedTerm, ...] = get_args(CalibratedTerm)
 
@@ -54,6 +56,8 @@ class Observation:
     as_of: date
     settings: str = ""
     """What else the start was asked, in words: the same start again replaces this one."""
+    predictor: int = PREDICTOR
+    """Which sum it was predicted by."""
 
     @property
     def start(self) -> tuple[str, ...]:
@@ -216,7 +220,7 @@ def _minor(release: str) -> str:
 
 
 def load_calibration(path: Path) -> Calibration:
-    """The table in a file; an empty one where there is no file yet.
+    """The table in a file; an empty one where there is no file yet. What another sum predicted is passed over.
 
     Raises:
         CalibrationError: the file is not such a table, or one of a later Berth.
@@ -227,7 +231,8 @@ def load_calibration(path: Path) -> Calibration:
         version = document["schema_version"]
         if version != SCHEMA_VERSION:
             raise CalibrationError(f"{path}: its schema_version is {version!r}, not {SCHEMA_VERSION}; {way_out}")
-        return Calibration(tuple(_entry(row) for row in document["observations"]))
+        entries = (_entry(row) for row in document["observations"])
+        return Calibration(tuple(entry for entry in entries if entry.predictor == PREDICTOR))
     except FileNotFoundError:
         return Calibration()
     except OSError as error:
@@ -238,15 +243,15 @@ def load_calibration(path: Path) -> Calibration:
 
 def _entry(row: Mapping[str, object]) -> Observation:
     term, texts = row["term"], ("gpu", "link", "release", "model", "settings")
-    numbers = [row[name] for name in ("tensor_parallel_size", "predicted_bytes", "measured_bytes")]
+    numbers = [row[name] for name in ("tensor_parallel_size", "predicted_bytes", "measured_bytes", "predictor")]
     if term not in TERMS:
         raise ValueError(f"no term {term!r}")
     if not all(type(number) is int for number in numbers):
         raise ValueError(f"{numbers} are not all whole numbers")
     gpu, link, release, model, settings = (str(row[name]) for name in texts)
-    size, predicted, measured = (int(str(number)) for number in numbers)
+    size, predicted, measured, predictor = (int(str(number)) for number in numbers)
     as_of = date.fromisoformat(str(row["as_of"]))
-    return Observation(term, gpu, link, size, release, predicted, measured, model, as_of, settings)
+    return Observation(term, gpu, link, size, release, predicted, measured, model, as_of, settings, predictor)
 
 
 def save_calibration(path: Path, calibration: Calibration) -> None:

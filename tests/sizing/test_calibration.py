@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sizing.calibration import (
+    PREDICTOR,
     TERMS,
     CalibratedTerm,
     Calibration,
@@ -188,6 +189,13 @@ def test_the_table_is_kept_in_readable_json(tmp_path: Path) -> None:
     assert document["schema_version"] == 1
     assert document["observations"][0]["as_of"] == "2026-11-24"
     assert [file.name for file in path.parent.iterdir()] == ["calibration.json"]
+
+
+def test_what_another_sum_predicted_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "calibration.json"
+    older = replace(NEAREST[0], predictor=PREDICTOR - 1)
+    save_calibration(path, table(older, NEAREST[1]))
+    assert load_calibration(path) == table(NEAREST[1])
 
 
 def test_a_table_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
