@@ -200,11 +200,18 @@ def half_rate(card: Card) -> float:
 def _native_rate(card: Card, fmt: WeightFormat) -> float | None:
     """What the matrix units do with that format; None where it is widened to 16 bits first."""
     if fmt == "fp8":
-        return card.flops_fp8
+        return _fp8_rate(card)
     if fmt == "int8":
         return card.ops_int8
     if fmt == "nvfp4":
         return card.flops_fp4
     if fmt == "mxfp4" and card.flops_fp4 is not None:
-        return card.flops_fp8  # activations stay in FP8 beside MXFP4 weights
+        return _fp8_rate(card)  # activations stay in FP8 beside MXFP4 weights
     return None
+
+
+def _fp8_rate(card: Card) -> float | None:
+    """Where only FP4's rate is published, half of that."""
+    if card.flops_fp8 is None and card.flops_16bit is None and card.flops_fp4 is not None:
+        return card.flops_fp4 / 2
+    return card.flops_fp8
