@@ -77,6 +77,9 @@ _PRICES = {
     "H200": _runpod(4.59, date(2026, 10, 7)),
     "B200": _runpod(6.79, date(2026, 10, 7)),
     "B300": _runpod(7.89, date(2026, 10, 7)),
+    "A100-PCIe-80GB": _runpod(1.79, date(2026, 11, 9)),
+    "H100-PCIe": _runpod(2.89, date(2026, 11, 9)),
+    "H100-NVL": _runpod(3.19, date(2026, 11, 9)),
 }
 
 

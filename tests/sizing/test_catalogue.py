@@ -69,6 +69,7 @@ def test_a_price_has_its_date_kind_and_source() -> None:
         assert 0.1 < price.usd_per_hour < 15
         assert date(2025, 1, 1) < price.as_of <= date(2026, 11, 23)
         assert price.source
+    assert prices["H100-PCIe"].usd_per_hour < prices["H100"].usd_per_hour
     assert prices["H200"].usd_per_hour > prices["H100"].usd_per_hour > prices["RTX4090"].usd_per_hour
 
 
