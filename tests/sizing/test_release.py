@@ -53,8 +53,13 @@ def cache_of(question: dict[str, Any], release: Release) -> KvCache:
     pages: list[Page] = []
     for _, kind, heads, head_dim, window in order(question):
         sizes = (16, heads, head_dim, head_dim, 2)
-        page = {"sliding": SlidingPage(*sizes, window=window), "chunked": ChunkedPage(*sizes, chunk=window)}
-        pages.append(page.get(kind, FullPage(*sizes)))
+        match kind:
+            case "sliding":
+                pages.append(SlidingPage(*sizes, window=window))
+            case "chunked":
+                pages.append(ChunkedPage(*sizes, chunk=window))
+            case _:
+                pages.append(FullPage(*sizes))
     in_flight = release.in_flight_tokens(question["max_num_batched_tokens"], 1, overlapped=True)
     stages = stages_of(len(pages), question["stages"])
     return kv_cache(pages, block_size=16, stages=stages, in_flight_tokens=in_flight, release=release)

@@ -7,6 +7,7 @@ from sizing.engine_cache import Serving, engine_cache
 from sizing.errors import ModelFileError
 from sizing.gpu import GIB
 from sizing.layers import Attention, Latent, Recurrent
+from sizing.pages import StatePage
 from tests.sizing.models import SMOLLM2, published, published_configs, smollm2
 
 UNNAMED = {key: value for key, value in SMOLLM2.items() if key != "architectures"}
@@ -75,7 +76,9 @@ def test_a_file_without_widths_still_sizes_its_cache() -> None:
     assert sum(isinstance(caches[0], Recurrent) for caches in shape.cache_layers) == 24
     cache = engine_cache(shape, Serving(block_size=16, max_num_batched_tokens=2048))
     assert cache.block_size == 528
-    assert 528 * 4 * 2 * 256 * 2 / 2_146_304 == pytest.approx(1.0076, abs=1e-4)
+    state = cache.pages[0]
+    assert isinstance(state, StatePage)
+    assert state.page_bytes / state.state_bytes == pytest.approx(1.0076, abs=1e-4)
     assert cache.block_bytes == 8 * 528 * 4 * 2 * 256 * 2
     assert cache.capacity(GIB, 4096).num_blocks == GIB // cache.block_bytes
     with pytest.raises(ModelFileError, match="no width"):
