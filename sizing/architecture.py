@@ -10,7 +10,7 @@ from sizing.errors import UnsupportedModelError
 from sizing.latent import deepseek, deepseek_sparse, deepseek_v4, kimi_linear
 from sizing.recurrent import granite_hybrid, nemotron_h, qwen3_5, qwen3_next
 from sizing.uneven import decilm, minimax_m3, step3p5
-from sizing.windowed import exaone4, gemma2, gemma3, gemma4, gpt_oss, llama4, minimax_m2
+from sizing.windowed import exaone4, gemma2, gemma3, gemma3n, gemma4, gpt_oss, llama4, minimax_m2
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,7 @@ FAMILIES: dict[str, Callable[[ConfigValues], Anatomy]] = {
     "Exaone4ForCausalLM": exaone4,
     "Gemma2ForCausalLM": gemma2,
     "Gemma3ForCausalLM": gemma3,
+    "Gemma3nForCausalLM": gemma3n,
     "Gemma4ForCausalLM": gemma4,
     "GlmMoeDsaForCausalLM": deepseek_sparse,
     "GptOssForCausalLM": gpt_oss,
@@ -99,6 +100,7 @@ FAMILIES: dict[str, Callable[[ConfigValues], Anatomy]] = {
 # The decoder behind a multimodal wrapper; its values are the wrapper's `text_config`.
 WRAPPERS: dict[str, str] = {
     "Gemma3ForConditionalGeneration": "Gemma3ForCausalLM",
+    "Gemma3nForConditionalGeneration": "Gemma3nForCausalLM",
     "Gemma4ForConditionalGeneration": "Gemma4ForCausalLM",
     "KimiK25ForConditionalGeneration": "DeepseekV3ForCausalLM",
     "KimiK3ForConditionalGeneration": "KimiLinearForCausalLM",
@@ -106,6 +108,8 @@ WRAPPERS: dict[str, str] = {
     "LlavaNextForConditionalGeneration": "MistralForCausalLM",
     "MiniMaxM3SparseForConditionalGeneration": "MiniMaxM3SparseForCausalLM",
     "Mistral3ForConditionalGeneration": "MistralForCausalLM",
+    "Qwen2VLForConditionalGeneration": "Qwen2ForCausalLM",
+    "Qwen2_5_VLForConditionalGeneration": "Qwen2ForCausalLM",
     "Qwen3VLForConditionalGeneration": "Qwen3ForCausalLM",
     "Qwen3VLMoeForConditionalGeneration": "Qwen3MoeForCausalLM",
     "Qwen3_5ForConditionalGeneration": "Qwen3_5ForCausalLM",

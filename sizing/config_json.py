@@ -94,12 +94,14 @@ def _unweighed(values: Mapping[str, object], *, name: str, tensors: Sequence[Ten
         raise config.impossible(
             "num_key_value_heads", f"does not divide the {shape.num_attention_heads} attention heads"
         )
-    return replace(shape, architecture=architecture or ""), wrapped
+    return replace(shape, architecture=architecture or ""), wrapped or bool(values.get("vision_config"))
 
 
 def _text_values(values: Mapping[str, object], *, name: str) -> Mapping[str, object]:
     """The decoder's part of a multimodal config, with what only the wrapper says about it."""
     text = ConfigValues(name, values).section("text_config")
+    if not text and values.get("num_hidden_layers") is not None:
+        return {key: value for key, value in values.items() if key not in ("vision_config", "audio_config")}  # one file
     if not text:
         raise ModelFileError(f"{name}: config.json has no text_config; use the file as its publisher ships it")
     inherited = ("dtype", "torch_dtype", "tie_word_embeddings", "quantization_config", "compression_config")

@@ -22,7 +22,9 @@ from sizing.pages import ChunkedPage, FullPage, LatentPage, Page, SlidingLatentP
 from sizing.release import NEWEST, MambaCacheMode, Release
 
 _FP8_BYTES = 1
-_PACKED_SPARSE_BYTES = 656  # fp8_ds_mla: v1/attention/backends/mla/flashmla_sparse.py
+# fp8_ds_mla and nvfp4_ds_mla: v1/attention/backends/mla/flashmla_sparse.py
+_PACKED_SPARSE_BYTES = 656
+_PACKED_SPARSE_FP4_BYTES = 352
 _PROCESSOR_STATE_BYTES = 4  # vllm/platforms/cpu.py keeps recurrent states in float32
 # DeepSeek V4 (vllm/models/deepseek_v4): blocks of the rows, of windows and of unfinished rows, and what pages align to.
 _COMPRESSED_BLOCK = 256
@@ -137,7 +139,7 @@ def _page(layer: Layer, model: ModelShape, serving: Serving, dtype_bytes: int) -
     block_size = serving.block_size
     match layer:
         case Attention():
-            return _attention_page(layer, serving, dtype_bytes)
+            return _attention_page(layer, model, serving, dtype_bytes)
         case Latent():
             return LatentPage(
                 block_size, _latent_bytes(layer, model, serving, dtype_bytes), "indexed" if layer.indexed else "latent"
@@ -179,7 +181,10 @@ def _state_bytes(layer: Recurrent, model: ModelShape, serving: Serving) -> int:
 
 def _latent_bytes(layer: Latent, model: ModelShape, serving: Serving, dtype_bytes: int) -> int:
     """One token's compressed vector, packed where the kernel beside an indexer wants it so."""
-    if layer.indexed and _sparse_packed(model, serving):
+    asked = _asked_dtype(model, serving)
+    if asked == "nvfp4_ds_mla":
+        return _PACKED_SPARSE_FP4_BYTES
+    if layer.indexed and serving.release.packs_sparse_latents(asked, serving.compute_major or _HOPPER):
         return _PACKED_SPARSE_BYTES
     return layer.width * dtype_bytes
 
@@ -210,15 +215,23 @@ def _retained(serving: Serving) -> int:
     return serving.speculative.retained_tokens if serving.speculative else 0
 
 
-def _attention_page(layer: Attention, serving: Serving, dtype_bytes: int) -> Page:
+def _attention_page(layer: Attention, model: ModelShape, serving: Serving, dtype_bytes: int) -> Page:
     heads = max(1, layer.num_kv_heads // serving.tensor_parallel_size)
-    full = FullPage(serving.block_size, heads, layer.head_dim, layer.value_dim, dtype_bytes)
+    head_dim, value_dim = layer.head_dim, layer.value_dim
+    if _asked_dtype(model, serving) == "nvfp4":
+        head_dim, value_dim = _fp4_bytes(head_dim), _fp4_bytes(value_dim)
+    full = FullPage(serving.block_size, heads, head_dim, value_dim, dtype_bytes)
     sizes = (full.block_size, full.num_kv_heads, full.head_dim, full.value_dim, full.dtype_bytes)
     if layer.window is not None:
         return SlidingPage(*sizes, window=layer.window, retained_tokens=_retained(serving))
     if layer.chunk is not None:
         return ChunkedPage(*sizes, chunk=layer.chunk)
     return full
+
+
+def _fp4_bytes(elements: int) -> int:
+    """Half a byte each, and a scale for each sixteen (utils/torch_utils.py: nvfp4_kv_cache_full_dim)."""
+    return elements // 2 + elements // 16
 
 
 def _hybrid_block_size(model: ModelShape, serving: Serving, dtype_bytes: int) -> int:
@@ -246,8 +259,8 @@ def _token_bytes(model: ModelShape, serving: Serving, dtype_bytes: int) -> int:
         if isinstance(layer, Latent):
             return layer.width * dtype_bytes
         if isinstance(layer, Attention):
-            heads = max(1, layer.num_kv_heads // serving.tensor_parallel_size)
-            return heads * (layer.head_dim + layer.value_dim) * dtype_bytes
+            page = _attention_page(layer, model, replace(serving, block_size=1), dtype_bytes)
+            return page.page_bytes
     raise UnsupportedModelError(f"{model.name}: models without attention are not sized yet")
 
 
@@ -266,10 +279,6 @@ def _asked_dtype(model: ModelShape, serving: Serving) -> str:
     return serving.release.sparse_auto_dtype(model.architecture, serving.compute_major or _HOPPER)
 
 
-def _sparse_packed(model: ModelShape, serving: Serving) -> bool:
-    return serving.release.packs_sparse_latents(_asked_dtype(model, serving), serving.compute_major or _HOPPER)
-
-
 def _dtype_bytes(model: ModelShape, serving: Serving) -> int:
     sizes: dict[KvCacheDtype, int] = {
         "auto": model.dtype_bytes,
@@ -278,8 +287,14 @@ def _dtype_bytes(model: ModelShape, serving: Serving) -> int:
         "fp8": _FP8_BYTES,
         "fp8_e4m3": _FP8_BYTES,
         "fp8_e5m2": _FP8_BYTES,
+        "fp8_ds_mla": _FP8_BYTES,
+        "nvfp4": _FP8_BYTES,
+        "nvfp4_ds_mla": _FP8_BYTES,
     }
     asked = _asked_dtype(model, serving)
+    kept = {type(layer) for layer in _distinct(model)}
+    if (asked == "nvfp4" and kept & {Latent, Compressed}) or (asked.endswith("_ds_mla") and Indexer not in kept):
+        raise QuestionError(f"{model.name}: vLLM has no KV cache of type {asked} for its layers; use auto or fp8")
     for dtype, size in sizes.items():
         if dtype == asked:
             return size

@@ -6,7 +6,9 @@ from typing import Literal
 from sizing.layers import Attention, Layers
 
 Dtype = Literal["bfloat16", "float16", "float32"]
-KvCacheDtype = Literal["auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2"]
+KvCacheDtype = Literal[
+    "auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2", "fp8_ds_mla", "nvfp4", "nvfp4_ds_mla"
+]
 WeightsSource = Literal["safetensors headers", "config"]
 
 DTYPE_BYTES: dict[Dtype, int] = {"bfloat16": 2, "float16": 2, "float32": 4}

@@ -169,6 +169,8 @@ class Release:
         fp8 on Hopper always is; 0.11 packed even when told nothing, consumer Blackwell still does, and B200-class cards
         keep a plain byte per element since 0.18.
         """
+        if kv_cache_dtype == "fp8_ds_mla":
+            return True
         if compute_major == 12:
             return kv_cache_dtype in ("auto", "fp8", "fp8_e4m3")
         if kv_cache_dtype == "auto":
