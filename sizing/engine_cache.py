@@ -1,7 +1,6 @@
 """From a model's layers and how it is served to the KV cache of one engine."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sizing.errors import QuestionError, UnsupportedModelError
@@ -91,15 +90,17 @@ def engine_cache(model: ModelShape, serving: Serving) -> KvCache:
         UnsupportedModelError: layers that vLLM cannot serve together.
     """
     dtype_bytes = _dtype_bytes(model, serving)
-    if any(isinstance(layer, Compressed) for layer in _distinct(model)):
+    if any(isinstance(layer, Compressed) for layer in model.distinct_layers):
         serving = replace(serving, block_size=_COMPRESSED_BLOCK)
     serving = replace(serving, block_size=_hybrid_block_size(model, serving, dtype_bytes))
     drafted = serving.speculative.layers if serving.speculative else ()
     layers = (*model.cache_layers, *drafted)
+    further = dict.fromkeys(layer for caches in drafted for layer in caches)
     page_of = {
-        layer: _page(layer, model, serving, dtype_bytes) for layer in dict.fromkeys(c for each in layers for c in each)
+        layer: _page(layer, model, serving, dtype_bytes) for layer in dict.fromkeys((*model.distinct_layers, *further))
     }
-    pages = [[page_of[layer] for layer in caches] for caches in layers]
+    of_caches = {caches: [page_of[layer] for layer in caches] for caches in dict.fromkeys(layers)}
+    pages = [of_caches[caches] for caches in layers]
     stages, start = [], 0
     for stage in pipeline_stages(model.num_hidden_layers, serving.pipeline_parallel_size):
         end = start + sum(len(pages[layer]) for layer in stage)
@@ -119,7 +120,7 @@ def engine_cache(model: ModelShape, serving: Serving) -> KvCache:
         context_shards=serving.decode_context_parallel_size,
         release=serving.release,
         hybrid=serving.hybrid_kv_cache_manager,
-        packed=any(isinstance(layer, Compressed) for layer in _distinct(model)),
+        packed=any(isinstance(layer, Compressed) for layer in model.distinct_layers),
     )
 
 
@@ -240,10 +241,10 @@ def _hybrid_block_size(model: ModelShape, serving: Serving, dtype_bytes: int) ->
     vllm/platforms/interface.py: _align_hybrid_block_size, which then pads the state to the page; before 0.20
     models/config.py: HybridAttentionMambaModelConfig.
     """
-    layers = [layer for layer in _distinct(model) if isinstance(layer, Recurrent)]
+    layers = [layer for layer in model.distinct_layers if isinstance(layer, Recurrent)]
     if not layers:
         return serving.block_size
-    latent = any(isinstance(layer, Latent) for layer in _distinct(model))
+    latent = any(isinstance(layer, Latent) for layer in model.distinct_layers)
     step = serving.release.hybrid_latent_alignment(serving.block_size) if latent else serving.block_size
     chunk = layers[0].chunk_tokens
     if chunk is not None and _mamba_cache_mode(layers[0], serving) == "all":
@@ -255,7 +256,7 @@ def _hybrid_block_size(model: ModelShape, serving: Serving, dtype_bytes: int) ->
 
 def _token_bytes(model: ModelShape, serving: Serving, dtype_bytes: int) -> int:
     """One token in the model's main attention layers."""
-    for layer in _distinct(model):
+    for layer in model.distinct_layers:
         if isinstance(layer, Latent):
             return layer.width * dtype_bytes
         if isinstance(layer, Attention):
@@ -264,17 +265,13 @@ def _token_bytes(model: ModelShape, serving: Serving, dtype_bytes: int) -> int:
     raise UnsupportedModelError(f"{model.name}: models without attention are not sized yet")
 
 
-def _distinct(model: ModelShape) -> Sequence[Layer]:
-    return list(dict.fromkeys(layer for caches in model.cache_layers for layer in caches))
-
-
 def _asked_dtype(model: ModelShape, serving: Serving) -> str:
     """`--kv-cache-dtype` after what the checkpoint and the card make of `auto`."""
     if serving.kv_cache_dtype != "auto":
         return serving.kv_cache_dtype
     if model.kv_cache_dtype != "auto":
         return model.kv_cache_dtype
-    if not any(isinstance(layer, Indexer) for layer in _distinct(model)):
+    if not any(isinstance(layer, Indexer) for layer in model.distinct_layers):
         return "auto"
     return serving.release.sparse_auto_dtype(model.architecture, serving.compute_major or _HOPPER)
 
@@ -292,7 +289,7 @@ def _dtype_bytes(model: ModelShape, serving: Serving) -> int:
         "nvfp4_ds_mla": _FP8_BYTES,
     }
     asked = _asked_dtype(model, serving)
-    kept = {type(layer) for layer in _distinct(model)}
+    kept = {type(layer) for layer in model.distinct_layers}
     if (asked == "nvfp4" and kept & {Latent, Compressed}) or (asked.endswith("_ds_mla") and Indexer not in kept):
         raise QuestionError(f"{model.name}: vLLM has no KV cache of type {asked} for its layers; use auto or fp8")
     for dtype, size in sizes.items():

@@ -1,9 +1,10 @@
 """What a model is to the arithmetic: its shape, its number type and the bytes of its weights."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
-from sizing.layers import Attention, Layers
+from sizing.layers import Attention, Layer, Layers
 
 Dtype = Literal["bfloat16", "float16", "float32"]
 KvCacheDtype = Literal[
@@ -93,11 +94,16 @@ class ModelShape:
     assumed: str | None = None
     """What is not known and was taken to be so, in a sentence; such an answer has a wider band."""
 
-    @property
+    @cached_property
     def cache_layers(self) -> Layers:
         """What each decoder layer keeps, spelt out."""
         full = Attention(self.num_key_value_heads, self.head_dim, self.head_dim)
         return self.layers or ((full,),) * self.num_hidden_layers
+
+    @cached_property
+    def distinct_layers(self) -> tuple[Layer, ...]:
+        """The caches that differ, in order of appearance."""
+        return tuple(dict.fromkeys(layer for caches in self.cache_layers for layer in caches))
 
     @property
     def dtype_bytes(self) -> int:

@@ -46,6 +46,13 @@ def test_an_engine_named_without_a_version_is_one_that_had_it() -> None:
     assert parse_release(None, "V0") < Release(8)
     assert parse_release("0.8.2").engine == "V1"
     assert parse_release("0.8.2", "V0").refusal == "tokens"
+    assert [parse_release(text).on_card(7).engine for text in ("0.7.3", "0.9.1", "0.10.2", None)] == [
+        "V0",
+        "V0",
+        "V1",
+        "V1",
+    ]
+    assert parse_release("0.9.1").on_card(8).engine == "V1"
 
 
 def cache_of(question: dict[str, Any], release: Release) -> KvCache:
