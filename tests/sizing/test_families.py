@@ -1,6 +1,6 @@
 """Families beyond plain decoders: published parameter counts, pages by hand, and logs of real starts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -10,6 +10,7 @@ from sizing.errors import QuestionError
 from sizing.gpu import GIB, gpu
 from sizing.headers import Tensor, loaded_tensors
 from sizing.kv_cache import KvCache
+from sizing.layers import Latent, Recurrent
 from sizing.memory import block_size
 from sizing.model import ModelShape
 from sizing.pages import LatentPage
@@ -140,6 +141,17 @@ def test_a_gated_delta_net_sets_the_block() -> None:
     assert len(cache.groups) == 4
     # 55.72 GiB at 262,144 tokens: "10.85x"
     assert f"{cache.capacity(int(55.72 * GIB), 262_144).max_concurrency:.2f}" == "10.85"
+
+
+def test_delta_attention_beside_latent_attention_sets_the_block() -> None:
+    # GLM-5.3-Flash on eight ranks was logged with blocks of 640 tokens and its states padded by 20.75 %
+    state = Recurrent(3 * 72 * 128, 3, 72, 128 * 128, state_bytes=4)
+    assert state.page_bytes(8, 2) == 3 * 9 * 128 * 3 * 2 + 9 * 128 * 128 * 4 == 610_560
+    model = replace(unquantized("deepseek-ai/DeepSeek-R1"), layers=((state,), (state,), (Latent(576),)) * 20)
+    cache = engine_cache(replace(model, num_hidden_layers=60), Serving(64, tensor_parallel_size=8))
+    assert cache.block_size == 640
+    padding = 100 * (640 * 1152 / 610_560 - 1)
+    assert padding == pytest.approx(20.75, abs=0.01)
 
 
 def test_gemma_3_wastes_eight_layers_of_padding() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from sizing.config_json import kv_layers, parse_config
 from sizing.engine_cache import Serving, engine_cache
-from sizing.errors import ModelFileError
+from sizing.errors import ModelFileError, UnsupportedModelError
 from sizing.gpu import GIB
 from sizing.layers import Attention, Latent, Recurrent
 from sizing.pages import StatePage
@@ -54,6 +54,19 @@ def test_a_wrapper_of_no_known_name_is_unwrapped() -> None:
     shape = parse_config(config, name="m")
     assert shape.cache_layers == smollm2().cache_layers
     assert shape.caveat is not None
+
+
+def test_a_flat_multimodal_file_is_its_decoder_and_an_encoder() -> None:
+    config = {**published_configs()["Qwen/Qwen2.5-7B-Instruct"], "vision_config": {"depth": 32}}
+    shape = parse_config({**config, "architectures": ["Qwen2_5_VLForConditionalGeneration"]}, name="m")
+    assert shape.cache_layers == published("Qwen/Qwen2.5-7B-Instruct").cache_layers
+    assert (shape.assumed, shape.caveat is not None) == (None, True)
+
+
+def test_latent_attention_of_a_type_that_vllm_may_not_know_is_refused() -> None:
+    config = {**published_configs()["deepseek-ai/DeepSeek-V2-Lite"], "architectures": ["MiniCPM3ForCausalLM"]}
+    with pytest.raises(UnsupportedModelError, match="keeps latent vectors for model_type 'minicpm3'"):
+        parse_config({**config, "model_type": "minicpm3"}, name="m")
 
 
 # Qwen3.5-9B as far as its cache goes: logged with blocks of 528 tokens, padded by 0.76 %
