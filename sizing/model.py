@@ -1,13 +1,16 @@
 """What a model is to the arithmetic: its shape, its number type and the bytes of its weights."""
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 from sizing.held import HeldWeights, Weight
-from sizing.layers import Attention, Layers
+from sizing.layers import Attention, Layer, Layers
 
 Dtype = Literal["bfloat16", "float16", "float32"]
-KvCacheDtype = Literal["auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2"]
+KvCacheDtype = Literal[
+    "auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2", "fp8_ds_mla", "nvfp4", "nvfp4_ds_mla"
+]
 WeightsSource = Literal["safetensors headers", "GGUF header", "config"]
 
 DTYPE_BYTES: dict[Dtype, int] = {"bfloat16": 2, "float16": 2, "float32": 4}
@@ -98,11 +101,16 @@ class ModelShape:
     blueprint: tuple[Weight, ...] = field(default=(), compare=False, repr=False)
     """The decoder's parameters by name; empty for a family that is only counted."""
 
-    @property
+    @cached_property
     def cache_layers(self) -> Layers:
         """What each decoder layer keeps, spelt out."""
         full = Attention(self.num_key_value_heads, self.head_dim, self.head_dim)
         return self.layers or ((full,),) * self.num_hidden_layers
+
+    @cached_property
+    def distinct_layers(self) -> tuple[Layer, ...]:
+        """The caches that differ, in order of appearance."""
+        return tuple(dict.fromkeys(layer for caches in self.cache_layers for layer in caches))
 
     @property
     def has_encoder(self) -> bool:

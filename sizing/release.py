@@ -4,7 +4,8 @@ Read by comparing the sources of 0.8.5 to 0.32.0; a development build is taken a
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 from sizing.gpu import GIB
@@ -33,10 +34,15 @@ class Release:
     def __str__(self) -> str:
         return f"0.{self.minor}.{self.patch}"
 
-    @property
+    @cached_property
     def engine(self) -> Engine:
         """V1 is the default from 0.8.0 on (engine/arg_utils.py), where the card and the features allow it."""
         return self.named_engine or ("V1" if self >= Release(8) else "V0")
+
+    def on_card(self, compute_major: int) -> "Release":
+        """The release as it runs there: before 0.10.2 cards before Ampere fell back to V0 (engine/arg_utils.py)."""
+        falls_back = self.named_engine is None and Release(8) <= self < Release(10, 2) and compute_major < 8
+        return replace(self, named_engine="V0") if falls_back else self
 
     @property
     def gpu_memory_utilization(self) -> float:
@@ -63,7 +69,7 @@ class Release:
         """Max concurrency: tokens / max_model_len, since 0.9.1 blocks / a request's blocks (kv_cache_utils.py)."""
         return self.engine == "V0" or self < Release(9, 1)
 
-    @property
+    @cached_property
     def refusal(self) -> Refusal:
         """What has to fit for a start (v1/core/kv_cache_utils.py; V0: worker/worker.py).
 
@@ -170,6 +176,8 @@ class Release:
         fp8 on Hopper always is; 0.11 packed even when told nothing, consumer Blackwell still does, and B200-class cards
         keep a plain byte per element since 0.18.
         """
+        if kv_cache_dtype == "fp8_ds_mla":
+            return True
         if compute_major == 12:
             return kv_cache_dtype in ("auto", "fp8", "fp8_e4m3")
         if kv_cache_dtype == "auto":
