@@ -10,7 +10,8 @@ from sizing.errors import ModelFileError, UnsupportedModelError
 from sizing.headers import Tensor, is_encoder, loaded_bytes, loaded_tensors
 from sizing.model import ModelShape
 from sizing.parameters import count_parameters
-from sizing.quantization import Quantization, read_quantization
+from sizing.quantization import Quantization
+from sizing.quantization_config import read_quantization
 from sizing.rotary import rotary_bytes
 from sizing.tensor_names import pieces_of
 from sizing.weights import Piece, expert_tiles, held, pieces

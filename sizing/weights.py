@@ -12,7 +12,8 @@ from sizing.ggml import Mixture
 from sizing.held import ExpertTiles, HeldWeights, Portion, Split, Weight
 from sizing.layers import Latent
 from sizing.model import ModelShape
-from sizing.quantization import Quantization, named_quantization
+from sizing.quantization import Quantization
+from sizing.schemes import named_quantization
 
 VOCAB_PADDING = 64  # vllm/model_executor/layers/vocab_parallel_embedding.py: DEFAULT_VOCAB_PADDING_SIZE
 _EXPERT = re.compile(r"\.experts\.(?:\d+|\*)\.")
