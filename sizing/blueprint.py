@@ -3,23 +3,23 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
-from sizing.architecture import ARCHITECTURES
+from sizing.architecture import ARCHITECTURES, WRAPPERS
 from sizing.config_values import ConfigValues
 from sizing.held import Weight
 from sizing.layers import Attention, Indexer, Layer
 from sizing.matrices import Parts, attention_matrices, experts, linear, mlp, norm, router, sole_attention, table
 from sizing.model import ModelShape
+from sizing.parameters import count_parameters
 from sizing.recurrent_matrices import gated_delta, granite_hybrid, nemotron_h
 
 
 def blueprint(config: ConfigValues, shape: ModelShape) -> tuple[Weight, ...]:
-    """Every parameter vLLM holds for that decoder; empty for a family whose layers are not spelt out here.
+    """Every parameter vLLM holds for that decoder.
 
-    Names are those of the checkpoint, so that a quantization's list of exceptions can be read against them.
+    Names are those of the checkpoint, so that a quantization's list of exceptions can be read against them. A family
+    that is only counted gets layers that are all alike, but for the experts: see `is_spelt_out`.
     """
-    family = _FAMILIES.get(shape.architecture)
-    if family is None:
-        return ()
+    family = _FAMILIES.get(shape.architecture, _counted)
     weights = [table("model.embed_tokens", shape, "embedding"), norm("model.norm", shape.hidden_size)]
     if not shape.tie_word_embeddings:
         weights.append(table("lm_head", shape, "output"))
@@ -28,6 +28,29 @@ def blueprint(config: ConfigValues, shape: ModelShape) -> tuple[Weight, ...]:
         for part in family(config, shape, index, caches):
             weights.append(replace(part, name=prefix + part.name, layer=index))
     return tuple(weights)
+
+
+def is_spelt_out(architecture: str) -> bool:
+    """Whether each layer's own parameters are known, and not only how many there are in all."""
+    return WRAPPERS.get(architecture, architecture) in _FAMILIES
+
+
+def _counted(_: ConfigValues, shape: ModelShape, index: int, __: tuple[Layer, ...]) -> Parts:
+    """One layer's part of what ParameterCount says; experts are in the last layers, as everywhere."""
+    count, hidden, layers = count_parameters(shape), shape.hidden_size, shape.num_hidden_layers
+    mixture = 3 * hidden * shape.moe_intermediate_size * shape.num_experts
+    matrices = count.sharded - count.vocab_rows * shape.vocab_size * hidden - mixture * shape.num_moe_layers
+    rows = _nth_part(matrices // hidden, index, layers)
+    yield linear("self_attn.q_proj", rows, hidden)
+    yield linear("self_attn.k_proj", _nth_part(count.kv_projection // hidden, index, layers), hidden, "kv")
+    left = matrices % hidden + count.kv_projection % hidden
+    yield norm("layernorm", _nth_part(count.replicated - hidden + left, index, layers))
+    if index >= layers - shape.num_moe_layers:
+        yield from experts("mlp.experts", hidden, shape.num_experts, shape.moe_intermediate_size)
+
+
+def _nth_part(total: int, index: int, parts: int) -> int:
+    return total * (index + 1) // parts - total * index // parts
 
 
 def _plain(config: ConfigValues, shape: ModelShape, index: int, caches: tuple[Layer, ...]) -> Parts:

@@ -88,7 +88,7 @@ class ModelShape:
     held: HeldWeights | None = field(default=None, compare=False, repr=False)
     """`weights_bytes` by layer and by what parallelism does to them."""
     blueprint: tuple[Weight, ...] = field(default=(), compare=False, repr=False)
-    """The decoder's parameters by name; empty for a family that is only counted."""
+    """The decoder's parameters by name."""
 
     @property
     def cache_layers(self) -> Layers:

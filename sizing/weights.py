@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sizing.allocator import slack_bytes
+from sizing.blueprint import is_spelt_out
 from sizing.engine_cache import pipeline_stages
 from sizing.errors import QuestionError
 from sizing.ggml import Mixture
@@ -103,7 +104,7 @@ def held(
         num_experts=shape.num_experts,
         vocab_size=shape.vocab_size,
         tiles=tiles,
-        tensors=_tensors(found),
+        tensors=_tensors(found) if is_spelt_out(shape.architecture) else (),
     )
 
 
@@ -218,11 +219,9 @@ def quantized(shape: ModelShape, scheme: str) -> ModelShape:
     A checkpoint that is packed already keeps its own format, which must be about as large as the one asked for.
 
     Raises:
-        QuestionError: an unknown scheme, a family whose layers are not spelt out, or a checkpoint of another format.
+        QuestionError: an unknown scheme, or a checkpoint of another format.
     """
     wanted = named_quantization(scheme, model=shape.name)
-    if not shape.blueprint:
-        raise QuestionError(f"{shape.name}: {shape.architecture} cannot be sized in {scheme}; give its own checkpoint")
     if wanted.method == "modelopt_fp4" and any(
         isinstance(cache, Latent) for caches in shape.layers for cache in caches
     ):
