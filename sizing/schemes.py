@@ -90,6 +90,6 @@ def named_quantization(scheme: str, *, model: str) -> Quantization:
     found = SCHEMES.get(_ALIASES.get(name, name))
     if found is None:
         raise QuestionError(
-            f"{model}: quantization {scheme!r} is not known; known are {', '.join(sorted({*SCHEMES, *_ALIASES}))}"
+            f"{model}: quantization {scheme!r} is not known; known are {', '.join(sorted(SCHEMES))}"
         )
     return found
