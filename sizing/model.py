@@ -105,12 +105,13 @@ class ModelShape:
         if self.quantization or DTYPE_BYTES[dtype] == self.dtype_bytes:
             return replace(self, dtype=dtype)
         scale = DTYPE_BYTES[dtype] / self.dtype_bytes
+        held = self.held.scaled(scale) if self.held else None
         return replace(
             self,
             dtype=dtype,
-            weights_bytes=round(self.weights_bytes * scale),
+            weights_bytes=held.weights_bytes if held else round(self.weights_bytes * scale),
             encoder_bytes=round(self.encoder_bytes * scale),
-            held=self.held.scaled(scale) if self.held else None,
+            held=held,
         )
 
     @property

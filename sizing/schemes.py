@@ -89,7 +89,5 @@ def named_quantization(scheme: str, *, model: str) -> Quantization:
         name = "gguf-" + name.removeprefix("gguf-").replace("-", "_")
     found = SCHEMES.get(_ALIASES.get(name, name))
     if found is None:
-        raise QuestionError(
-            f"{model}: quantization {scheme!r} is not known; known are {', '.join(sorted(SCHEMES))}"
-        )
+        raise QuestionError(f"{model}: quantization {scheme!r} is not known; known are {', '.join(sorted(SCHEMES))}")
     return found

@@ -208,9 +208,12 @@ def _experts(
 
 
 def _held(shape: ModelShape) -> HeldWeights:
-    if shape.held is None:
-        raise QuestionError(f"{shape.name}: its weights were not weighed; make its shape by parse_config or load_model")
-    return shape.held
+    whole = shape.held
+    if whole is None or whole.weights_bytes != shape.weights_bytes or len(whole.layers) != shape.num_hidden_layers:
+        raise QuestionError(
+            f"{shape.name}: its weights are not those that were weighed; make its shape by parse_config or load_model"
+        )
+    return whole
 
 
 def quantized(shape: ModelShape, scheme: str) -> ModelShape:

@@ -10,6 +10,7 @@ from sizing.allocator import slack_bytes
 from sizing.blueprint import blueprint, is_spelt_out
 from sizing.config_json import parse_config
 from sizing.config_values import ConfigValues
+from sizing.errors import QuestionError
 from sizing.gpu import GIB
 from sizing.headers import Tensor
 from sizing.model import ModelShape
@@ -204,6 +205,13 @@ def test_the_served_type_widens_what_is_not_packed() -> None:
     wide = smollm2().served_as("float32")
     sizes = [weights_per_rank_bytes(shape, 1, as_allocated=False) for shape in (wide, smollm2())]
     assert sizes[0] == 2 * sizes[1]
+
+
+def test_a_shape_that_was_changed_by_hand_is_not_answered_for() -> None:
+    with pytest.raises(QuestionError, match="not those that were weighed"):
+        weights_per_rank_bytes(replace(smollm2(), weights_bytes=1), 1)
+    with pytest.raises(QuestionError, match="not those that were weighed"):
+        weights_per_rank_bytes(replace(smollm2(), num_hidden_layers=4), 1)
 
 
 def test_an_answer_costs_microseconds() -> None:
