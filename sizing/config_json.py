@@ -17,7 +17,7 @@ from sizing.errors import ModelFileError
 from sizing.headers import Tensor, stored_dtype
 from sizing.model import Dtype, ModelShape, ParameterCount
 from sizing.plain import windows
-from sizing.quantization import quantization_method
+from sizing.quantization_config import quantization_method
 from sizing.structure import assumed, by_structure
 from sizing.weighing import weighed
 

@@ -258,6 +258,7 @@ def _weights(model: ModelShape, device: Device, parallel: Parallel, stage: int) 
         pipeline_parallel_size=parallel.pipeline_parallel_size,
         enable_expert_parallel=parallel.enable_expert_parallel,
         compute_major=compute_major(device.name),
+        as_allocated=device.kind == "cuda",
     )
     held = per_stage[stage]
     rank = f", one rank of {parallel.num_cards}" if parallel.num_cards > 1 else ""

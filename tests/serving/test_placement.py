@@ -38,8 +38,10 @@ def shape() -> ModelShape:
 
 
 @pytest.fixture
-def small(shape: ModelShape) -> ModelShape:
-    return replace(shape, weights_bytes=GIB // 2, num_hidden_layers=4)
+def small() -> ModelShape:
+    """Four layers with a narrow feed-forward part and a short vocabulary: half a GiB."""
+    narrow = {"num_hidden_layers": 4, "intermediate_size": 1024, "vocab_size": 1024}
+    return parse_config({**LLAMA_8B, **narrow}, name="llama-8b")
 
 
 def machine(*names: str) -> Machine:
