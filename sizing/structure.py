@@ -74,8 +74,8 @@ def by_structure(config: ConfigValues) -> Anatomy:
     if config.values.get("kv_lora_rank"):
         if config.values.get("model_type", "deepseek_v3") not in _LATENT_TYPES:
             raise UnsupportedModelError(
-                f"{config.name}: its architecture is not known here, nor whether vLLM keeps latent vectors for model_type "
-                f"{config.values['model_type']!r}; name an architecture that is sized"
+                f"{config.name}: its architecture is not known here, nor whether vLLM keeps latent vectors for "
+                f"model_type {config.values['model_type']!r}; name an architecture that is sized"
             )
         return deepseek_sparse(config) if config.values.get("index_topk") else deepseek(config)
     return _plain(config)
