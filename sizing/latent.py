@@ -105,11 +105,11 @@ def deepseek_v4(config: ConfigValues) -> Anatomy:
     num_experts, width = config.count("n_routed_experts"), config.count("moe_intermediate_size")
     shared, heads = config.count_or_none("n_shared_experts") or 0, config.count("num_attention_heads")
     query_rank = config.count("q_lora_rank")
-    out_rank = config.count("o_groups", default=8) * config.count("o_lora_rank", default=1024)
+    # 1 % of the weights; where the file is silent, what makes the published 284 billion of V4-Flash
+    out_width = config.count("o_lora_rank", default=1024)
+    out_rank = config.count("o_groups", default=8) * out_width
     attention = ParameterCount(
-        sharded=query_rank * heads * head_dim
-        + heads * head_dim * config.count("o_lora_rank", default=1024)
-        + out_rank * hidden,
+        sharded=query_rank * heads * head_dim + heads * head_dim * out_width + out_rank * hidden,
         replicated=hidden * (query_rank + head_dim) + query_rank + head_dim + heads + 2 * hidden,
     )
     indexer = _indexer(config) + _compressor(hidden, index_dim, 4)
@@ -168,7 +168,7 @@ def kimi_linear(config: ConfigValues) -> Anatomy:
     layers: Layers = tuple((state,) if layer + 1 in delta else (Latent(width),) for layer in range(num_layers))
     for layer in range(num_layers):
         parameters += net if layer + 1 in delta else _attention(config)
-    active = (config.count("num_experts_per_token", default=8) + shared) if num_experts else 0
+    active = (config.count("num_experts_per_token") + shared) if num_experts else 0
     return Anatomy(
         layers,
         parameters,

@@ -60,6 +60,7 @@ FURTHER: dict[str, dict[str, object]] = {
         "qk_nope_head_dim": 128,
         "v_head_dim": 128,
         "hidden_size": 2304,
+        "num_experts_per_token": 8,
         "linear_attn_config": {
             "num_heads": 32,
             "head_dim": 128,

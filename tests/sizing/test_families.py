@@ -156,6 +156,60 @@ def test_delta_attention_beside_latent_attention_sets_the_block() -> None:
     assert padding == pytest.approx(20.75, abs=0.01)
 
 
+def test_kimi_linear_and_deepseek_v4_count_what_was_published() -> None:
+    full = [4, 8, 12, 16, 20, 24, 27]
+    kimi: dict[str, object] = {
+        "architectures": ["KimiLinearForCausalLM"],
+        "hidden_size": 2304,
+        "num_hidden_layers": 27,
+        "num_attention_heads": 32,
+        "intermediate_size": 9216,
+        "moe_intermediate_size": 1024,
+        "num_experts": 256,
+        "num_experts_per_token": 8,
+        "num_shared_experts": 1,
+        "first_k_dense_replace": 1,
+        "kv_lora_rank": 512,
+        "qk_nope_head_dim": 128,
+        "qk_rope_head_dim": 64,
+        "v_head_dim": 128,
+        "vocab_size": 163840,
+        "max_position_embeddings": 1048576,
+        "linear_attn_config": {
+            "num_heads": 32,
+            "head_dim": 128,
+            "short_conv_kernel_size": 4,
+            "full_attn_layers": full,
+            "kda_layers": [layer for layer in range(1, 28) if layer not in full],
+        },
+    }
+    assert parse_config(kimi, name="Kimi-Linear-48B-A3B").num_parameters == pytest.approx(49.1e9, rel=1e-3)
+    v4: dict[str, object] = {
+        "architectures": ["DeepseekV4ForCausalLM"],
+        "hidden_size": 4096,
+        "num_hidden_layers": 43,
+        "num_attention_heads": 64,
+        "head_dim": 512,
+        "vocab_size": 129280,
+        "moe_intermediate_size": 2048,
+        "n_routed_experts": 256,
+        "num_experts_per_tok": 6,
+        "n_shared_experts": 1,
+        "sliding_window": 128,
+        "q_lora_rank": 1024,
+        "qk_rope_head_dim": 64,
+        "index_head_dim": 128,
+        "index_n_heads": 64,
+        "max_position_embeddings": 1048576,
+        "compress_ratios": [0, 0, *[4, 128] * 20, 4],
+    }
+    model = parse_config(v4, name="DeepSeek-V4-Flash")
+    assert model.num_parameters == pytest.approx(284e9, rel=2e-3)
+    # 21 rows of four tokens and 20 of 128, 21 indexers: 584 and 132 bytes a row, pages aligned to 576
+    cache = engine_cache(model, Serving(256, max_num_batched_tokens=8192))
+    assert max(cache.stage_block_bytes) == 21 * (65 * 576) + 20 * (3 * 576) + 21 * (15 * 576)
+
+
 def test_gemma_3_wastes_eight_layers_of_padding() -> None:
     cache = served("google/gemma-3-27b-it", max_num_batched_tokens=8192, async_scheduling=False)
     assert [len(group.layers) for group in cache.groups] == [9, 9, 9, 9, 8, 8, 10]

@@ -11,7 +11,7 @@ import pytest
 
 from sizing.errors import UnsupportedModelError
 from sizing.kv_cache import KvCache, kv_cache
-from sizing.pages import ChunkedPage, FullPage, Page, SlidingPage
+from sizing.pages import ChunkedPage, FullPage, Page, SlidingPage, StatePage
 from sizing.release import NEWEST, Release, batch_defaults, parse_release
 from tests.sizing.old_releases import order, stages_of
 
@@ -65,6 +65,8 @@ def cache_of(question: dict[str, Any], release: Release) -> KvCache:
                 pages.append(SlidingPage(*sizes, window=window))
             case "chunked":
                 pages.append(ChunkedPage(*sizes, chunk=window))
+            case "state":
+                pages.append(StatePage(16, 16 * heads * 2 * head_dim * 2))
             case _:
                 pages.append(FullPage(*sizes))
     in_flight = release.in_flight_tokens(question["max_num_batched_tokens"], 1, overlapped=True)

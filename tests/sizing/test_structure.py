@@ -8,6 +8,7 @@ from sizing.errors import ModelFileError, UnsupportedModelError
 from sizing.gpu import GIB
 from sizing.layers import Attention, Latent, Recurrent
 from sizing.pages import StatePage
+from sizing.release import Release
 from tests.sizing.models import SMOLLM2, published, published_configs, smollm2
 
 UNNAMED = {key: value for key, value in SMOLLM2.items() if key != "architectures"}
@@ -94,6 +95,10 @@ def test_a_file_without_widths_still_sizes_its_cache() -> None:
     assert state.page_bytes / state.state_bytes == pytest.approx(1.0076, abs=1e-4)
     assert cache.block_bytes == 8 * 528 * 4 * 2 * 256 * 2
     assert cache.capacity(GIB, 4096).num_blocks == GIB // cache.block_bytes
+    # a release before prefix caching was the default beside states: "165,792 tokens" and "2.52x" at 262,144
+    old = engine_cache(shape, Serving(16, max_num_batched_tokens=2048, release=Release(17)))
+    capacity = old.capacity(1258 * old.block_bytes, 262_144)
+    assert (capacity.tokens, f"{capacity.max_concurrency:.2f}") == (165_792, "2.52")
     with pytest.raises(ModelFileError, match="no width"):
         kv_layers({key: value for key, value in QWEN35_9B.items() if key != "head_dim"}, name="m")
 
