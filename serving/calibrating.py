@@ -14,6 +14,7 @@ from sizing.gpu import GIB, Device
 from sizing.model import Dtype, ModelShape
 from sizing.observing import observations
 from sizing.plan import Question, answer
+from sizing.release import parse_release
 from sizing.startup_log import StartupRecord, parse_lines
 
 _log = logging.getLogger("berth.serving")
@@ -71,7 +72,7 @@ def question_of(start: Start) -> Question:
     if record.speculative or record.lora:
         raise QuestionError(f"{model.name}: started with a drafter or adapters, which the log does not tell apart")
     if (record.pp or 1) > 1 or (record.ep and (record.dp or 1) > 1):
-        raise QuestionError(f"{model.name}: started in pipeline stages or with experts spread; not compared yet")
+        raise QuestionError(f"{model.name}: started in pipeline stages or with data parallel; not compared yet")
     if record.quant is not None and model.quantization is None and start.device.kind != "cpu":
         raise QuestionError(
             f"{model.name}: {record.quant} in the log, but not in the model; --model names what was run"
@@ -93,12 +94,14 @@ def question_of(start: Start) -> Question:
         kv_cache_memory_bytes=record.kv_cache_memory_bytes,
         kv_cache_dtype=record.kv_dtype or "auto",
         enforce_eager=bool(record.enforce_eager),
+        enable_expert_parallel=bool(record.ep),
+        release=parse_release(record.vllm, record.engine),
     )
 
 
 def _predicted_terms(question: Question) -> dict[str, int]:
     """Every term by its name and what they leave for the KV cache, without any calibration."""
-    found = answer(question)
+    found = answer(replace(question, corrections=None))
     terms = {term.name: term.bytes for term in found.terms}
     return {**terms, "KV cache": found.limit_bytes - sum(terms.values())}
 

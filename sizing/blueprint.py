@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
-from sizing.architecture import ARCHITECTURES, WRAPPERS
+from sizing.architecture import ARCHITECTURES
 from sizing.config_values import ConfigValues
 from sizing.held import Weight
 from sizing.layers import Attention, Indexer, Layer
@@ -12,14 +12,27 @@ from sizing.model import ModelShape
 from sizing.parameters import count_parameters
 from sizing.recurrent_matrices import gated_delta, granite_hybrid, nemotron_h
 
+_COUNT_TOLERANCE = 0.01
+_COUNTED = "counted_norms"
+
 
 def blueprint(config: ConfigValues, shape: ModelShape) -> tuple[Weight, ...]:
     """Every parameter vLLM holds for that decoder.
 
     Names are those of the checkpoint, so that a quantization's list of exceptions can be read against them. A family
-    that is only counted gets layers that are all alike, but for the experts: see `is_spelt_out`.
+    that is only counted gets layers that are all alike, but for the experts (see `is_spelt_out`), and so does a model
+    with parameters that its family's layers do not have (per-layer embeddings).
     """
-    family = _FAMILIES.get(shape.architecture, _counted) if shape.assumed is None else _read_off_keys(config)
+    family = _FAMILIES.get(shape.architecture) if shape.assumed is None else _read_off_keys(config)
+    if family is not None:
+        found = _built(config, shape, family)
+        counted = count_parameters(shape).total
+        if abs(sum(weight.num_elements for weight in found) - counted) <= _COUNT_TOLERANCE * counted:
+            return found
+    return _built(config, shape, _counted)
+
+
+def _built(config: ConfigValues, shape: ModelShape, family: "_Family") -> tuple[Weight, ...]:
     weights = [table("model.embed_tokens", shape, "embedding"), norm("model.norm", shape.hidden_size)]
     if not shape.tie_word_embeddings:
         weights.append(table("lm_head", shape, "output"))
@@ -30,9 +43,9 @@ def blueprint(config: ConfigValues, shape: ModelShape) -> tuple[Weight, ...]:
     return tuple(weights)
 
 
-def is_spelt_out(architecture: str) -> bool:
+def is_spelt_out(shape: ModelShape) -> bool:
     """Whether each layer's own parameters are known, and not only how many there are in all."""
-    return WRAPPERS.get(architecture, architecture) in _FAMILIES
+    return not any(_COUNTED in weight.name for weight in shape.blueprint)
 
 
 def _counted(_: ConfigValues, shape: ModelShape, index: int, __: tuple[Layer, ...]) -> Parts:
@@ -44,7 +57,7 @@ def _counted(_: ConfigValues, shape: ModelShape, index: int, __: tuple[Layer, ..
     yield linear("self_attn.q_proj", rows, hidden)
     yield linear("self_attn.k_proj", _nth_part(count.kv_projection // hidden, index, layers), hidden, "kv")
     left = matrices % hidden + count.kv_projection % hidden
-    yield norm("layernorm", _nth_part(count.replicated - hidden + left, index, layers))
+    yield norm(_COUNTED, _nth_part(count.replicated - hidden + left, index, layers))
     if index >= layers - shape.num_moe_layers:
         yield from experts("mlp.experts", hidden, shape.num_experts, shape.moe_intermediate_size)
 

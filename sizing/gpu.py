@@ -104,6 +104,11 @@ def catalogue() -> tuple[Device, ...]:
     return tuple(_device(row) for row in _CATALOGUE)
 
 
+def link_of(device: Device) -> str:
+    """The link, and "unified" for memory shared with the processor, which is measured like no card's."""
+    return "unified" if device.unified else device.link
+
+
 def compute_major(name: str) -> int | None:
     """The major number of a card's CUDA compute capability; None for cards without one and for unknown ones."""
     row = _by_name().get(_normalised(name))

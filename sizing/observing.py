@@ -4,13 +4,8 @@ from collections.abc import Mapping
 from datetime import date
 
 from sizing.calibration import TERMS, CalibratedTerm, Observation, card_name
-from sizing.gpu import GIB, Device
+from sizing.gpu import GIB, Device, link_of
 from sizing.startup_log import StartupRecord
-
-
-def link_of(device: Device) -> str:
-    """The link as observations are told apart by it: memory shared with the processor is measured like no card's."""
-    return "unified" if device.unified else device.link
 
 
 def observations(
@@ -31,7 +26,7 @@ def observations(
     if device.kind == "cpu":
         measured = _measured_on_cpu(record, predicted_terms)
     else:
-        measured = _measured(record)
+        measured = _measured(record, predicted_terms)
         explained = _explained_kv(record, predicted_terms, measured)
         known = {name: size for name, size in predicted_terms.items() if name != "KV cache"}
         predicted_terms = known if explained is None else {**known, "KV cache": explained}
@@ -60,13 +55,14 @@ def _possible(term: CalibratedTerm, predicted_bytes: int, measured_bytes: int) -
     return min(predicted_bytes, measured_bytes) >= least
 
 
-def _measured(record: StartupRecord) -> dict[CalibratedTerm, int]:
+def _measured(record: StartupRecord, predicted: Mapping[str, int]) -> dict[CalibratedTerm, int]:
     """The terms as this release defines them; what it does not say or says only as a sum is left out."""
     graphs = _graphs_taken_gib(record)
     activations, non_torch = record.act_gib, record.nontorch_gib
     if record.consumed_gib is not None:  # 0.27 and later
         activations = None if activations is None or graphs is None else activations - graphs
-        non_torch = None if record.load_gib is None else record.consumed_gib - record.load_gib
+        state_gib = predicted.get("sampler state", 0) / GIB  # allocated by then, and known exactly
+        non_torch = None if record.load_gib is None else record.consumed_gib - record.load_gib - state_gib
     found: dict[CalibratedTerm, float | None] = {
         "weights": record.load_gib,
         "activations": activations,

@@ -7,7 +7,7 @@ from sizing.engine_cache import Drafter, Serving, engine_cache
 from sizing.errors import QuestionError
 from sizing.gpu import GIB, Device, compute_major
 from sizing.kv_cache import KvCache
-from sizing.layers import Indexer, Latent, Recurrent
+from sizing.layers import Compressed, Latent, Recurrent
 from sizing.memory import (
     Budget,
     Corrections,
@@ -201,28 +201,12 @@ def _check(question: Question) -> None:
 
 def _check_layers(question: Question) -> None:
     """Kinds of layers that vLLM lays out on this device in a way that is not known here."""
-    kept = {type(layer) for caches in question.model.cache_layers for layer in caches}
-    if question.device.kind == "cpu" and kept & {Latent, Recurrent}:
+    kept = {type(layer) for layer in question.model.distinct_layers}
+    if question.device.kind == "cpu" and kept & {Latent, Compressed}:
         raise QuestionError(
-            f"{question.model.name} has latent or recurrent layers, which vLLM serves on a processor by other rules "
-            "that are not sized yet; name a card by --gpu"
+            f"{question.model.name} has latent attention, whose blocks on a processor depend on its instruction set "
+            "and are not sized yet; name a card by --gpu"
         )
-    if Indexer in kept and not _sparse_layout_known(question):
-        raise QuestionError(
-            f"{question.model.name} on {question.device.name}: how its sparse attention lays out the KV cache there is "
-            "not sized yet; ask for --kv-cache-dtype bfloat16 on a Hopper or B200-class card"
-        )
-
-
-def _sparse_layout_known(question: Question) -> bool:
-    """Where vLLM keeps latent vectors beside an indexer as they are (vllm/platforms/cuda.py, model_executor/models).
-
-    Consumer Blackwell packs them even when told nothing, and so does GLM on B200-class cards.
-    """
-    major = compute_major(question.device.name)
-    if question.model.architecture == "GlmMoeDsaForCausalLM" and question.kv_cache_dtype == "auto":
-        return major == 9
-    return major in (9, 10)
 
 
 def _tensor_parallel_sizes(question: Question) -> tuple[int, ...]:
@@ -318,7 +302,7 @@ def _judged(question: Question, settings: EngineSettings, cache: KvCache, budget
         fits=reason is None,
         reason=reason,
         way_out=None,
-        note=question.model.caveat,
+        note=_joined(question.model.assumed, question.model.caveat) or None,
         terms=budget.terms,
         limit_bytes=budget.limit_bytes,
         weights_bytes=budget.terms[0].bytes,

@@ -71,7 +71,7 @@ def _caveat(
         )
     if quantization is not None and quantization.assumed:
         said.append(quantization.assumed)
-    if quantization is not None and not is_spelt_out(shape.architecture):
+    if quantization is not None and not is_spelt_out(shape):
         said.append("what its quantization takes is estimated, since its layers are only counted")
     return "; ".join(said) or None
 

@@ -104,7 +104,7 @@ def held(
         num_experts=shape.num_experts,
         vocab_size=shape.vocab_size,
         tiles=tiles,
-        tensors=_tensors(found) if is_spelt_out(shape.architecture) else (),
+        tensors=_tensors(found) if is_spelt_out(shape) else (),
     )
 
 

@@ -4,8 +4,8 @@ from datetime import date
 
 import pytest
 
-from sizing.gpu import GIB, Device, gpu
-from sizing.observing import link_of, observations
+from sizing.gpu import GIB, Device, gpu, link_of
+from sizing.observing import observations
 from sizing.startup_log import StartupRecord
 
 PREDICTED = {

@@ -229,7 +229,7 @@ def test_a_family_that_is_only_counted_comes_close(name: str, scheme: str | None
     shape = parse_config(values, name="m")
     counted = replace(shape, architecture="SomethingNewForCausalLM", parameters=count_parameters(shape))
     counted = replace(counted, blueprint=blueprint(ConfigValues("m", values), counted))
-    assert not is_spelt_out(counted.architecture)
+    assert not is_spelt_out(counted)
     assert sum(weight.num_elements for weight in counted.blueprint) == count_parameters(shape).total
     if scheme:
         shape, counted = quantized(shape, scheme), quantized(counted, scheme)
