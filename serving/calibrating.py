@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from serving.config import Environment
-from serving.placement import Placement
+from serving.environment import Environment
 from sizing.calibration import Calibration, Observation, load_calibration, save_calibration
 from sizing.errors import QuestionError, SizingError
 from sizing.gpu import GIB, Device
@@ -16,6 +16,9 @@ from sizing.observing import observations
 from sizing.plan import Question, answer
 from sizing.release import parse_release
 from sizing.startup_log import StartupRecord, parse_lines
+
+if TYPE_CHECKING:  # sizing alone needs no engines
+    from serving.placement import Placement
 
 _log = logging.getLogger("berth.serving")
 _DTYPES: dict[str, Dtype] = {
@@ -106,7 +109,7 @@ def _predicted_terms(question: Question) -> dict[str, int]:
     return {**terms, "KV cache": found.limit_bytes - sum(terms.values())}
 
 
-def learn(placements: Sequence[Placement], environment: Environment) -> None:
+def learn(placements: "Sequence[Placement]", environment: Environment) -> None:
     """Add what our own engines logged on their way up. What cannot be read or written is a warning, never an error."""
     fresh: list[Observation] = []
     for placement in placements:
@@ -124,7 +127,7 @@ def learn(placements: Sequence[Placement], environment: Environment) -> None:
         _log.warning("calibration is not kept: %s", error)
 
 
-def _own_observations(placement: Placement) -> tuple[Observation, ...]:
+def _own_observations(placement: "Placement") -> tuple[Observation, ...]:
     """The last start in the engine's log that came up; the log is appended to when an engine is restarted."""
     with placement.spec.log_path.open(encoding="utf-8", errors="replace") as log:
         ready = [record for record in parse_lines(log) if record.outcome == "ok"]

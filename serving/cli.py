@@ -15,6 +15,8 @@ from typer.main import get_command
 _COMMANDS = {
     "serve": "serving.commands.serve:serve",
     "size": "serving.commands.size:size",
+    "size compare": "serving.commands.size_compare:compare",
+    "size calibrate": "serving.commands.calibrate:calibrate",
     "gateway": "serving.commands.gateway:gateway",
     "bench": "serving.commands.bench:app",
     "keys": "serving.commands.keys:app",
@@ -29,6 +31,13 @@ class _OnDemand(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(_COMMANDS)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """`size MODEL` takes a model where `size compare` names another command."""
+        two_words = " ".join(args[:2])
+        if len(args) > 1 and two_words in _COMMANDS:
+            return two_words, self.get_command(ctx, two_words), args[2:]
+        return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         where = _COMMANDS.get(cmd_name)

@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gateway.config import GatewayConfig
 from gateway.identity import KeyHash, hash_key
+from serving.environment import Environment
 from serving.errors import ConfigError
 from serving.quantity import token_count
 
@@ -129,29 +129,6 @@ class StackConfig(_Section):
             if names.count(name) > 1:
                 raise ValueError(f"two models are named '{name}': give one of them another 'name', or use 'replicas'")
         return models
-
-
-class Environment(BaseSettings):
-    """The variables Berth itself reads. Engines and huggingface-hub read their own (HF_TOKEN, HF_HOME, VLLM_...)."""
-
-    model_config = SettingsConfigDict(env_prefix="BERTH_", extra="ignore")
-
-    api_key: str | None = Field(default=None, repr=False)
-    cache_dir: Path | None = None
-    state_dir: Path | None = None
-
-    def cache(self) -> Path:
-        """Where converted models are kept: BERTH_CACHE_DIR, else the XDG cache."""
-        return self.cache_dir or _xdg("XDG_CACHE_HOME", ".cache")
-
-    def state(self) -> Path:
-        """Where engine logs go: BERTH_STATE_DIR, else the XDG state folder."""
-        return self.state_dir or _xdg("XDG_STATE_HOME", ".local/state")
-
-
-def _xdg(variable: str, fallback: str) -> Path:
-    base = os.environ.get(variable)
-    return (Path(base) if base else Path.home() / fallback) / "berth"
 
 
 def child_environment(overrides: Mapping[str, str]) -> dict[str, str]:

@@ -22,7 +22,6 @@ from gateway.replica import Replica
 from serving import calibrating, demo, door, report
 from serving.config import (
     DEMO_MODEL,
-    Environment,
     GatewaySection,
     ModelSection,
     StackConfig,
@@ -30,6 +29,7 @@ from serving.config import (
     gateway_config,
     visible_gpus,
 )
+from serving.environment import Environment
 from serving.errors import PlacementError
 from serving.placement import Folders, Placement, place
 from serving.preflight import is_cpu_build, require_engine

@@ -25,7 +25,7 @@ def schema_text() -> str:
     return files("sizing").joinpath("schema.json").read_text(encoding="utf-8")
 
 
-def as_json(question: Question, answer: Answer) -> Document:
+def as_json(question: Question, answer: Answer, outlook: Outlook | None = None) -> Document:
     """One answer.
 
     `device` and `terms` are per rank, as are `weights_bytes`, `kv_bytes_per_token`, `kv_cache_bytes` and
@@ -78,6 +78,7 @@ def as_json(question: Question, answer: Answer) -> Document:
             {"text": line.text, "value": line.value, "low": line.low, "high": line.high, "unit": line.unit}
             for line in log_lines(question, answer)
         ],
+        "speed": None if outlook is None else _speed(outlook),
     }
 
 

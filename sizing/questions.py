@@ -9,11 +9,12 @@ names that start-up logs are collected under (`tp`, `gmu`, `kv_dtype`, ...) mean
 import difflib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from sizing.config_json import parse_config
 from sizing.errors import QuestionError, UnknownGpuError, UnsupportedModelError
 from sizing.gpu import GIB, Device, Link, catalogue, gpu
+from sizing.memory import Corrections
 from sizing.model import Dtype, ModelShape
 from sizing.plan import Question
 from sizing.release import Engine, parse_release
@@ -27,14 +28,14 @@ _SHORT = {
     "ep": "enable_expert_parallel",
     "gmu": "gpu_memory_utilization",
     "kv_dtype": "kv_cache_dtype",
-    "ngpu": "count",
     "quant": "quantization",
     "prefix_caching": "enable_prefix_caching",
     "vllm": "vllm_version",
 }
 _ASKED = frozenset(
     {
-        *("id", "model", "config", "gpu", "gpu_total_gib", "gpu_free_gib", "link", "detected", "count", "dtype"),
+        *("id", "model", "config", "gpu", "gpu_total_gib", "gpu_free_gib", "link", "detected", "dtype"),
+        *("count", "ngpu"),  # cards there are, and cards that were used
         *("quantization", "vllm_version", "engine", "tensor_parallel_size", "pipeline_parallel_size"),
         *("enable_expert_parallel", "max_model_len", "max_num_seqs", "max_num_batched_tokens", "block_size"),
         *("gpu_memory_utilization", "gmu_default", "kv_cache_memory_bytes", "kv_cache_dtype", "enforce_eager"),
@@ -67,8 +68,10 @@ class Sources:
     """By folder or Hub id, and revision."""
     machine: Callable[[], tuple[Device, int]]
     """The most numerous kind of card here, and how many there are."""
-    configs: Mapping[str, Row]
+    configs: Mapping[str, Row] = field(default_factory=dict)
     """config.json by name, looked at before a model is loaded."""
+    corrections: Corrections | None = None
+    """What the user's own start-up logs say of the terms."""
 
 
 def read_question(row: object, sources: Sources) -> Question:
@@ -85,8 +88,9 @@ def read_question(row: object, sources: Sources) -> Question:
     release = parse_release(_text(values, "vllm_version"), _engine(values))
     stages = _count(values, "pipeline_parallel_size") or 1
     tensor_parallel_size = _count(values, "tensor_parallel_size")
-    if tensor_parallel_size is None and values.get("count") is not None:
-        tensor_parallel_size = max(1, count // stages)  # the cards that a row names are the cards it used
+    used = _count(values, "ngpu")
+    if tensor_parallel_size is None and used is not None:
+        tensor_parallel_size = max(1, used // stages)
     utilization = _number(values, "gpu_memory_utilization") or _number(values, "gmu_default")
     return Question(
         model=_model(values, sources),
@@ -105,6 +109,7 @@ def read_question(row: object, sources: Sources) -> Question:
         block_size=_count(values, "block_size"),
         enable_prefix_caching=_flag(values, "enable_prefix_caching"),
         release=release,
+        corrections=sources.corrections,
     )
 
 
@@ -172,9 +177,13 @@ def _dtype(values: Row) -> Dtype | None:
 
 
 def _device(values: Row, sources: Sources) -> tuple[Device, int]:
-    count = _count(values, "count")
+    count = _count(values, "count") or _count(values, "ngpu")
     if _flag(values, "detected"):
         device, here = sources.machine()
+        if count is not None and count > here:
+            raise QuestionError(
+                f"count is {count}, but this machine has {here} of {device.name}; name a card with --gpu"
+            )
         return device, here if count is None else count
     name, total_gib = _text(values, "gpu"), _number(values, "gpu_total_gib")
     if name is None and total_gib is None:

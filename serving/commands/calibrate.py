@@ -13,7 +13,7 @@ from rich.table import Table
 
 from serving.calibrating import Start, observed, table_path
 from serving.commands.common import failing_in_one_line
-from serving.config import Environment
+from serving.environment import Environment
 from sizing.calibration import Calibration, Observation, load_calibration, save_calibration
 from sizing.config_json import parse_config
 from sizing.detect import detect

@@ -11,7 +11,8 @@ from rich.console import Console
 from gateway.replica import Replica
 from serving import stack
 from serving.commands.common import failing_in_one_line, logging_to_stderr
-from serving.config import Environment, gateway_section
+from serving.config import gateway_section
+from serving.environment import Environment
 from serving.errors import ConfigError
 
 

@@ -11,7 +11,8 @@ from rich.console import Console
 
 from serving import report, stack
 from serving.commands.common import failing_in_one_line, logging_to_stderr
-from serving.config import Environment, load_stack
+from serving.config import load_stack
+from serving.environment import Environment
 from serving.placement import Folders
 from serving.progress import Progress
 

@@ -1,66 +1,141 @@
-"""`berth size`: whether a model fits on a card or on this machine, from its metadata alone."""
+"""`berth size`: whether a model fits on a card or on this machine, and how fast it is, from its metadata alone."""
 
 from collections import Counter
+from pathlib import Path
 from typing import Annotated
 
 import orjson
 import typer
 from rich.console import Console
 
+from serving.calibrating import current
 from serving.commands.common import failing_in_one_line
+from serving.commands.size_compare import write_sheet
+from serving.commands.size_questions import answer_questions
+from serving.environment import Environment
 from serving.quantity import token_count
+from sizing.calibration import Calibration
+from sizing.compare import Outlook, Workload
 from sizing.detect import Machine, detect
+from sizing.document import as_json
 from sizing.errors import QuestionError
-from sizing.gpu import Device, gpu
+from sizing.gpu import Device
 from sizing.hub import load_model
-from sizing.plan import Question, answer
-from sizing.report import as_json, render
+from sizing.outlook import outlook
+from sizing.plan import Answer, Question, answer
+from sizing.questions import Sources, read_question
+from sizing.report import render
+from sizing.sheet import answer_sheet
+from sizing.speed_report import render_speed
 
 FITS, DOES_NOT_FIT = 0, 1  # a question that cannot be answered is 2, as everywhere
 
 
 def size(
-    model: Annotated[str, typer.Argument(help="A model folder, or a Hub id such as Qwen/Qwen3-8B.")],
-    gpu_name: Annotated[
-        str | None, typer.Option("--gpu", help="A card of the catalogue, such as H200. Default: what is here.")
+    model: Annotated[str | None, typer.Argument(help="A model folder, or a Hub id such as Qwen/Qwen3-8B.")] = None,
+    gpu: Annotated[
+        str | None, typer.Option(help="A card of the catalogue, such as H200. Default: what is here.")
     ] = None,
+    gpu_total_gib: Annotated[
+        float | None, typer.Option(help="Its memory as the driver shows it, also for a card of no catalogue.")
+    ] = None,
+    gpu_free_gib: Annotated[float | None, typer.Option(help="What others leave of it. Default: all.")] = None,
     count: Annotated[int | None, typer.Option(help="How many of them. Default: 1, or as many as are here.")] = None,
+    tensor_parallel_size: Annotated[int | None, typer.Option(help="Cards per engine. Default: the fewest.")] = None,
+    pipeline_parallel_size: Annotated[int | None, typer.Option(help="Stages that the layers are dealt to.")] = None,
+    enable_expert_parallel: Annotated[
+        bool, typer.Option("--enable-expert-parallel", help="Experts whole, dealt out to the cards.")
+    ] = False,
     max_model_len: Annotated[str | None, typer.Option(help="Tokens per request, such as 8192 or 32k.")] = None,
     max_num_seqs: Annotated[int | None, typer.Option(help="Requests in one step.")] = None,
     max_num_batched_tokens: Annotated[int | None, typer.Option(help="Tokens in one step.")] = None,
     gpu_memory_utilization: Annotated[float | None, typer.Option(help="Share of the card, 0 to 1.")] = None,
     kv_cache_memory_bytes: Annotated[int | None, typer.Option(help="Bytes of KV cache, instead of a share.")] = None,
-    kv_cache_dtype: Annotated[str, typer.Option(help="auto, bfloat16, float16, fp8, fp8_e4m3 or fp8_e5m2.")] = "auto",
-    tensor_parallel_size: Annotated[int | None, typer.Option(help="Cards per engine. Default: the fewest.")] = None,
+    kv_cache_dtype: Annotated[str, typer.Option(help="auto, bfloat16, fp8, ... as vLLM takes it.")] = "auto",
+    quantization: Annotated[str | None, typer.Option(help="Such as fp8, awq, gptq, nvfp4: as if packed so.")] = None,
+    dtype: Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")] = "auto",
+    block_size: Annotated[int | None, typer.Option(help="Tokens in a block. Default: the kernel's.")] = None,
     enforce_eager: Annotated[bool, typer.Option("--enforce-eager", help="No CUDA graphs.")] = False,
+    vllm_version: Annotated[str | None, typer.Option(help="Whose rules, 0.6 to 0.32. Default: the newest.")] = None,
+    prompt_tokens: Annotated[int, typer.Option(help="Of one request, for speed and price.")] = 1024,
+    output_tokens: Annotated[int, typer.Option(help="Of one answer, for speed and price.")] = 256,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    questions: Annotated[
+        Path | None, typer.Option(help="Many questions instead: one JSON object per line; - for standard input.")
+    ] = None,
+    configs: Annotated[
+        Path | None, typer.Option(help="With --questions: a JSON object of config.json by model, looked at first.")
+    ] = None,
+    calibration: Annotated[bool, typer.Option(help="Correct by the start-up logs seen before.")] = True,
+    json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write one self-contained page to this file.")] = None,
+    svg: Annotated[Path | None, typer.Option(help="Write one self-contained picture to this file.")] = None,
 ) -> None:
-    """Say whether MODEL fits, with every term of the sum and the line vLLM will log.
+    """Say whether MODEL fits, with every term of the sum and the lines vLLM will log, and how fast it will be.
 
+    Cards side by side: berth size compare. Start-up logs into better answers: berth size calibrate.
     Exits with 0 when it fits, 1 when it does not, and 2 when the question cannot be answered.
     """
     with failing_in_one_line("berth size"):
-        device, devices = _device(gpu_name, count)
-        question = Question(
-            model=load_model(model, revision=revision),
-            device=device,
-            count=devices,
-            tensor_parallel_size=tensor_parallel_size,
-            max_model_len=None if max_model_len is None else parse_tokens(max_model_len),
-            max_num_seqs=max_num_seqs,
-            max_num_batched_tokens=max_num_batched_tokens,
-            gpu_memory_utilization=gpu_memory_utilization,
-            kv_cache_memory_bytes=kv_cache_memory_bytes,
-            kv_cache_dtype=kv_cache_dtype,
-            enforce_eager=enforce_eager,
-        )
+        table = current(Environment()) if calibration else None
+        if questions is not None:
+            raise typer.Exit(answer_questions(questions, configs, sources(table), as_json=json))
+        if model is None:
+            raise QuestionError("no model to size; give a folder, a Hub id such as Qwen/Qwen3-8B, or --questions FILE")
+        row = {
+            "model": model,
+            "gpu": gpu,
+            "gpu_total_gib": gpu_total_gib,
+            "gpu_free_gib": gpu_free_gib,
+            "detected": True if gpu is None and gpu_total_gib is None else None,
+            "count": count,
+            "tensor_parallel_size": tensor_parallel_size,
+            "pipeline_parallel_size": pipeline_parallel_size,
+            "enable_expert_parallel": enable_expert_parallel,
+            "max_model_len": None if max_model_len is None else parse_tokens(max_model_len),
+            "max_num_seqs": max_num_seqs,
+            "max_num_batched_tokens": max_num_batched_tokens,
+            "gpu_memory_utilization": gpu_memory_utilization,
+            "kv_cache_memory_bytes": kv_cache_memory_bytes,
+            "kv_cache_dtype": kv_cache_dtype,
+            "quantization": quantization,
+            "dtype": dtype,
+            "block_size": block_size,
+            "enforce_eager": enforce_eager,
+            "vllm_version": vllm_version,
+            "revision": revision,
+        }
+        question = read_question(row, sources(table))
         found = answer(question)
+        speed = _speed(question, found, Workload(prompt_tokens, output_tokens, concurrency=1))
+        write_sheet(answer_sheet(question, found, speed), html=html, svg=svg)
     if json:
-        typer.echo(orjson.dumps(as_json(question, found), option=orjson.OPT_INDENT_2).decode())
+        typer.echo(orjson.dumps(as_json(question, found, speed), option=orjson.OPT_INDENT_2).decode())
     else:
-        Console(highlight=False).print(render(question, found), soft_wrap=True)
+        console = Console(highlight=False)
+        console.print(render(question, found), soft_wrap=True)
+        if speed is not None:
+            console.print(render_speed(question, found, speed, prompt_tokens, output_tokens), soft_wrap=True)
     raise typer.Exit(FITS if found.fits else DOES_NOT_FIT)
+
+
+def sources(table: Calibration | None) -> Sources:
+    """Models by folder or Hub id, this machine's cards, and the user's own corrections."""
+    return Sources(
+        load=lambda ref, revision: load_model(ref, revision=revision),
+        machine=lambda: detected(detect()),
+        corrections=table if table is not None and table.entries else None,
+    )
+
+
+def _speed(question: Question, found: Answer, workload: Workload) -> Outlook | None:
+    """None where it does not fit, or where a figure of the card that speed depends on is not published."""
+    if not found.fits or question.device.kind == "cpu":
+        return None
+    try:
+        return outlook(question, found, workload)
+    except QuestionError:
+        return None
 
 
 def parse_tokens(text: str) -> int:
@@ -73,15 +148,6 @@ def parse_tokens(text: str) -> int:
     if found is None:
         raise QuestionError(f"{text!r} is not a number of tokens; write 8192, 32k (32,000) or 32K (32,768)")
     return found
-
-
-def _device(gpu_name: str | None, count: int | None) -> tuple[Device, int]:
-    if gpu_name is not None:
-        return gpu(gpu_name), 1 if count is None else count
-    device, here = detected(detect())
-    if count is not None and count > here:
-        raise QuestionError(f"--count is {count}, but this machine has {here} of {device.name}; name a card with --gpu")
-    return device, here if count is None else count
 
 
 def detected(machine: Machine) -> tuple[Device, int]:

@@ -12,8 +12,8 @@ from pathlib import Path
 import openai
 import pytest
 
-from serving.config import Environment
 from serving.demo import model_folder
+from serving.environment import Environment
 from tests.integration.stack import KEY, MODEL, Stack, berth, serving, started, wait_until
 
 SMALL = ("--port", "0", "--max-model-len", "2K", "--max-num-seqs", "4")

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from serving.calibrating import Start, current, learn, question_of, table_path
-from serving.config import Environment, ModelSection, load_stack
+from serving.config import ModelSection, load_stack
+from serving.environment import Environment
 from serving.placement import Folders, Placement, place
 from sizing.detect import Machine
 from sizing.errors import CalibrationError, QuestionError

@@ -6,7 +6,6 @@ import pytest
 
 from serving.config import (
     DEMO_MODEL,
-    Environment,
     GatewaySection,
     KeySection,
     child_environment,
@@ -15,6 +14,7 @@ from serving.config import (
     load_stack,
     visible_gpus,
 )
+from serving.environment import Environment
 from serving.errors import ConfigError
 from serving.quantity import token_count
 

@@ -1,0 +1,36 @@
+"""The variables Berth itself reads, without what a configuration file needs to be read."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+def _text(variable: str) -> str | None:
+    return os.environ.get(variable) or None
+
+
+def _path(variable: str) -> Path | None:
+    text = _text(variable)
+    return None if text is None else Path(text)
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Engines and huggingface-hub read variables of their own (HF_TOKEN, HF_HOME, VLLM_...)."""
+
+    api_key: str | None = field(default_factory=lambda: _text("BERTH_API_KEY"), repr=False)
+    cache_dir: Path | None = field(default_factory=lambda: _path("BERTH_CACHE_DIR"))
+    state_dir: Path | None = field(default_factory=lambda: _path("BERTH_STATE_DIR"))
+
+    def cache(self) -> Path:
+        """Where converted models are kept: BERTH_CACHE_DIR, else the XDG cache."""
+        return self.cache_dir or _xdg("XDG_CACHE_HOME", ".cache")
+
+    def state(self) -> Path:
+        """Where engine logs and the calibration table go: BERTH_STATE_DIR, else the XDG state folder."""
+        return self.state_dir or _xdg("XDG_STATE_HOME", ".local/state")
+
+
+def _xdg(variable: str, fallback: str) -> Path:
+    base = os.environ.get(variable)
+    return (Path(base) if base else Path.home() / fallback) / "berth"
