@@ -6,7 +6,7 @@ TORCH := torch==2.13.0+cpu
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
 ARGS ?=
 
-.PHONY: serve test check fix docs bench-speed clean
+.PHONY: serve test check fix docs bench-sizing bench-speed clean
 
 serve: $(VENV)/.cpu  ## serve the embedded model (or ARGS="Qwen/Qwen3-0.6B", ARGS="berth.yaml")
 	@exec $(BIN)/berth serve $(ARGS)
@@ -43,6 +43,10 @@ $(VENV)/.dev: $(VENV)/.cpu deploy/locks/dev.txt
 	@$(PIP) -r deploy/locks/dev.txt
 	@sh deploy/promtool.sh $(VENV)
 	@touch $@
+
+bench-sizing: $(VENV)/.dev  ## predicted beside logged memory and measured speed: LOGS=... CONFIGS=... PERF=... OUT=rows.jsonl
+	@$(BIN)/python -m benchmarks.sizing_logs $(if $(LOGS),--logs $(LOGS)) $(if $(CONFIGS),--configs $(CONFIGS)) \
+		$(if $(PERF),--perf $(PERF)) --out $(or $(OUT),runs/bench-sizing.jsonl)
 
 bench-speed: $(VENV)/.dev  ## predicted beside measured speed: PERF=runs.json CONFIGS=configs.json [OUT=rows.jsonl]
 	@$(BIN)/python -m benchmarks.sizing_speed $(if $(PERF),--perf '$(PERF)') $(if $(CONFIGS),--configs '$(CONFIGS)') \

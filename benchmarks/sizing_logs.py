@@ -19,11 +19,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.errors import BenchError, ConfigError
+from benchmarks.sizing_speed import speed_lines
 from benchmarks.statistics import percentile
 from sizing.errors import ModelNotFoundError, QuestionError, SizingError
 from sizing.gpu import GIB, Device
 from sizing.model import ModelShape
-from sizing.plan import Answer, Question, settle
+from sizing.plan import Answer, Question, cache_capacity, settle
 from sizing.questions import Sources, read_question
 
 Row = Mapping[str, object]
@@ -114,12 +115,20 @@ def _page(row: Row, sources: Sources) -> Figure | None:
         return None
     if (row.get("pp") or 1) != 1:  # the logged memory is one stage's, and not always the one that decides
         return None
-    question = read_question({"gpu": _ANY_CARD, **_without_null(row)}, sources)
+    question = _page_question({"gpu": _ANY_CARD, **_without_null(row)}, sources)
 
     def at(gib: float) -> int:
-        return settle(replace(question, kv_cache_memory_bytes=max(1, int(gib * GIB)))).kv_cache_tokens
+        return cache_capacity(question, max(1, int(gib * GIB))).tokens
 
     return Figure(at(kv_gib), tokens, (at(kv_gib - 0.005), at(kv_gib + 0.005)))
+
+
+def _page_question(row: Row, sources: Sources) -> Question:
+    """With the whole model where its config describes one, since that says which KV cache its checkpoint asks for."""
+    try:
+        return read_question(row, sources)
+    except SizingError:
+        return read_question(row, sources, cache_only=True)
 
 
 def _weights(row: Row, sources: Sources) -> Figure | None:
@@ -283,18 +292,24 @@ def show(console: Console, rows: Sequence[Checked]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Logged memory beside predicted.")
+    parser = argparse.ArgumentParser(description="Logged memory beside predicted, and measured speed if any is given.")
     parser.add_argument("--logs", type=Path, nargs="+", default=LOGS, help="rows: JSON lists or JSON lines")
-    parser.add_argument("--configs", type=Path, nargs="+", default=CONFIGS, help="JSON objects of config.json by model")
+    parser.add_argument("--configs", type=Path, nargs="+", default=(), help="JSON objects of config.json by model")
+    parser.add_argument("--perf", type=Path, nargs="+", default=(), help="measured runs, as bench-speed takes them")
     parser.add_argument("--out", type=Path, help="one JSON line per row goes here")
     asked = parser.parse_args(argv)
+    console = Console(width=120, highlight=False)
     try:
-        configs = read_configs(asked.configs)
-        sources = Sources(_no_model, _no_machine, configs)
+        sources = Sources(_no_model, _no_machine, read_configs([*CONFIGS, *asked.configs]))
         rows = [check(row, sources) for row in read_rows(asked.logs)]
-        show(Console(width=120, highlight=False), rows)
+        show(console, rows)
+        lines = [line(row) for row in rows]
+        if asked.perf:
+            lines += speed_lines(console, asked.perf, asked.configs)
         if asked.out is not None:
-            asked.out.write_text("".join(line(row) + "\n" for row in rows))
+            asked.out.parent.mkdir(parents=True, exist_ok=True)
+            asked.out.write_text("".join(entry + "\n" for entry in lines))
+            console.print(f"{len(lines)} rows, each with prediction, truth, error and band: {asked.out}")
     except (BenchError, OSError) as error:
         sys.stderr.write(f"bench-sizing: {error}\n")
         return 2

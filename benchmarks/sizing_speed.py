@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,6 +21,7 @@ from rich.table import Table
 
 from benchmarks.errors import BenchError
 from benchmarks.speed_rows import Rows, read_rows
+from benchmarks.statistics import percentile
 from sizing.efficiency import EFFICIENCY, FIT, FITTED, Efficiency
 from sizing.speed import Estimate, speed
 from sizing.speed_fit import LogErrors, Measurement, fit, log_errors
@@ -63,17 +64,6 @@ def in_fit_half(row: Measurement) -> bool:
 
 def relative(log_error: float) -> float:
     return abs(math.exp(log_error) - 1)
-
-
-def percentile(values: Iterable[float], share: float) -> float:
-    """By linear interpolation between the two nearest; NaN of nothing."""
-    ordered = sorted(values)
-    if not ordered:
-        return math.nan
-    place = share * (len(ordered) - 1)
-    below = math.floor(place)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
 
 
 def counted(bar: Bar, rows: Sequence[Measurement]) -> list[Measurement]:
@@ -153,6 +143,13 @@ def show(console: Console, rows: Rows, out: Path | None) -> None:
     if out is not None:
         out.write_text("".join(line(row, left_out[row.name]) + "\n" for row in measured))
         console.print(f"Rows: {out}")
+
+
+def speed_lines(console: Console, perf: Sequence[Path], configs: Sequence[Path]) -> list[str]:
+    """What `make bench-sizing` says of measured runs: the tables, and one JSON object per row of these files alone."""
+    given = read_rows(list(perf), [*configs, OWN_CONFIGS])
+    show(console, read_rows([*perf, OWN_ROWS], [*configs, OWN_CONFIGS]), None)
+    return [line(row, log_errors(row, EFFICIENCY)) for row in given.measurements]
 
 
 def _left_out(rows: Rows) -> str:

@@ -6,7 +6,7 @@ from sizing.activations import Batch
 from sizing.engine_cache import Drafter, Serving, engine_cache
 from sizing.errors import QuestionError
 from sizing.gpu import GIB, Device, compute_major
-from sizing.kv_cache import KvCache
+from sizing.kv_cache import Capacity, KvCache
 from sizing.layers import Compressed, Latent, Recurrent
 from sizing.memory import (
     Budget,
@@ -144,6 +144,20 @@ def answer(question: Question) -> Answer:
     return replace(settled, way_out=way_out)
 
 
+def cache_capacity(question: Question, kv_cache_bytes: int) -> Capacity:
+    """What vLLM makes of that much memory for the KV cache on each rank, whatever the weights take.
+
+    Raises:
+        QuestionError: as `answer`, for what the cache depends on.
+    """
+    _check(question)
+    _check_layers(question)
+    max_model_len = question.max_model_len or question.model.max_model_len
+    batch = _batch(question, max_model_len)
+    settings = _settings(question, batch, question.tensor_parallel_size or 1, max_model_len)
+    return _cache(question, settings, batch).capacity(kv_cache_bytes, max_model_len)
+
+
 def settle(question: Question) -> Answer:
     """The answer without a way out: the smallest tensor parallel size, then the longest context, that fits."""
     _check_layers(question)
@@ -260,14 +274,7 @@ def _shortened(question: Question, attempt: Answer) -> Answer | None:
 
 def _evaluate(question: Question, tensor_parallel_size: int, max_model_len: int) -> Answer:
     """One tensor parallel size and one context length: the sum, and whether vLLM would start with it."""
-    device = question.device
-    batch = batch_limits(
-        device,
-        max_model_len=max_model_len,
-        max_num_seqs=question.max_num_seqs,
-        max_num_batched_tokens=question.max_num_batched_tokens,
-        release=question.release,
-    )
+    device, batch = question.device, _batch(question, max_model_len)
     if batch.max_num_batched_tokens < batch.max_num_seqs:
         raise QuestionError(
             f"max_num_batched_tokens is {batch.max_num_batched_tokens}, less than max_num_seqs {batch.max_num_seqs}; "
@@ -286,6 +293,16 @@ def _evaluate(question: Question, tensor_parallel_size: int, max_model_len: int)
         note = f"max_num_seqs is lowered from {batch.max_num_seqs:,}: each sequence needs a block of recurrent state"
         return replace(fewer, note=_joined(note, fewer.note)) if fewer.fits else found
     return found
+
+
+def _batch(question: Question, max_model_len: int) -> Batch:
+    return batch_limits(
+        question.device,
+        max_model_len=max_model_len,
+        max_num_seqs=question.max_num_seqs,
+        max_num_batched_tokens=question.max_num_batched_tokens,
+        release=question.release,
+    )
 
 
 def _judged(question: Question, settings: EngineSettings, cache: KvCache, budgets: tuple[Budget, ...]) -> Answer:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from sizing.config_json import parse_config
+from sizing.config_json import kv_layers, parse_config
 from sizing.errors import QuestionError, UnknownGpuError, UnsupportedModelError
 from sizing.gpu import GIB, Device, Link, catalogue, gpu
 from sizing.memory import Corrections
@@ -57,6 +57,7 @@ _DTYPES: dict[str, Dtype] = {
 }
 # what logs and publishers write around a scheme's name: "fp8 (online)", "compressed-tensors w8a8", "fp8 block128"
 _SCHEME_WORDS = re.compile(r"\(.*\)|^compressed-tensors\s|^modelopt\s|\b4bit\b|(?<=block)\d+")
+_ASIDE = re.compile(r"\s*\([^)]*\)$")
 _GPU_SIZE = re.compile(r"(\d+)\s*GB", re.IGNORECASE)
 
 
@@ -74,8 +75,8 @@ class Sources:
     """What the user's own start-up logs say of the terms."""
 
 
-def read_question(row: object, sources: Sources) -> Question:
-    """The question that a row asks.
+def read_question(row: object, sources: Sources, *, cache_only: bool = False) -> Question:
+    """The question that a row asks; `cache_only`: of a config that may lack what weights depend on.
 
     Raises:
         QuestionError: a key that is not known, a value that is not of its kind, or too little to go by.
@@ -93,7 +94,7 @@ def read_question(row: object, sources: Sources) -> Question:
         tensor_parallel_size = max(1, used // stages)
     utilization = _number(values, "gpu_memory_utilization") or _number(values, "gmu_default")
     return Question(
-        model=_model(values, sources),
+        model=_cached_only(values, sources) if cache_only else _model(values, sources),
         device=device,
         count=max(count, (tensor_parallel_size or 1) * stages),
         tensor_parallel_size=tensor_parallel_size,
@@ -111,15 +112,6 @@ def read_question(row: object, sources: Sources) -> Question:
         release=release,
         corrections=sources.corrections,
     )
-
-
-def read_model(row: object, sources: Sources) -> ModelShape:
-    """The model that a row names, as it serves it.
-
-    Raises:
-        SizingError: as `read_question` does.
-    """
-    return _model(_values(row), sources)
 
 
 def _values(row: object) -> dict[str, object]:
@@ -143,7 +135,7 @@ def _model(values: Row, sources: Sources) -> ModelShape:
         raise QuestionError("config is not a JSON object; give the model's config.json itself")
     if name is None and config is None:
         raise QuestionError('the question names no model; give "model" (a folder or a Hub id) or "config"')
-    found = config if config is not None else sources.configs.get(name or "")
+    found = config if config is not None else _known_config(name or "", sources.configs)
     if found is not None:
         model = _parsed(found, name or "inline config", packed_as=_text(values, "quantization"))
     else:
@@ -153,6 +145,23 @@ def _model(values: Row, sources: Sources) -> ModelShape:
         model = quantized(model, _SCHEME_WORDS.sub("", scheme.lower()).strip())
     dtype = _dtype(values)
     return model if dtype is None else model.served_as(dtype)
+
+
+def _known_config(name: str, configs: Mapping[str, Row]) -> Row | None:
+    """By the name as it is, or without what is said behind it in parentheses: "Qwen/QwQ-32B (GGUF Q4_K_M)"."""
+    return configs.get(name) or configs.get(_ASIDE.sub("", name))
+
+
+def _cached_only(values: Row, sources: Sources) -> ModelShape:
+    """What the KV cache depends on, where a config is at hand; else the whole model."""
+    name = _text(values, "model") or "inline config"
+    config = values.get("config")
+    found = config if isinstance(config, dict) else _known_config(name, sources.configs)
+    if found is None:
+        return _model(values, sources)
+    model = kv_layers({key: value for key, value in found.items() if key != "quantization_config"}, name=name)
+    dtype = _dtype(values)
+    return model if dtype is None else replace(model, dtype=dtype)
 
 
 def _parsed(config: Row, name: str, *, packed_as: str | None) -> ModelShape:
