@@ -31,6 +31,21 @@ class Serving:
         return (self.pipeline_parallel_size + int(self.async_scheduling)) * self.max_num_batched_tokens
 
 
+class Caches:
+    """The caches of one model by how it is served, each worked out once however many cards are asked about."""
+
+    def __init__(self, model: ModelShape) -> None:
+        self.model = model
+        self._found: dict[Serving, KvCache] = {}
+
+    def of(self, serving: Serving) -> KvCache:
+        """engine_cache, remembered. Raises what it raises."""
+        found = self._found.get(serving)
+        if found is None:
+            found = self._found[serving] = engine_cache(self.model, serving)
+        return found
+
+
 def engine_cache(model: ModelShape, serving: Serving) -> KvCache:
     """The cache of one rank; key-value heads are replicated where there are more ranks than heads.
 
@@ -128,7 +143,7 @@ def _token_bytes(model: ModelShape, serving: Serving, dtype_bytes: int) -> int:
 
 
 def _distinct(model: ModelShape) -> Sequence[Layer]:
-    return list(dict.fromkeys(layer for caches in model.cache_layers for layer in caches))
+    return model.distinct_layers
 
 
 def _dtype_bytes(model: ModelShape, kv_cache_dtype: str) -> int:

@@ -112,7 +112,7 @@ def block_size(device: Device, model: ModelShape, kv_cache_dtype: str = "auto") 
     """The smallest block that the attention kernels vLLM picks on that device take (vllm/platforms/cuda.py)."""
     if device.kind == "cpu":
         return CPU_BLOCK_SIZE
-    kept = {type(layer) for caches in model.cache_layers for layer in caches}
+    kept = model.layer_types
     if Indexer in kept:
         return 64
     if Latent not in kept:

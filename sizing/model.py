@@ -1,9 +1,10 @@
 """What a model is to the arithmetic: its shape, its number type and the bytes of its weights."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
-from sizing.layers import Attention, Layers
+from sizing.layers import Attention, Layer, Layers
 
 Dtype = Literal["bfloat16", "float16", "float32"]
 KvCacheDtype = Literal["auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2"]
@@ -36,6 +37,17 @@ class ParameterCount:
             self.replicated + other.replicated,
             self.vocab_rows + other.vocab_rows,
         )
+
+
+@dataclass(frozen=True)
+class Granule:
+    """The smallest part of a quantized matrix that has scales of its own: no rank can hold half of one."""
+
+    kind: Literal["block", "group"]
+    outputs: int
+    inputs: int
+    attention: bool = True
+    """Whether the attention's projections are quantized too."""
 
 
 @dataclass(frozen=True)
@@ -82,14 +94,25 @@ class ModelShape:
     """Counted by the family's own rules; None: by those of a plain decoder."""
     encoder_bytes: int = 0
     """Of the weights: a vision or audio encoder in front of the decoder."""
+    granule: Granule | None = None
+    """Of its quantized matrices, where vLLM refuses to cut them."""
     caveat: str | None = None
     """What the sum leaves out for this model, in a sentence."""
 
-    @property
+    @cached_property
     def cache_layers(self) -> Layers:
         """What each decoder layer keeps, spelt out."""
         full = Attention(self.num_key_value_heads, self.head_dim, self.head_dim)
         return self.layers or ((full,),) * self.num_hidden_layers
+
+    @cached_property
+    def distinct_layers(self) -> tuple[Layer, ...]:
+        """Each kind of cache the model keeps, once, in the order of its layers."""
+        return tuple(dict.fromkeys(layer for caches in dict.fromkeys(self.cache_layers) for layer in caches))
+
+    @cached_property
+    def layer_types(self) -> frozenset[type[Layer]]:
+        return frozenset(type(layer) for layer in self.distinct_layers)
 
     @property
     def has_encoder(self) -> bool:
