@@ -68,13 +68,17 @@ class Budget:
         return sum(term.bytes for term in self.terms)
 
     @property
+    def more_bytes(self) -> int:
+        """What the terms may take beyond their sum; errors of the terms are independent, so they add in squares."""
+        return round(math.hypot(*(term.high_bytes - term.bytes for term in self.terms)))
+
+    @property
     def kv_cache_band(self) -> tuple[int, int]:
-        """The KV bytes at the bad and at the good end: errors of the terms are independent, so they add in squares."""
+        """The KV bytes at the bad and at the good end."""
         if self.kv_cache_given:
             return self.kv_cache_bytes, self.kv_cache_bytes
-        more = math.hypot(*(term.high_bytes - term.bytes for term in self.terms))
         less = math.hypot(*(term.bytes - term.low_bytes for term in self.terms))
-        return self.kv_cache_bytes - round(more), self.kv_cache_bytes + round(less)
+        return self.kv_cache_bytes - self.more_bytes, self.kv_cache_bytes + round(less)
 
 
 class Corrections(Protocol):

@@ -129,6 +129,8 @@ class Answer:
     """Whether both ends of the range give the same yes or no."""
     stage: int = 0
     """The pipeline stage whose bytes these are."""
+    budgets: tuple[Budget, ...] = ()
+    """Of every pipeline stage."""
 
 
 def answer(question: Question) -> Answer:
@@ -137,7 +139,7 @@ def answer(question: Question) -> Answer:
     Raises:
         QuestionError: settings that contradict each other, the model or the device.
     """
-    _check(question)
+    check(question)
     settled = settle(question)
     if settled.fits:
         return settled
@@ -163,7 +165,8 @@ def settle(question: Question) -> Answer:
     return tried[-1]
 
 
-def _check(question: Question) -> None:
+def check(question: Question) -> None:
+    """Raises QuestionError for settings that contradict each other or the model; `answer` asks this first."""
     positive = {
         "count": question.count,
         "tensor_parallel_size": question.tensor_parallel_size,
@@ -318,6 +321,7 @@ def _judged(question: Question, settings: EngineSettings, cache: KvCache, budget
         ),
         certain=cache.holds(low, max_model_len) == cache.holds(high, max_model_len) or _too_much(question, budgets),
         stage=stage,
+        budgets=budgets,
     )
 
 
