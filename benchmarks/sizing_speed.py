@@ -1,6 +1,6 @@
 """Measured speed beside predicted: how far off the shipped table is, and a fit on one half checked on the other.
 
-    python -m benchmarks.sizing_speed --perf RUNS.json --configs CONFIGS.json [--out ROWS.jsonl]
+    python -m benchmarks.sizing_speed --perf RUNS.json... --configs CONFIGS.json... [--out ROWS.jsonl]
 
 The halves are by group (model and card), so that runs that differ only in load never leak from one to the other: a
 group is in the fit half when the SHA-256 of its name is even. Errors are |predicted / measured - 1|.
@@ -14,17 +14,21 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.errors import BenchError, ConfigError
+from benchmarks.errors import BenchError
 from benchmarks.speed_rows import Rows, read_rows
 from sizing.efficiency import EFFICIENCY, FIT, FITTED, Efficiency
 from sizing.speed import Estimate, speed
 from sizing.speed_fit import LogErrors, Measurement, fit, log_errors
 
 FEW = FIT.few_at_most
+OWN_ROWS = Path(__file__).with_name("data") / "perf_public.jsonl"
+OWN_CONFIGS = Path(__file__).with_name("data") / "perf_public_configs.json"
+"""Public measurements that every comparison holds, beside the rows it is given."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class Bar:
     few_only: bool
     median: float
     p90: float | None
+    only: Literal["dense", "experts"] | None = None
 
 
 BARS = (
@@ -44,8 +49,11 @@ BARS = (
     Bar(f"TTFT, at most {FEW} in flight", "ttft", True, 0.20, None),
 )
 EXTRA = (
+    Bar("TPOT, few, dense models", "tpot", True, math.inf, None, "dense"),
+    Bar("TPOT, few, mixtures of experts", "tpot", True, math.inf, None, "experts"),
     Bar("TPOT, all rows", "tpot", False, math.inf, None),
     Bar("TTFT, all rows", "ttft", False, math.inf, None),
+    Bar("steps of one prompt", "prefill", False, math.inf, None),
 )
 
 
@@ -69,7 +77,8 @@ def percentile(values: Iterable[float], share: float) -> float:
 
 
 def counted(bar: Bar, rows: Sequence[Measurement]) -> list[Measurement]:
-    return [row for row in rows if not bar.few_only or is_few(row)]
+    kind = {None: {True, False}, "dense": {False}, "experts": {True}}[bar.only]
+    return [row for row in rows if (not bar.few_only or is_few(row)) and bool(row.shape.experts) in kind]
 
 
 def is_few(row: Measurement) -> bool:
@@ -91,7 +100,10 @@ def table(title: str, rows: Sequence[Measurement], errors: dict[str, LogErrors])
     for name in ("figure", "n", "median", "p90", "bar", "met"):
         shown.add_column(name, justify="left" if name == "figure" else "right")
     for bar in (*BARS, *EXTRA):
-        sizes = [relative(getattr(errors[row.name], bar.figure)) for row in counted(bar, rows)]
+        found = [getattr(errors[row.name], bar.figure) for row in counted(bar, rows)]
+        sizes = [relative(error) for error in found if error is not None]
+        if not sizes:
+            continue
         median, p90 = percentile(sizes, 0.5), percentile(sizes, 0.9)
         met = median <= bar.median and (bar.p90 is None or p90 <= bar.p90)
         allowed = "" if bar in EXTRA else f"{bar.median:.0%}" + (f" / {bar.p90:.0%}" if bar.p90 else "")
@@ -103,14 +115,14 @@ def table(title: str, rows: Sequence[Measurement], errors: dict[str, LogErrors])
 def line(row: Measurement, held_out: LogErrors) -> str:
     """One JSON object: prediction by the shipped table, truth, signed error and band of every figure, in seconds."""
     found = speed(row.shape, row.engine, row.load)
-    figures: dict[str, tuple[Estimate | None, float, float]] = {
+    figures: dict[str, tuple[Estimate | None, float | None, float | None]] = {
         "ttft_s": (found.ttft_s, row.ttft_s, held_out.ttft),
         "tpot_s": (found.tpot_s, row.tpot_s, held_out.tpot),
         "output_tokens_s": (found.output_tokens_s, row.output_tokens_s, held_out.output_rate),
     }
     entry: dict[str, object] = {"id": row.name, "group": row.group, "half": "fit" if in_fit_half(row) else "check"}
     for name, (estimate, truth, other) in figures.items():
-        if estimate is not None:
+        if estimate is not None and truth is not None and other is not None:
             entry[name] = {
                 "prediction": estimate.value,
                 "truth": truth,
@@ -156,9 +168,9 @@ def _spreads(rows: Sequence[Measurement], errors: dict[str, LogErrors]) -> str:
     """What `sizing.efficiency.FIT` records: the widths of the bands."""
     parts = []
     for title, few in ((f"at most {FEW} in flight", True), ("more", False)):
-        chosen = [row for row in rows if is_few(row) is few]
+        chosen = [errors[row.name] for row in rows if is_few(row) is few]
         widths = {
-            name: percentile((abs(getattr(errors[row.name], name)) for row in chosen), 0.9)
+            name: percentile((abs(e) for e in (getattr(one, name) for one in chosen) if e is not None), 0.9)
             for name in ("ttft", "tpot", "output_rate")
         }
         parts.append(f"{title} (n={len(chosen)}) " + " ".join(f"{name} {width:.3f}" for name, width in widths.items()))
@@ -167,14 +179,17 @@ def _spreads(rows: Sequence[Measurement], errors: dict[str, LogErrors]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Measured speed beside predicted.")
-    parser.add_argument("--perf", type=Path, help="JSON list of measured runs")
-    parser.add_argument("--configs", type=Path, help="JSON object of config.json by model")
+    parser.add_argument(
+        "--perf", type=Path, nargs="+", default=[], help="JSON lists of runs, or one run a line (.jsonl)"
+    )
+    parser.add_argument("--configs", type=Path, nargs="+", default=[], help="JSON objects of config.json by model")
+    parser.add_argument("--alone", action="store_true", help="without the public runs of benchmarks/data")
     parser.add_argument("--out", type=Path, help="one JSON line per row goes here")
     asked = parser.parse_args(argv)
     try:
-        if asked.perf is None or asked.configs is None:
-            raise ConfigError("no measured runs given: make bench-speed PERF=runs.json CONFIGS=configs.json")
-        show(Console(width=120, highlight=False), read_rows(asked.perf, asked.configs), asked.out)
+        own = not (asked.perf and asked.alone)
+        perf, configs = [*asked.perf, *[OWN_ROWS] * own], [*asked.configs, *[OWN_CONFIGS] * own]
+        show(Console(width=120, highlight=False), read_rows(perf, configs), asked.out)
     except (BenchError, OSError) as error:
         sys.stderr.write(f"bench-speed: {error}\n")
         return 2

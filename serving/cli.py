@@ -1,26 +1,58 @@
-"""The command line: `berth serve | size | gateway | bench | keys`. Each command lives in `serving.commands`."""
+"""The command line: `berth serve | size | gateway | bench | keys`. Each command lives in `serving.commands`.
 
-from typing import Annotated
+A command's module is imported when it is asked for: sizing a model needs neither the gateway nor the engines.
+"""
+
+from importlib import import_module
+from importlib.metadata import version as distribution_version
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_command
 
-from gateway.app import VERSION
-from serving.commands import bench, keys
-from serving.commands.gateway import gateway
-from serving.commands.serve import serve
-from serving.commands.size import size
+# The function or the typer.Typer of that name in the module.
+_COMMANDS = {
+    "serve": "serving.commands.serve:serve",
+    "size": "serving.commands.size:size",
+    "gateway": "serving.commands.gateway:gateway",
+    "bench": "serving.commands.bench:app",
+    "keys": "serving.commands.keys:app",
+}
 
-app = typer.Typer(name="berth", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-app.command()(serve)
-app.command()(size)
-app.command()(gateway)
-app.add_typer(bench.app, name="bench")
-app.add_typer(keys.app, name="keys")
+
+class _OnDemand(TyperGroup):
+    """A group that knows its commands by name, and imports the one that is asked for.
+
+    Typer carries a click of its own, without public types.
+    """
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        where = _COMMANDS.get(cmd_name)
+        if where is None:
+            return None
+        module, _, name = where.partition(":")
+        found = getattr(import_module(module), name)
+        if not isinstance(found, typer.Typer):
+            alone = typer.Typer(add_completion=False)
+            alone.command(cmd_name)(found)
+            found = alone
+        command = get_command(found)
+        command.name = cmd_name
+        return command
+
+
+app = typer.Typer(
+    name="berth", cls=_OnDemand, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
 
 
 def _version(asked: bool) -> None:
     if asked:
-        typer.echo(f"berth {VERSION}")
+        typer.echo(f"berth {distribution_version('berth')}")
         raise typer.Exit
 
 

@@ -7,14 +7,15 @@ larger one is the peak.
 
 from dataclasses import dataclass
 
+from sizing.gpu import GIB
 from sizing.layers import Latent
 from sizing.model import ModelShape
-from sizing.overheads import Band, Overheads
+from sizing.overheads import Band, Overheads, exactly
 from sizing.release import Release
 
 _RUNNER_2_EVERYWHERE = 29  # the first minor version in which every model runs on the second model runner
 _RUNNER_2_FIRST = 24
-_MASKING_SAMPLER = 17
+_WORKSPACE_KEPT = 18  # v1/worker/workspace.py, for every kernel of mixtures
 # vllm/config/vllm.py: DEFAULT_V2_MODEL_RUNNER_ARCHITECTURES of 0.24 and of 0.27
 _RUNNER_2_MODELS = {
     24: frozenset(
@@ -60,21 +61,27 @@ def activation_peak(
     max_model_len: int,
     overheads: Overheads,
 ) -> Peak:
-    """The higher of the two peaks; only the last pipeline stage samples."""
-    tokens = batch.max_num_batched_tokens
-    width = _forward_width(model, tensor_parallel_size, enable_expert_parallel)
-    forward = overheads.forward_copies.scaled(tokens * width * model.dtype_bytes)
-    forward = _plus(forward, _latent_workspace(model, batch, tensor_parallel_size, max_model_len))
+    """The higher of the two peaks; only the last pipeline stage samples.
+
+    The hidden states of the whole batch stay alive while the last of each sequence is sampled, and so do the
+    mixture's workspaces where they belong to the runner.
+    """
+    tokens, element = batch.max_num_batched_tokens, model.dtype_bytes
+    workspace = tokens * element * _expert_workspace(model, tensor_parallel_size, enable_expert_parallel)
+    width = _dense_width(model, tensor_parallel_size)
+    forward = overheads.forward_copies.scaled(tokens * width * element)
+    forward += exactly(workspace + _latent_workspace(model, batch, tensor_parallel_size, max_model_len))
     peak = Peak(forward, f"forward pass of {tokens:,} tokens (max_num_batched_tokens)")
     if last_stage:
         rows = min(batch.max_num_seqs, tokens)
-        sampler = _sampler(model, release, overheads).scaled(rows * model.vocab_size)
+        sampler = _sampler_bytes_per_logit(model, release, overheads).scaled(rows * model.vocab_size)
+        alive = tokens * model.hidden_size * element + (workspace if release.minor >= _WORKSPACE_KEPT else 0)
+        sampler += exactly(alive)
         if sampler.value > forward.value:
             peak = Peak(sampler, f"sampling {rows:,} sequences (max_num_seqs) over {model.vocab_size:,} tokens")
         # whichever is the peak, it is at least as high as the other might be
         peak = Peak(Band(peak.bytes.value, max(forward.low, sampler.low), max(forward.high, sampler.high)), peak.why)
-    floor = overheads.activation_floor_gib.scaled(2**30)
-    return Peak(Band(*(getattr(peak.bytes, at) + getattr(floor, at) for at in ("value", "low", "high"))), peak.why)
+    return Peak(peak.bytes + overheads.activation_floor_gib.at(release).scaled(GIB), peak.why)
 
 
 def second_runner(model: ModelShape, release: Release) -> bool:
@@ -97,26 +104,30 @@ def penalty_state_bytes(model: ModelShape, batch: Batch, release: Release) -> in
     return batch.max_num_seqs * (4 * model.vocab_size + 4 * -(-model.vocab_size // 32))
 
 
-def _sampler(model: ModelShape, release: Release, overheads: Overheads) -> Band:
-    if second_runner(model, release):
-        return overheads.sampler_in_place
-    return overheads.sampler_masking if release.minor >= _MASKING_SAMPLER else overheads.sampler_sorting
+def _sampler_bytes_per_logit(model: ModelShape, release: Release, overheads: Overheads) -> Band:
+    """The logits in the served type, and what sampling adds to them."""
+    added = overheads.sampler_in_place if second_runner(model, release) else overheads.sampler.at(release)
+    return added + exactly(model.dtype_bytes)
 
 
-def _forward_width(model: ModelShape, tp: int, expert_parallel: bool) -> float:
-    """Elements per token that are alive at once, in units of `forward_copies`.
+def _dense_width(model: ModelShape, tp: int) -> float:
+    """Elements per token, in units of `forward_copies`: the feed-forward width on this rank and the hidden states."""
+    dense = model.intermediate_size > 0 and model.num_moe_layers < model.num_hidden_layers
+    return (model.intermediate_size / tp if dense else 0.0) + model.hidden_size
 
-    A dense layer: its feed-forward width on this rank and the hidden states. A mixture keeps, for each token and
-    expert it visits, the wider of gate-and-up and output, and the activation between them (fused_moe.py: the
-    intermediate caches).
+
+def _expert_workspace(model: ModelShape, tp: int, expert_parallel: bool) -> float:
+    """Elements per token of the two buffers that a mixture's kernels work in.
+
+    For each expert that a token visits, the wider of its gate-and-up projection and the hidden states, and the wider
+    of its activation and the hidden states (layers/fused_moe/modular_kernel.py: workspace13 and workspace2). The
+    kernels that take MXFP4 as it is bring their own.
     """
-    dense = model.intermediate_size / tp + model.hidden_size
-    if not model.num_moe_layers:
-        return dense
-    expert_width = model.moe_intermediate_size / (1 if expert_parallel else tp)
-    visited = model.num_experts_per_tok * (max(2 * expert_width, model.hidden_size) + expert_width)
-    mixture = visited / 3 + model.hidden_size
-    return max(dense, mixture) if model.num_moe_layers < model.num_hidden_layers else mixture
+    if not model.num_moe_layers or model.quantization == "mxfp4":
+        return 0.0
+    width = model.moe_intermediate_size / (1 if expert_parallel else tp)
+    routed = model.num_experts_per_tok - model.num_shared_experts
+    return routed * (max(2 * width, model.hidden_size) + max(width, model.hidden_size))
 
 
 def _latent_workspace(model: ModelShape, batch: Batch, tp: int, max_model_len: int) -> float:
@@ -125,7 +136,3 @@ def _latent_workspace(model: ModelShape, batch: Batch, tp: int, max_model_len: i
         return 0.0
     tokens = min(max(8 * max_model_len, 4 * batch.max_num_seqs * 16), _MLA_WORKSPACE_TOKENS)
     return tokens * model.num_attention_heads / tp * _MLA_EXPANDED_WIDTH * model.dtype_bytes
-
-
-def _plus(band: Band, extra: float) -> Band:
-    return Band(band.value + extra, band.low + extra, band.high + extra)

@@ -18,8 +18,11 @@ class Anatomy:
     """Of a dense layer; where there is none, of one expert."""
     num_experts: int = 0
     num_experts_per_tok: int = 0
+    """Shared ones included."""
     moe_intermediate_size: int = 0
     num_moe_layers: int = 0
+    num_shared_experts: int = 0
+    """Of those per token: as many as the shared ones are wide, which no router picks."""
 
 
 def gated_mlp(hidden: int, width: int) -> ParameterCount:

@@ -104,34 +104,23 @@ WRAPPERS: dict[str, str] = {
 }
 
 
-def architecture_name(config: Mapping[str, object], *, name: str) -> str:
-    """The first architecture that a config names.
-
-    Raises:
-        UnsupportedModelError: it names none.
-    """
+def architecture_name(config: Mapping[str, object]) -> str | None:
+    """The first architecture that a config names; None where it names none."""
     names = config.get("architectures")
     architecture = names[0] if isinstance(names, list) and names else None
-    if not isinstance(architecture, str):
-        raise UnsupportedModelError(
-            f"{name}: config.json names no architecture, so its layers are unknown; "
-            'add "architectures": ["..."] as the model card gives it'
-        )
-    return architecture
+    return architecture if isinstance(architecture, str) else None
 
 
 def check_supported(config: Mapping[str, object], architecture: str, *, name: str) -> None:
-    """Raises UnsupportedModelError, naming the kind of layer that is not sized yet."""
-    if architecture in FAMILIES:
-        return
-    kind = unsized_layers(config)
-    if architecture in ARCHITECTURES and kind is None:
-        return
-    reason = f"has {kind}, and that is" if kind else "is an architecture that is"
-    known = sorted(
-        {key.removesuffix("ForCausalLM") for key in (*ARCHITECTURES, *FAMILIES) if key != "LLaMAForCausalLM"}
-    )
-    raise UnsupportedModelError(f"{name}: {architecture} {reason} not sized yet; sized today are {', '.join(known)}")
+    """Raises UnsupportedModelError where a plain decoder's config announces a layer that is not sized in it."""
+    kind = unsized_layers(config) if architecture in ARCHITECTURES else None
+    if kind is not None:
+        known = sorted(
+            {key.removesuffix("ForCausalLM") for key in (*ARCHITECTURES, *FAMILIES) if key != "LLaMAForCausalLM"}
+        )
+        raise UnsupportedModelError(
+            f"{name}: {architecture} has {kind}, and that is not sized yet; sized today are {', '.join(known)}"
+        )
 
 
 def unsized_layers(config: Mapping[str, object]) -> str | None:

@@ -126,6 +126,24 @@ _CARDS = (
     # only the sparse FP4 rate is published (1 PFLOP/s); link: ConnectX-7, 200 Gb/s each way
     _row("GB10", 273, (None, None, None, 500), 50, 140, (12, 1), "NVIDIA DGX Spark datasheet"),
     _row("MI300X", 5300, (1307.4, 2614.9, 2614.9, None), 896, 750, None, "AMD Instinct MI300X datasheet"),
+    _row("A100-PCIe-40GB", 1555, (312, None, 624, None), 64, 250, (8, 0), "NVIDIA A100 datasheet, PCIe"),
+    _row("A100-PCIe-80GB", 1935, (312, None, 624, None), 64, 300, (8, 0), "NVIDIA A100 datasheet, PCIe"),
+    _row("H100-PCIe", 2000, (756.5, 1513, 1513, None), 128, 350, (9, 0), "NVIDIA H100 datasheet, PCIe"),
+    # link: PCIe's; its NVLink bridge joins two cards at 600 GB/s
+    _row("H100-NVL", 3900, (835.5, 1671, 1671, None), 128, 400, (9, 0), "NVIDIA H100 NVL datasheet"),
+    _row("H20", 4000, (148, 296, 296, None), 900, 400, (9, 0), "NVIDIA H20 datasheet"),
+    _row("L40", 864, (181.05, 362.1, 362.1, None), 64, 300, (8, 9), "NVIDIA L40 datasheet"),
+    _row("A10", 600, (125, None, 250, None), 64, 150, (8, 6), "NVIDIA A10 datasheet"),
+    _row("RTXA6000", 768, (154.8, None, 309.7, None), 64, 300, (8, 6), "NVIDIA Ampere GA102 whitepaper"),
+    _row("RTX6000Ada", 960, (364.2, 728.5, 728.5, None), 64, 300, (8, 9), "NVIDIA RTX 6000 Ada datasheet"),
+    _row("RTX3060", 360, (25.4, None, 101.7, None), 64, 170, (8, 6), "28 of GA102's SMs at 1.78 GHz (derived)"),
+    _row("RTX4060Ti-16GB", 288, (44.1, 88.3, 176.5, None), 32, 165, (8, 9), "34 of AD102's SMs at 2.54 GHz (derived)"),
+    _row("RTX4070TiSUPER", 672, (88.2, 176.4, 352.9, None), 64, 285, (8, 9), "66 of AD102's SMs at 2.61 GHz (derived)"),
+    _row("RTX4080", 716.8, (97.5, 194.9, 389.9, None), 64, 320, (8, 9), "NVIDIA Ada whitepaper"),
+    _row("RTX5070Ti", 896, (87.9, 175.8, 351.5, 703), 128, 300, (12, 0), "NVIDIA RTX Blackwell whitepaper"),
+    _row("RTX5080", 960, (112.6, 225.1, 450.2, 900.4), 128, 360, (12, 0), "NVIDIA RTX Blackwell whitepaper"),
+    _row("MI325X", 6000, (1307.4, 2614.9, 2614.9, None), 896, 1000, None, "AMD Instinct MI325X datasheet"),
+    _row("MI355X", 8000, (2516.6, 5033.2, 5033.2, 10066.4), 1075, 1400, None, "AMD Instinct MI355X datasheet"),
     Card("CPU", None, None, None, None, None, None, None, None, "depends on the machine: processor()", None),
 )
 

@@ -16,9 +16,10 @@ from sizing.config_values import ConfigValues
 from sizing.division import read_granule
 from sizing.errors import ModelFileError, UnsupportedModelError
 from sizing.headers import Tensor, is_encoder, loaded_bytes, loaded_tensors, stored_dtype
-from sizing.model import Dtype, KvCacheDtype, ModelShape
+from sizing.model import Dtype, KvCacheDtype, ModelShape, ParameterCount
 from sizing.parameters import count_parameters
 from sizing.plain import windows
+from sizing.structure import assumed, by_structure
 
 _DTYPES: dict[str, Dtype] = {
     "bfloat16": "bfloat16",
@@ -42,6 +43,8 @@ _LENGTH_KEYS = (
 # vllm/config/model.py: _get_and_verify_max_len; these leave max_position_embeddings already scaled
 _UNSCALED_ROPE = {"default", "su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling"}
 _COUNT_TOLERANCE = 0.01
+_ASSUMED_MODEL_LEN = 32_768
+_ANY_MODEL_LEN = 2**24
 
 
 def parse_config(values: Mapping[str, object], *, name: str, tensors: Sequence[Tensor] | None = None) -> ModelShape:
@@ -51,23 +54,48 @@ def parse_config(values: Mapping[str, object], *, name: str, tensors: Sequence[T
         ModelFileError: a key is missing or impossible, or the headers do not fit the config.
         UnsupportedModelError: a family, a kind of layer or a number format that is not sized yet.
     """
-    architecture = architecture_name(values, name=name)
-    wrapped = WRAPPERS.get(architecture)
-    if wrapped is not None:
-        values = _text_values(values, name=name)
-    check_supported(values, wrapped or architecture, name=name)
+    shape, wrapped = _unweighed(values, name=name, tensors=tensors)
+    return _weighed(shape, tensors, wrapped=wrapped)
+
+
+def kv_layers(values: Mapping[str, object], *, name: str) -> ModelShape:
+    """What a `config.json` says of the KV cache alone, from one that may lack the sizes of weights.
+
+    All that is about weights is 0 in the answer: it sizes the cache and nothing else.
+
+    Raises:
+        ModelFileError, UnsupportedModelError: as parse_config, for what the cache depends on.
+    """
+    if values.get("head_dim") is None and values.get("hidden_size") is None and "text_config" not in values:
+        raise ModelFileError(f"{name}: config.json has neither head_dim nor hidden_size; its KV cache has no width")
+    heads = values.get("num_attention_heads") or values.get("num_key_value_heads")
+    filled = {key: value for key, value in values.items() if value is not None}
+    unweighed = {"hidden_size": 1, "intermediate_size": 1, "vocab_size": 1, "num_attention_heads": heads}
+    shape, _ = _unweighed({**unweighed, **filled}, name=name, tensors=None)
+    return replace(shape, hidden_size=0, intermediate_size=0, vocab_size=0, parameters=ParameterCount())
+
+
+def _unweighed(values: Mapping[str, object], *, name: str, tensors: Sequence[Tensor] | None) -> tuple[ModelShape, bool]:
+    """The shape without its weights, and whether the decoder is inside a multimodal wrapper."""
+    architecture = architecture_name(values)
+    wrapped = architecture in WRAPPERS
+    known = WRAPPERS.get(architecture or "", architecture)
+    if wrapped or (known not in ARCHITECTURES and known not in FAMILIES and "text_config" in values):
+        values, wrapped = _text_values(values, name=name), True
+        known = known if known in ARCHITECTURES or known in FAMILIES else architecture_name(values)
     config = ConfigValues(name, values)
-    family = FAMILIES.get(wrapped or architecture)
-    if family is not None:
-        shape = _family_shape(config, wrapped or architecture, family(config), tensors)
+    if known in ARCHITECTURES:
+        check_supported(values, known, name=name)
+        shape = _plain_shape(config, known, tensors)
+    elif known in FAMILIES:
+        shape = _family_shape(config, known, FAMILIES[known](config), tensors)
     else:
-        shape = _plain_shape(config, wrapped or architecture, tensors)
+        shape = _shape_by_structure(config, architecture, tensors)
     if shape.num_attention_heads % shape.num_key_value_heads:
         raise config.impossible(
             "num_key_value_heads", f"does not divide the {shape.num_attention_heads} attention heads"
         )
-    shape = _weighed(shape, tensors, wrapped=wrapped is not None)
-    return replace(shape, architecture=architecture)
+    return replace(shape, architecture=architecture or ""), wrapped
 
 
 def _text_values(values: Mapping[str, object], *, name: str) -> Mapping[str, object]:
@@ -125,9 +153,22 @@ def _family_shape(
         num_experts_per_tok=anatomy.num_experts_per_tok,
         moe_intermediate_size=anatomy.moe_intermediate_size,
         num_moe_layers=anatomy.num_moe_layers,
+        num_shared_experts=anatomy.num_shared_experts,
         layers=anatomy.layers,
         parameters=anatomy.parameters,
     )
+
+
+def _shape_by_structure(config: ConfigValues, architecture: str | None, tensors: Sequence[Tensor] | None) -> ModelShape:
+    """A model whose architecture is not known, with what had to be taken to be so."""
+    anatomy = by_structure(config)
+    taken = assumed(architecture, anatomy)
+    if any(config.values.get(key) is not None for key in _LENGTH_KEYS):
+        return replace(_family_shape(config, "", anatomy, tensors), assumed=taken)
+    filled = ConfigValues(config.name, {**config.values, "max_position_embeddings": _ASSUMED_MODEL_LEN})
+    shape = _family_shape(filled, "", anatomy, tensors)
+    taken += f"; it has no context length, and {_ASSUMED_MODEL_LEN:,} is taken where none is asked for"
+    return replace(shape, assumed=taken, longest_model_len=_ANY_MODEL_LEN)
 
 
 def _plain_shape(config: ConfigValues, architecture_name: str, tensors: Sequence[Tensor] | None) -> ModelShape:

@@ -1,4 +1,4 @@
-"""How much of a card's published speed an engine reaches: ten fitted coefficients, and a few held ones, as data."""
+"""How much of a card's published speed an engine reaches: seventeen fitted coefficients, a few held ones."""
 
 from dataclasses import dataclass
 from datetime import date
@@ -8,17 +8,19 @@ from sizing.gpu import Link
 
 @dataclass(frozen=True)
 class Efficiency:
-    """Shares lie between 0 and 1, times are in seconds. The first ten are fitted, the rest are held."""
+    """Shares lie between 0 and 1, times are in seconds. The first seventeen are fitted, the rest are held."""
 
     expert_bandwidth: float
     """Share of memory bandwidth that reading experts reaches."""
-    expert_bandwidth_fp4: float
-    """The same where four-bit weights go into the matrix units as they are."""
+    expert_bandwidth_fused: float
+    """The same by the fused kernels of B200-class cards."""
     routing_independence: float
     """n tokens of one step touch as many experts as n ** this would if they chose independently."""
     kv_bandwidth: float
     expert_compute: float
     """Share of the 16-bit arithmetic that experts reach in prefill."""
+    expert_compute_fused: float
+    """The same by the fused kernels of B200-class cards."""
     expert_layer_s: float
     """What routing, sorting and the experts' own launches add to a layer in one step."""
     all_reduce_s: float
@@ -29,57 +31,91 @@ class Efficiency:
     """One layer's share of a prompt that no batch hides: launches outside CUDA graphs."""
     request_s: float
     """HTTP, tokenizing and scheduling before the first step."""
-
-    # Held, because the rows have no dense model: 0.80, 0.50 and 30 us put Llama-3.1-70B in FP8 at concurrency 4 on one
-    # and four H200 (21.5 and 9.9 ms per token measured) and B200 (16.3 and 8.0) within 15 %, and its FP4 at the 2.6
-    # times of the weights' reading time that was measured.
-    layer_s: float = 30e-6
+    layer_s: float
     """Launches and small kernels of one layer in one step, whatever the batch."""
-    dense_bandwidth: float = 0.80
+    dense_bandwidth: float
+    on_chip_bandwidth: float
+    """Bytes/s that kernels move on from the memory's interface, one after the other with the reading itself: why a card
+    of twice the bandwidth does not read twice as fast."""
+    narrow_layer_s: float
+    """What a product with weights narrower than its activations adds to a layer: quantizing those first."""
+    dense_compute: float
+    opening_share: float
+    """Share of a closed-loop run in which its requests all wait for each other, having been sent at once."""
+
+    # Held. 0.50 puts Llama-3.1-70B in FP4 on one B200 at the 2.6 times of its weights' reading time that was measured.
     dense_bandwidth_4bit: float = 0.50
-    dense_compute: float = 0.60
     narrow_gain: float = 0.50
     """Of k times the arithmetic rate that a narrower type promises, k ** this arrives."""
     step_s: float = 300e-6
     link_share: float = 0.80
     """Of the link's bandwidth in one direction, what an all-reduce reaches (NCCL's bus bandwidth)."""
-    opening_share: float = 0.15
-    """Share of a closed-loop run in which its requests all wait for each other, having been sent at once."""
-    # Not measured: no row has such a link.
+    # Not measured: no row has such a link, or several stages.
     pcie_all_reduce_s: float = 120e-6
     xgmi_all_reduce_s: float = 60e-6
+    fabric_hop_s: float = 30e-6
+    """Handing a batch's activations to the next pipeline stage, over NVLink or Infinity Fabric."""
+    pcie_hop_s: float = 150e-6
 
     def layer_all_reduce_s(self, link: Link) -> float:
         if link == "nvlink":
             return self.all_reduce_s
         return self.xgmi_all_reduce_s if link == "xgmi" else self.pcie_all_reduce_s
 
+    def hop_s(self, link: Link) -> float:
+        return self.fabric_hop_s if link in ("nvlink", "xgmi") else self.pcie_hop_s
+
 
 FITTED = (
     "expert_bandwidth",
-    "expert_bandwidth_fp4",
+    "expert_bandwidth_fused",
     "routing_independence",
     "kv_bandwidth",
     "expert_compute",
+    "expert_compute_fused",
     "expert_layer_s",
     "all_reduce_s",
     "sequence_s",
     "prefill_layer_s",
     "request_s",
+    "layer_s",
+    "dense_bandwidth",
+    "on_chip_bandwidth",
+    "narrow_layer_s",
+    "dense_compute",
+    "opening_share",
 )
-SHARES = frozenset({"expert_bandwidth", "expert_bandwidth_fp4", "kv_bandwidth", "expert_compute"})
+SHARES = frozenset(
+    {
+        "expert_bandwidth",
+        "expert_bandwidth_fused",
+        "kv_bandwidth",
+        "expert_compute",
+        "expert_compute_fused",
+        "dense_bandwidth",
+        "dense_compute",
+        "opening_share",
+    }
+)
 
 START = Efficiency(
     expert_bandwidth=0.55,
-    expert_bandwidth_fp4=0.80,
+    expert_bandwidth_fused=0.80,
     routing_independence=1.0,
     kv_bandwidth=0.70,
     expert_compute=0.35,
+    expert_compute_fused=0.30,
     expert_layer_s=20e-6,
     all_reduce_s=32e-6,
     sequence_s=15e-6,
     prefill_layer_s=100e-6,
     request_s=25e-3,
+    layer_s=30e-6,
+    dense_bandwidth=0.80,
+    on_chip_bandwidth=40e12,
+    narrow_layer_s=5e-6,
+    dense_compute=0.60,
+    opening_share=0.15,
 )
 """What one would guess before seeing a row; the fit starts here and is pulled back to it where rows say nothing."""
 
@@ -96,7 +132,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class FitRecord:
-    """Where the coefficients come from, and how far off they were."""
+    """Where the coefficients come from, and how far off fits without a group were on that group."""
 
     as_of: date
     rows: int
@@ -107,25 +143,31 @@ class FitRecord:
     few_at_most: int = 16
 
 
-# aiconfigurator's silicon_sample.csv (measured runs of vLLM 0.12-0.19), the fit half by benchmarks/sizing_speed.py:
-# MiniMax-M2.5 on B300, Kimi-K2.5 and gpt-oss-120b on H200. The check half, which they did not see, is quoted in
-# benchmarks/results/sizing_speed.txt; `make bench-speed` prints both anew.
+# All rows of benchmarks/results/sizing_speed.txt; how right such a fit is for models and cards it did not see is told
+# by the fits that each left a group out (`make bench-speed` prints them anew), and that is how wide the bands are.
 EFFICIENCY = Efficiency(
-    expert_bandwidth=0.3846,
-    expert_bandwidth_fp4=0.8160,
-    routing_independence=0.8357,
-    kv_bandwidth=0.8165,
-    expert_compute=0.2505,
-    expert_layer_s=21.05e-6,
-    all_reduce_s=35.02e-6,
-    sequence_s=11.41e-6,
-    prefill_layer_s=136.7e-6,
-    request_s=22.94e-3,
+    expert_bandwidth=0.3436,
+    expert_bandwidth_fused=0.8692,
+    routing_independence=0.8000,
+    kv_bandwidth=0.4563,
+    expert_compute=0.2548,
+    expert_compute_fused=0.3851,
+    expert_layer_s=28.02e-6,
+    all_reduce_s=35.06e-6,
+    sequence_s=14.02e-6,
+    prefill_layer_s=71.57e-6,
+    request_s=33.06e-3,
+    layer_s=13.89e-6,
+    dense_bandwidth=0.7813,
+    on_chip_bandwidth=69.34e12,
+    narrow_layer_s=9.492e-6,
+    dense_compute=0.5504,
+    opening_share=0.2118,
 )
 FIT = FitRecord(
-    as_of=date(2026, 11, 23),
-    rows=26,
-    source="ai-dynamo/aiconfigurator, systems/silicon_sample.csv: H200, B200 and B300, vLLM 0.12-0.19",
-    few=Spread(ttft=0.374, tpot=0.270, output_rate=0.272, rows=33),
-    many=Spread(ttft=0.342, tpot=0.357, output_rate=0.347, rows=20),
+    as_of=date(2026, 11, 24),
+    rows=96,
+    source="aiconfigurator's silicon_sample.csv (53 rows) and benchmarks/data/perf_public.jsonl",
+    few=Spread(ttft=0.391, tpot=0.207, output_rate=0.216, rows=70),
+    many=Spread(ttft=0.386, tpot=0.270, output_rate=0.311, rows=26),
 )

@@ -1,34 +1,84 @@
 """From a model's layers and how it is served to the KV cache of one engine."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sizing.errors import QuestionError, UnsupportedModelError
 from sizing.kv_cache import KvCache, kv_cache
-from sizing.layers import Attention, Indexer, Latent, Layer, Recurrent
+from sizing.layers import (
+    Attention,
+    Compressed,
+    CompressorState,
+    Indexer,
+    IndexKeys,
+    Latent,
+    Layer,
+    Layers,
+    Recurrent,
+)
 from sizing.model import DTYPE_BYTES, KvCacheDtype, ModelShape
-from sizing.pages import ChunkedPage, FullPage, LatentPage, Page, SlidingPage, StatePage
+from sizing.pages import ChunkedPage, FullPage, LatentPage, Page, SlidingLatentPage, SlidingPage, StatePage
+from sizing.release import NEWEST, MambaCacheMode, Release
 
 _FP8_BYTES = 1
-_LATENT_HYBRID_ALIGNMENT = 128  # vllm/platforms/interface.py: MLA decode kernels beside recurrent layers
+_PACKED_SPARSE_BYTES = 656  # fp8_ds_mla: v1/attention/backends/mla/flashmla_sparse.py
+_PROCESSOR_STATE_BYTES = 4  # vllm/platforms/cpu.py keeps recurrent states in float32
+# DeepSeek V4 (vllm/models/deepseek_v4): blocks of the rows, of windows and of unfinished rows, and what pages align to.
+_COMPRESSED_BLOCK = 256
+_COMPRESSED_WINDOW_BLOCK = 64
+_COMPRESSOR_BLOCKS = {4: 4, 128: 8}
+_COMPRESSED_ALIGNMENT = 576
+_HOPPER = 9
+
+
+@dataclass(frozen=True)
+class Drafter:
+    """What proposes tokens ahead of the model: prediction layers of its own (`mtp`), an EAGLE head or a small model."""
+
+    method: str
+    num_speculative_tokens: int
+    layers: Layers = ()
+    """What its layers keep; they are on the last pipeline stage, and none for n-grams."""
+
+    @property
+    def retained_tokens(self) -> int:
+        """What a chain of prediction modules reads past a window (config/vllm.py: num_prefill_lookahead_tokens)."""
+        chained = self.method == "mtp" and min(len(self.layers), self.num_speculative_tokens) > 1
+        return self.num_speculative_tokens - 1 if chained else 0
 
 
 @dataclass(frozen=True)
 class Serving:
-    """What decides the cache beside the model; names are vLLM's flags."""
+    """What decides the cache beside the model; names are vLLM's flags, and None is the release's default."""
 
     block_size: int
     tensor_parallel_size: int = 1
     pipeline_parallel_size: int = 1
     kv_cache_dtype: str = "auto"
     max_num_batched_tokens: int = 0
-    enable_prefix_caching: bool = True
-    async_scheduling: bool = True
+    enable_prefix_caching: bool | None = None
+    async_scheduling: bool | None = None
+    release: Release = NEWEST
+    hybrid_kv_cache_manager: bool = True
+    """False: `--disable-hybrid-kv-cache-manager`."""
+    decode_context_parallel_size: int = 1
+    speculative: Drafter | None = None
+    compute_major: int | None = None
+    """The card's generation, on which the layout beside an indexer depends; None: as Hopper."""
+    on_processor: bool = False
 
     @property
     def max_in_flight_tokens(self) -> int:
-        """One batch per pipeline stage, and one that is scheduled ahead of its turn (vllm/config/vllm.py)."""
-        return (self.pipeline_parallel_size + int(self.async_scheduling)) * self.max_num_batched_tokens
+        """Batches that may be under way at once, in tokens."""
+        overlapped = self.release.async_scheduling if self.async_scheduling is None else self.async_scheduling
+        return self.release.in_flight_tokens(
+            self.max_num_batched_tokens, self.pipeline_parallel_size, overlapped=overlapped
+        )
+
+    @property
+    def speculative_tokens(self) -> int:
+        return self.speculative.num_speculative_tokens if self.speculative else 0
 
 
 class Caches:
@@ -53,15 +103,22 @@ def engine_cache(model: ModelShape, serving: Serving) -> KvCache:
         QuestionError: a KV cache type that is not sized.
         UnsupportedModelError: layers that vLLM cannot serve together.
     """
-    dtype_bytes = _dtype_bytes(model, serving.kv_cache_dtype)
+    dtype_bytes = _dtype_bytes(model, serving)
+    if any(isinstance(layer, Compressed) for layer in _distinct(model)):
+        serving = replace(serving, block_size=_COMPRESSED_BLOCK)
     serving = replace(serving, block_size=_hybrid_block_size(model, serving, dtype_bytes))
-    page_of = {layer: _page(layer, model, serving, dtype_bytes) for layer in _distinct(model)}
-    pages = [[page_of[layer] for layer in caches] for caches in model.cache_layers]
+    drafted = serving.speculative.layers if serving.speculative else ()
+    layers = (*model.cache_layers, *drafted)
+    page_of = {
+        layer: _page(layer, model, serving, dtype_bytes) for layer in dict.fromkeys(c for each in layers for c in each)
+    }
+    pages = [[page_of[layer] for layer in caches] for caches in layers]
     stages, start = [], 0
     for stage in pipeline_stages(model.num_hidden_layers, serving.pipeline_parallel_size):
         end = start + sum(len(pages[layer]) for layer in stage)
         stages.append(range(start, end))
         start = end
+    stages[-1] = range(stages[-1].start, start + sum(len(caches) for caches in pages[model.num_hidden_layers :]))
     if not all(stages):
         raise UnsupportedModelError(
             f"{model.name}: with pipeline_parallel_size {serving.pipeline_parallel_size} a stage has no layer that "
@@ -72,6 +129,10 @@ def engine_cache(model: ModelShape, serving: Serving) -> KvCache:
         block_size=serving.block_size,
         stages=stages,
         in_flight_tokens=serving.max_in_flight_tokens,
+        context_shards=serving.decode_context_parallel_size,
+        release=serving.release,
+        hybrid=serving.hybrid_kv_cache_manager,
+        packed=any(isinstance(layer, Compressed) for layer in _distinct(model)),
     )
 
 
@@ -88,18 +149,80 @@ def pipeline_stages(num_layers: int, size: int) -> list[range]:
 
 
 def _page(layer: Layer, model: ModelShape, serving: Serving, dtype_bytes: int) -> Page:
+    block_size = serving.block_size
     match layer:
         case Attention():
             return _attention_page(layer, serving, dtype_bytes)
         case Latent():
-            return LatentPage(serving.block_size, layer.width * dtype_bytes, "indexed" if layer.indexed else "latent")
+            return LatentPage(
+                block_size, _latent_bytes(layer, model, serving, dtype_bytes), "indexed" if layer.indexed else "latent"
+            )
         case Indexer():
-            return LatentPage(serving.block_size, layer.token_bytes, "indexer")
+            alignment = _COMPRESSED_ALIGNMENT if layer.tokens_per_state > 1 else 1
+            return LatentPage(block_size, layer.token_bytes, "indexer", layer.tokens_per_state, alignment)
+        case IndexKeys():
+            return LatentPage(block_size, layer.head_dim * model.dtype_bytes, "indexer")
+        case Compressed() | CompressorState():
+            return _compressed_page(layer, serving)
         case Recurrent():
-            state_bytes = layer.page_bytes(serving.tensor_parallel_size, model.dtype_bytes)
-            blocks = 2 + layer.checkpoints if serving.enable_prefix_caching else 1
-            padded = serving.block_size * _token_bytes(model, serving, dtype_bytes)
-            return StatePage(serving.block_size, state_bytes, blocks, padded if padded != state_bytes else None)
+            return _state_page(layer, model, serving, dtype_bytes)
+
+
+def _state_page(layer: Recurrent, model: ModelShape, serving: Serving, dtype_bytes: int) -> StatePage:
+    """A state, padded to the page of attention, and as many as the cache mode and drafts ask for."""
+    state_bytes = _state_bytes(layer, model, serving)
+    mode = _mamba_cache_mode(layer, serving)
+    checkpoints = layer.checkpoints if serving.release.state_checkpoints else 0
+    blocks = {"none": 1, "align": 2 + checkpoints, "all": 0}[mode] + serving.speculative_tokens
+    padded = serving.block_size * _token_bytes(model, serving, dtype_bytes)
+    padded_bytes = padded if padded != state_bytes else None
+    return StatePage(serving.block_size, state_bytes, blocks, padded_bytes, every_block=mode == "all")
+
+
+def _mamba_cache_mode(layer: Recurrent, serving: Serving) -> MambaCacheMode:
+    caching = serving.enable_prefix_caching
+    if caching is None:
+        caching = serving.release.prefix_caching_beside_states
+    return serving.release.mamba_cache_mode(prefix_caching=caching, all_supported=layer.chunk_tokens is not None)
+
+
+def _state_bytes(layer: Recurrent, model: ModelShape, serving: Serving) -> int:
+    if serving.on_processor:
+        layer = replace(layer, state_bytes=_PROCESSOR_STATE_BYTES)
+    return layer.page_bytes(serving.tensor_parallel_size, model.dtype_bytes, serving.speculative_tokens)
+
+
+def _latent_bytes(layer: Latent, model: ModelShape, serving: Serving, dtype_bytes: int) -> int:
+    """One token's compressed vector, packed where the kernel beside an indexer wants it so."""
+    if layer.indexed and _sparse_packed(model, serving):
+        return _PACKED_SPARSE_BYTES
+    return layer.width * dtype_bytes
+
+
+def _compressed_page(layer: Compressed | CompressorState, serving: Serving) -> Page:
+    if isinstance(layer, CompressorState):
+        # keys and scores in float32, of as many tokens as make a row, twice that where rows overlap
+        row_bytes = 2 * layer.overlap * layer.head_dim * 4
+        return SlidingLatentPage(
+            _COMPRESSOR_BLOCKS[layer.tokens_per_state],
+            row_bytes,
+            alignment=_COMPRESSED_ALIGNMENT,
+            window=layer.overlap * layer.tokens_per_state,
+            retained_tokens=_retained(serving),
+        )
+    if layer.window is not None:
+        return SlidingLatentPage(
+            _COMPRESSED_WINDOW_BLOCK,
+            layer.row_bytes,
+            alignment=_COMPRESSED_ALIGNMENT,
+            window=layer.window,
+            retained_tokens=_retained(serving),
+        )
+    return LatentPage(serving.block_size, layer.row_bytes, "indexed", layer.tokens_per_state, _COMPRESSED_ALIGNMENT)
+
+
+def _retained(serving: Serving) -> int:
+    return serving.speculative.retained_tokens if serving.speculative else 0
 
 
 def _attention_page(layer: Attention, serving: Serving, dtype_bytes: int) -> Page:
@@ -107,7 +230,7 @@ def _attention_page(layer: Attention, serving: Serving, dtype_bytes: int) -> Pag
     full = FullPage(serving.block_size, heads, layer.head_dim, layer.value_dim, dtype_bytes)
     sizes = (full.block_size, full.num_kv_heads, full.head_dim, full.value_dim, full.dtype_bytes)
     if layer.window is not None:
-        return SlidingPage(*sizes, window=layer.window)
+        return SlidingPage(*sizes, window=layer.window, retained_tokens=_retained(serving))
     if layer.chunk is not None:
         return ChunkedPage(*sizes, chunk=layer.chunk)
     return full
@@ -116,18 +239,19 @@ def _attention_page(layer: Attention, serving: Serving, dtype_bytes: int) -> Pag
 def _hybrid_block_size(model: ModelShape, serving: Serving, dtype_bytes: int) -> int:
     """Tokens in a block beside recurrent layers: so many that an attention page is as large as a state.
 
-    vllm/platforms/interface.py: _align_hybrid_block_size, which then pads the state to the page.
+    vllm/platforms/interface.py: _align_hybrid_block_size, which then pads the state to the page; before 0.20
+    models/config.py: HybridAttentionMambaModelConfig.
     """
-    states = [
-        layer.page_bytes(serving.tensor_parallel_size, model.dtype_bytes)
-        for layer in _distinct(model)
-        if isinstance(layer, Recurrent)
-    ]
-    if not states:
+    layers = [layer for layer in _distinct(model) if isinstance(layer, Recurrent)]
+    if not layers:
         return serving.block_size
     latent = any(isinstance(layer, Latent) for layer in _distinct(model))
-    step = max(serving.block_size, _LATENT_HYBRID_ALIGNMENT) if latent else serving.block_size
-    steps = -(-max(states) // (step * _token_bytes(model, serving, dtype_bytes)))
+    step = serving.release.hybrid_latent_alignment(serving.block_size) if latent else serving.block_size
+    chunk = layers[0].chunk_tokens
+    if chunk is not None and _mamba_cache_mode(layers[0], serving) == "all":
+        step = math.lcm(chunk, step)
+    state_bytes = max(_state_bytes(layer, model, serving) for layer in layers)
+    steps = -(-state_bytes // (step * _token_bytes(model, serving, dtype_bytes)))
     return max(serving.block_size, step * steps)
 
 
@@ -146,22 +270,32 @@ def _distinct(model: ModelShape) -> Sequence[Layer]:
     return model.distinct_layers
 
 
-def _dtype_bytes(model: ModelShape, kv_cache_dtype: str) -> int:
+def _asked_dtype(model: ModelShape, serving: Serving) -> str:
+    """`--kv-cache-dtype` after what the checkpoint and the card make of `auto`."""
+    if serving.kv_cache_dtype != "auto":
+        return serving.kv_cache_dtype
+    if model.kv_cache_dtype != "auto":
+        return model.kv_cache_dtype
+    if not any(isinstance(layer, Indexer) for layer in _distinct(model)):
+        return "auto"
+    return serving.release.sparse_auto_dtype(model.architecture, serving.compute_major or _HOPPER)
+
+
+def _sparse_packed(model: ModelShape, serving: Serving) -> bool:
+    return serving.release.packs_sparse_latents(_asked_dtype(model, serving), serving.compute_major or _HOPPER)
+
+
+def _dtype_bytes(model: ModelShape, serving: Serving) -> int:
     sizes: dict[KvCacheDtype, int] = {
-        "auto": _FP8_BYTES if model.kv_cache_dtype.startswith("fp8") else model.dtype_bytes,
+        "auto": model.dtype_bytes,
         "bfloat16": DTYPE_BYTES["bfloat16"],
         "float16": DTYPE_BYTES["float16"],
         "fp8": _FP8_BYTES,
         "fp8_e4m3": _FP8_BYTES,
         "fp8_e5m2": _FP8_BYTES,
     }
+    asked = _asked_dtype(model, serving)
     for dtype, size in sizes.items():
-        if dtype != kv_cache_dtype:
-            continue
-        if size == _FP8_BYTES and any(isinstance(layer, Indexer) for layer in _distinct(model)):
-            raise QuestionError(
-                f"{model.name}: an fp8 KV cache beside an indexer has a layout that depends on the attention kernel, "
-                "which is not sized yet; ask for --kv-cache-dtype bfloat16"
-            )
-        return size
-    raise QuestionError(f"KV cache type {kv_cache_dtype!r} is not sized; use one of {', '.join(sizes)}")
+        if dtype == asked:
+            return size
+    raise QuestionError(f"KV cache type {asked!r} is not sized; use one of {', '.join(sizes)}")

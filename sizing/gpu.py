@@ -65,13 +65,9 @@ _CATALOGUE = (
         compute_major=12,
     ),
     _Row("A40", 44.4, "pcie", ("NVIDIA A40",), compute_major=8),  # vLLM profile
-    _Row(
-        "A100-40GB", 39.39, "nvlink", ("NVIDIA A100-SXM4-40GB", "NVIDIA A100-PCIE-40GB"), compute_major=8
-    ),  # vLLM: 39.39-39.56
-    _Row(
-        "A100-80GB", 79.14, "nvlink", ("NVIDIA A100-SXM4-80GB", "NVIDIA A100 80GB PCIe"), compute_major=8
-    ),  # vLLM: 79.14-79.33
-    _Row("H100", 79.14, "nvlink", ("NVIDIA H100 80GB HBM3", "NVIDIA H100 PCIe"), compute_major=9),  # vLLM: 79.14-79.33
+    _Row("A100-40GB", 39.39, "nvlink", ("NVIDIA A100-SXM4-40GB",), compute_major=8),  # vLLM: 39.39-39.56
+    _Row("A100-80GB", 79.14, "nvlink", ("NVIDIA A100-SXM4-80GB",), compute_major=8),  # vLLM: 79.14-79.33
+    _Row("H100", 79.14, "nvlink", ("NVIDIA H100 80GB HBM3",), compute_major=9),  # vLLM: 79.14-79.33
     _Row("H200", 139.8, "nvlink", ("NVIDIA H200",), compute_major=9),  # vLLM and PyTorch: 139.80-139.81
     _Row("GH200", 94.5, "nvlink", ("NVIDIA GH200 480GB",), compute_major=9),  # PyTorch: 94.50
     _Row("B200", 178.35, "nvlink", ("NVIDIA B200",), compute_major=10),  # PyTorch: 178.35
@@ -80,6 +76,34 @@ _CATALOGUE = (
         "GB10", 121.6, "pcie", ("NVIDIA GB10",), unified=True, compute_major=12
     ),  # vLLM: 121.6-121.7, shared with the processor
     _Row("MI300X", 191.69, "xgmi", ("AMD Instinct MI300X",)),  # vLLM: 191.69-191.98
+    # Boards of the same chips whose cards reach each other by PCIe: the memory is their SXM sisters'.
+    _Row("A100-PCIe-40GB", 39.39, "pcie", ("NVIDIA A100-PCIE-40GB",), compute_major=8),
+    _Row("A100-PCIe-80GB", 79.14, "pcie", ("NVIDIA A100 80GB PCIe",), compute_major=8),
+    _Row("H100-PCIe", 79.14, "pcie", ("NVIDIA H100 PCIe",), compute_major=9),
+    # Derived: what nvidia-smi shows, less what PyTorch sees less on the cards above (0.4-0.6 GiB). NVL bridges join
+    # two cards only.
+    _Row("H100-NVL", 93.0, "pcie", ("NVIDIA H100 NVL",), compute_major=9),  # 95,830 MiB
+    _Row("H20", 95.0, "nvlink", ("NVIDIA H20",), compute_major=9),  # 97,871 MiB, PRO 6000's 97,887 being 95.0
+    _Row("L40", 44.3, "pcie", ("NVIDIA L40",), compute_major=8),  # L40S's 46,068 MiB
+    _Row("A10", 22.03, "pcie", ("NVIDIA A10",), compute_major=8),  # A10G's 23,028 MiB
+    _Row("RTXA6000", 47.4, "pcie", ("NVIDIA RTX A6000", "A6000"), compute_major=8),  # vLLM: 48 GB cards 47.4-47.5
+    _Row(
+        "RTX6000Ada",
+        44.43,  # PyTorch, with ECC on (46,068 MiB); 47.4 with it off
+        "pcie",
+        ("NVIDIA RTX 6000 Ada Generation",),
+        compute_major=8,
+    ),
+    _Row("RTX3060", 11.63, "pcie", ("NVIDIA GeForce RTX 3060", "RTX 3060 12GB"), compute_major=8),  # 12,288 MiB
+    # vLLM and PyTorch: cards of 16 GB 15.48 (RTX 5080) to 15.7
+    _Row("RTX4060Ti-16GB", 15.48, "pcie", ("RTX 4060 Ti 16G",), compute_major=8),
+    _Row("RTX4070TiSUPER", 15.48, "pcie", ("NVIDIA GeForce RTX 4070 Ti SUPER",), compute_major=8),
+    _Row("RTX4080", 15.48, "pcie", ("NVIDIA GeForce RTX 4080", "NVIDIA GeForce RTX 4080 SUPER"), compute_major=8),
+    _Row("RTX5070Ti", 15.48, "pcie", ("NVIDIA GeForce RTX 5070 Ti",), compute_major=12),
+    _Row("RTX5080", 15.48, "pcie", ("NVIDIA GeForce RTX 5080",), compute_major=12),  # vLLM: 15.48
+    # Derived from the size sold, less MI300X's difference.
+    _Row("MI325X", 255.69, "xgmi", ("AMD Instinct MI325X",)),
+    _Row("MI355X", 287.69, "xgmi", ("AMD Instinct MI355X",)),
 )
 
 

@@ -1,6 +1,7 @@
 """What vLLM makes of memory for the KV cache: blocks, tokens, concurrency, the refusal at start, the longest context.
 
-Equal to vLLM 0.32 (v1/core/kv_cache_utils.py) for every kind of layer in sizing.pages; the tests compare the two.
+Equal to vLLM 0.32 (v1/core/kv_cache_utils.py) for every kind of layer in sizing.pages, and to older releases by the
+rules that sizing.release names; the tests compare them.
 """
 
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from functools import cached_property
 
 from sizing.grouping import Group, group_layers
 from sizing.pages import Page, Request, keeps_every_token
+from sizing.release import NEWEST, Release
 
 Bytes = int | Sequence[int]
 """Of memory: the same on every pipeline stage, or one number for each."""
@@ -37,10 +39,16 @@ class KvCache:
     """Tokens in a block of the model's main attention, as `--block-size` means it."""
     in_flight_tokens: int = 0
     encoder_tokens: int = 0
+    context_shards: int = 1
+    release: Release = NEWEST
+    pages: tuple[Page, ...] = ()
+    """Of each layer before grouping changed any; releases before 0.14 decide on a start by these."""
 
     @cached_property
     def stage_block_bytes(self) -> tuple[int, ...]:
         """One block on each stage: the pages of the group that has most there (_get_kv_cache_bytes_per_block)."""
+        if len(set(self.groups[0].pages)) > 1 and not self.release.projects_groups:
+            return (self._whole_block_bytes,) * len(self.stages)
         return tuple(
             max(
                 sum(page.page_bytes for layer, page in zip(group.layers, group.pages, strict=True) if layer in stage)
@@ -58,16 +66,16 @@ class KvCache:
     def bytes_per_token(self) -> int:
         """What each further token of a long context takes: windows and states have stopped growing by then."""
         growing = [group.pages[0].block_size for group in self.groups if keeps_every_token(group.pages[0])]
-        return round(sum(self.block_bytes / block_size for block_size in growing))
+        return round(sum(self.block_bytes / block_size for block_size in growing) / self.context_shards)
 
     def blocks_per_request(self, max_model_len: int) -> int:
         """Blocks that one request of that length holds at most, of all groups together."""
-        request = Request(max_model_len, self.in_flight_tokens, self.encoder_tokens)
+        request = self._request(max_model_len)
         return sum(group.pages[0].blocks(request) for group in self.groups)
 
     def needed_bytes(self, max_model_len: int) -> int:
-        """What one request of that length needs beside the null block, on the stage with the largest blocks."""
-        return self.blocks_per_request(max_model_len) * self.block_bytes
+        """What vLLM says one request of that length needs, on the stage with the largest blocks."""
+        return max(self._needed_bytes(max_model_len))
 
     def num_blocks(self, available: Bytes) -> int:
         """Blocks in that memory: every stage gets as many as the poorest can hold."""
@@ -77,26 +85,30 @@ class KvCache:
         )
 
     def capacity(self, available: Bytes, max_model_len: int) -> Capacity:
-        """get_kv_cache_configs, then get_kv_cache_capacity."""
+        """What is logged: get_kv_cache_configs, then get_kv_cache_capacity."""
         num_blocks = self.num_blocks(available)
         max_concurrency = num_blocks / self.blocks_per_request(max_model_len)
-        return Capacity(num_blocks, int(max_concurrency * max_model_len), max_concurrency)
+        if self.release.tokens_from_concurrency:
+            return Capacity(num_blocks, int(max_concurrency * max_model_len), max_concurrency)
+        tokens = num_blocks // len(self.groups) * min(group.pages[0].block_size for group in self.groups)
+        if self.release.concurrency_from_tokens:
+            max_concurrency = tokens / max_model_len
+        return Capacity(num_blocks, tokens * self.context_shards, max_concurrency)
 
     def holds(self, available: Bytes, max_model_len: int) -> bool:
-        """Whether vLLM starts: one request of that length beside the null block it never hands out."""
-        blocks = self.blocks_per_request(max_model_len)
-        return all(
-            usable > 0 and blocks * block <= usable
-            for usable, block in zip(self._usable(available), self.stage_block_bytes, strict=True)
-        )
+        """Whether vLLM starts: what its release says one request of that length needs is there."""
+        usable = self._usable(available)
+        if self.release.refusal == "tokens":
+            return 0 < max_model_len <= self.num_blocks(available) * self.block_size
+        needed = self._needed_bytes(max_model_len)
+        return all(memory > 0 and need <= memory for memory, need in zip(usable, needed, strict=True))
 
     def longest_model_len(self, available: Bytes, limit: int) -> int:
         """The largest length up to `limit` that it starts with; 0 where none. vLLM's `--max-model-len auto`."""
-        usable_blocks = self._usable_blocks(available)
         shortest, longest = 0, limit
         while shortest < longest:
             length = (shortest + longest + 1) // 2
-            if self.blocks_per_request(length) <= usable_blocks:
+            if self.holds(available, length):
                 shortest = length
             else:
                 longest = length - 1
@@ -106,14 +118,36 @@ class KvCache:
         """Whole requests of that length at once, the null block left out."""
         return max(0, self.num_blocks(available) - 1) // self.blocks_per_request(max_model_len)
 
-    def _usable_blocks(self, available: Bytes) -> int:
-        usable = zip(self._usable(available), self.stage_block_bytes, strict=True)
-        return min(max(0, memory) // block for memory, block in usable)
+    @property
+    def _whole_block_bytes(self) -> int:
+        """One block as if a single stage had all layers."""
+        return max(sum(page.page_bytes for page in group.pages) for group in self.groups)
+
+    def _request(self, max_model_len: int) -> Request:
+        return Request(max_model_len, self.in_flight_tokens, self.encoder_tokens, self.context_shards)
+
+    def _needed_bytes(self, max_model_len: int) -> list[int]:
+        """One request on each stage, beside the null block, as the release counts it (Release.refusal)."""
+        request, refusal = self._request(max_model_len), self.release.refusal
+        if refusal == "layers":
+            needed = [page.page_bytes * page.blocks(request) for page in self.pages]
+            return [sum(needed[layer] for layer in stage) for stage in self.stages]
+        if refusal.startswith("first group"):
+            blocks = self.groups[0].pages[0].blocks(request)
+        else:
+            blocks = self.blocks_per_request(max_model_len)
+        if refusal == "first group of all stages":
+            return [blocks * self._whole_block_bytes] * len(self.stages)
+        return [blocks * block for block in self.stage_block_bytes]
 
     def _usable(self, available: Bytes) -> list[int]:
-        """Memory beside the null block, per stage."""
-        per_stage = zip(self._per_stage(available), self.stage_block_bytes, strict=True)
-        return [memory - block for memory, block in per_stage]
+        """Memory of each stage that a request may need, as the release counts it."""
+        per_stage = self._per_stage(available)
+        if self.release.refusal == "first group of all stages":
+            return [min(per_stage)] * len(self.stages)
+        if self.release.refusal != "groups and null block":
+            return list(per_stage)
+        return [memory - block for memory, block in zip(per_stage, self.stage_block_bytes, strict=True)]
 
     def _per_stage(self, available: Bytes) -> Sequence[int]:
         return [available] * len(self.stages) if isinstance(available, int) else available
@@ -126,11 +160,16 @@ def kv_cache(
     stages: Sequence[range] | None = None,
     in_flight_tokens: int = 0,
     encoder_tokens: int = 0,
+    context_shards: int = 1,
+    release: Release = NEWEST,
+    hybrid: bool = True,
+    packed: bool = False,
 ) -> KvCache:
-    """The cache of layers with these pages, in the model's order.
+    """The cache of layers with these pages, in the model's order; `hybrid` and `packed` as for group_layers.
 
     Raises:
         UnsupportedModelError: pages that vLLM cannot bring to one size either.
     """
     stages = tuple(stages) if stages is not None else (range(len(pages)),)
-    return KvCache(group_layers(pages), stages, block_size, in_flight_tokens, encoder_tokens)
+    groups = group_layers(pages, release, hybrid=hybrid, packed=packed)
+    return KvCache(groups, stages, block_size, in_flight_tokens, encoder_tokens, context_shards, release, tuple(pages))

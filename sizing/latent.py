@@ -52,7 +52,7 @@ def _deepseek(config: ConfigValues, *, indexed: list[bool]) -> Anatomy:
     active = (config.count("num_experts_per_tok") + shared) if num_experts else 0
     heads = config.count("num_attention_heads")
     dense_width = config.count("intermediate_size")
-    return Anatomy(layers, parameters, width, heads, dense_width, num_experts, active, moe_width, mixtures)
+    return Anatomy(layers, parameters, width, heads, dense_width, num_experts, active, moe_width, mixtures, shared)
 
 
 def _caches(width: int, index_dim: int, has_indexer: bool) -> tuple[Layer, ...]:

@@ -29,6 +29,8 @@ class Indexer:
     """The indexer's keys: one byte per element, and a float32 scale for each 128 of them."""
 
     head_dim: int
+    tokens_per_state: int = 1
+    """More than 1: of compressed tokens (DeepSeek V4)."""
 
     @property
     def token_bytes(self) -> int:
@@ -51,16 +53,54 @@ class Recurrent:
     group_channels: int = 0
     checkpoints: Literal[0, 1] = 0
     """Blocks more that a request holds where the kernel exports the state inside a prefill (Mamba-2)."""
+    chunk_tokens: int | None = None
+    """Tokens that a Mamba-2 kernel takes at a time; blocks that keep every state are multiples of it."""
 
-    def page_bytes(self, tensor_parallel_size: int, dtype_bytes: int) -> int:
+    def page_bytes(self, tensor_parallel_size: int, dtype_bytes: int, speculative_tokens: int = 0) -> int:
         """One rank's state (vllm/model_executor/layers/mamba/mamba_utils.py: MambaStateShapeCalculator)."""
         tp = tensor_parallel_size
         groups = self.groups if self.groups % tp == 0 else tp
         channels = (self.conv_channels + groups * self.group_channels) // tp
         matrices = self.heads // tp * self.head_elements
-        return channels * self.conv_tokens * dtype_bytes + matrices * (self.state_bytes or dtype_bytes)
+        tokens = self.conv_tokens + speculative_tokens
+        return channels * tokens * dtype_bytes + matrices * (self.state_bytes or dtype_bytes)
 
 
-Layer = Attention | Latent | Indexer | Recurrent
+@dataclass(frozen=True)
+class IndexKeys:
+    """The keys of an indexer beside ordinary attention, in the served type, whole on every rank (MiniMax M3)."""
+
+    head_dim: int
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """DeepSeek V4's packed rows: one for so many tokens, or one for each of the last `window`."""
+
+    head_dim: int
+    rope_dim: int
+    tokens_per_state: int = 1
+    window: int | None = None
+
+    @property
+    def row_bytes(self) -> int:
+        """fp8 without positions, bfloat16 with, and eight bytes of scales."""
+        return self.head_dim - self.rope_dim + 2 * self.rope_dim + 8
+
+
+@dataclass(frozen=True)
+class CompressorState:
+    """What DeepSeek V4's compressor has not folded into a row yet: float32 keys and scores of the last tokens."""
+
+    head_dim: int
+    tokens_per_state: int
+
+    @property
+    def overlap(self) -> int:
+        """Rows of four tokens overlap by half."""
+        return 2 if self.tokens_per_state == 4 else 1
+
+
+Layer = Attention | Latent | Indexer | IndexKeys | Compressed | CompressorState | Recurrent
 Layers = tuple[tuple[Layer, ...], ...]
 """The caches of each decoder layer: none where it shares another's or has no attention, two where it has an indexer."""

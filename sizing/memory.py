@@ -228,7 +228,7 @@ def _gpu_terms(model: ModelShape, device: Device, engine: Engine, stage: int) ->
     found.append(_activation(model, engine, stage))
     if model.has_encoder:
         found.append(_term("encoder run", engine.overheads.encoder_gib.scaled(GIB), "its profile run, which varies"))
-    found.append(_non_torch(device, parallel.num_cards, engine.overheads))
+    found.append(_non_torch(device, engine))
     if engine.release.cudagraphs_in_budget:
         found.append(_cudagraphs(model, device, engine))
     return tuple(_corrected(term, device, engine) for term in found)
@@ -279,10 +279,12 @@ def _activation(model: ModelShape, engine: Engine, stage: int) -> Term:
     return _term("activations", peak.bytes, peak.why)
 
 
-def _non_torch(device: Device, ranks: int, overheads: Overheads) -> Term:
-    if ranks == 1:
-        return _term("non-torch", overheads.non_torch_one_rank_gib.scaled(GIB), "CUDA context and libraries, one rank")
-    band = overheads.non_torch_gib[device.link].scaled(GIB)
+def _non_torch(device: Device, engine: Engine) -> Term:
+    parallel = engine.parallel
+    tp, stages = parallel.tensor_parallel_size, parallel.pipeline_parallel_size
+    band = engine.overheads.non_torch_gib(engine.release, device.link, tp, stages).scaled(GIB)
+    if parallel.num_cards == 1:
+        return _term("non-torch", band, "CUDA context and libraries, one rank")
     link = {"nvlink": "NVLink", "xgmi": "xGMI"}.get(device.link, "PCIe")
     return _term("non-torch", band, f"CUDA context and NCCL buffers over {link}")
 
@@ -291,12 +293,9 @@ def _cudagraphs(model: ModelShape, device: Device, engine: Engine) -> Term:
     if engine.enforce_eager:
         return Term.exact("CUDA graphs", 0, "none with enforce_eager")
     sizes = _num_capture_sizes(engine.batch, device)
-    o = engine.overheads
-    band = Band(*(getattr(o.graph_fixed_gib, at) + sizes * getattr(o.graph_size_gib, at) for at in _BAND))
+    layers = model.num_hidden_layers / engine.parallel.pipeline_parallel_size
+    band = engine.overheads.graphs_gib(round(layers), sizes, mixture=model.num_moe_layers > 0)
     return _term("CUDA graphs", band.scaled(GIB), f"vLLM's estimate for {sizes} batch sizes")
-
-
-_BAND = ("value", "low", "high")
 
 
 def _num_capture_sizes(batch: Batch, device: Device) -> int:

@@ -30,6 +30,10 @@ class ParameterCount:
     def total(self) -> int:
         return self.sharded + self.kv_projection + self.replicated
 
+    def times(self, layers: int) -> "ParameterCount":
+        """The same in each of that many layers."""
+        return ParameterCount(self.sharded * layers, self.kv_projection * layers, self.replicated * layers)
+
     def __add__(self, other: "ParameterCount") -> "ParameterCount":
         return ParameterCount(
             self.sharded + other.sharded,
@@ -88,6 +92,8 @@ class ModelShape:
     num_experts_per_tok: int = 0
     moe_intermediate_size: int = 0
     num_moe_layers: int = 0
+    num_shared_experts: int = 0
+    """Counted in `num_experts_per_tok`, though no router picks them."""
     layers: Layers = ()
     """What each decoder layer keeps; empty: full attention in all of them."""
     parameters: ParameterCount | None = None
@@ -98,6 +104,8 @@ class ModelShape:
     """Of its quantized matrices, where vLLM refuses to cut them."""
     caveat: str | None = None
     """What the sum leaves out for this model, in a sentence."""
+    assumed: str | None = None
+    """What is not known and was taken to be so, in a sentence; such an answer has a wider band."""
 
     @cached_property
     def cache_layers(self) -> Layers:

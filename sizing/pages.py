@@ -16,6 +16,13 @@ class Request:
     in_flight_tokens: int = 0
     """Scheduled and not settled yet (`max_in_flight_tokens`): a window cannot let go of what it may still read."""
     encoder_tokens: int = 0
+    context_shards: int = 1
+    """Ranks that share out the tokens of full and latent attention (`--decode-context-parallel-size`)."""
+
+    @property
+    def kept_tokens(self) -> int:
+        """What one rank keeps of the whole context."""
+        return -(-self.max_model_len // self.context_shards)
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ class FullPage(AttentionPage):
     """Every token of the context (FullAttentionSpec)."""
 
     def blocks(self, request: Request) -> int:
-        return -(-request.max_model_len // self.block_size)
+        return -(-request.kept_tokens // self.block_size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +65,11 @@ class SlidingPage(AttentionPage):
     """The last `window` tokens (SlidingWindowSpec)."""
 
     window: int
+    retained_tokens: int = 0
+    """What a chain of prediction modules reads past the window."""
 
     def blocks(self, request: Request) -> int:
-        tokens = min(self.window - 1 + request.in_flight_tokens, request.max_model_len)
+        tokens = min(self.window - 1 + self.retained_tokens + request.in_flight_tokens, request.max_model_len)
         return -(-tokens // self.block_size) + 1  # a window may start inside a block
 
 
@@ -100,7 +109,7 @@ class LatentPage:
         return -(-content // self.alignment) * self.alignment
 
     def blocks(self, request: Request) -> int:
-        return -(-request.max_model_len // self.block_size)
+        return -(-request.kept_tokens // self.block_size)
 
     def grown_to(self, page_bytes: int) -> Self | None:
         """As for attention, but whole token rows leave no room for padding."""
@@ -110,47 +119,65 @@ class LatentPage:
 
 
 @dataclass(frozen=True)
+class SlidingLatentPage(LatentPage):
+    """One vector for each of the last `window` tokens (SlidingWindowMLASpec)."""
+
+    window: int = 0
+    retained_tokens: int = 0
+
+    def blocks(self, request: Request) -> int:
+        tokens = min(self.window - 1 + self.retained_tokens + request.in_flight_tokens, request.max_model_len)
+        return -(-tokens // self.block_size) + 1
+
+
+@dataclass(frozen=True)
 class StatePage:
     """A recurrent state, the same bytes however long the context is (MambaSpec)."""
 
     block_size: int
     state_bytes: int
     request_blocks: int = 1
-    """1, or 2 where prefix caching keeps the state of the last block boundary as well."""
+    """1, or 2 where prefix caching keeps the state of the last block boundary as well, and those of drafts."""
     padded_bytes: int | None = None
+    every_block: bool = False
+    """The state of every block boundary is kept, beside `request_blocks` of drafts."""
 
     @property
     def page_bytes(self) -> int:
         return self.state_bytes if self.padded_bytes is None else self.padded_bytes
 
     def blocks(self, request: Request) -> int:
-        return self.request_blocks
+        boundaries = -(-request.max_model_len // self.block_size) if self.every_block else 0
+        return boundaries + self.request_blocks
 
     def grown_to(self, page_bytes: int) -> Self | None:
         return replace(self, padded_bytes=page_bytes)
 
 
-Page = FullPage | SlidingPage | ChunkedPage | CrossPage | LatentPage | StatePage
+Page = FullPage | SlidingPage | ChunkedPage | CrossPage | LatentPage | SlidingLatentPage | StatePage
 
 
 def keeps_every_token(page: Page) -> bool:
     """Whether the layer's blocks grow with the context to its end."""
-    return isinstance(page, FullPage | LatentPage)
+    return isinstance(page, FullPage | LatentPage) and not isinstance(page, SlidingLatentPage)
 
 
 def same_kind(first: Page, other: Page) -> bool:
     """Whether both always need the same number of blocks (UniformTypeKVCacheSpecs.is_uniform_type)."""
-    if first.block_size != other.block_size:
-        return False
-    match first, other:
-        case (FullPage() | LatentPage(), FullPage() | LatentPage()):
-            return True
-        case SlidingPage(), SlidingPage():
-            return first.window == other.window
-        case ChunkedPage(), ChunkedPage():
-            return first.chunk == other.chunk
-        case CrossPage(), CrossPage():
-            return True
-        case StatePage(), StatePage():
-            return (first.page_bytes, first.request_blocks) == (other.page_bytes, other.request_blocks)
-    return False
+    return first.block_size == other.block_size and _kind(first) == _kind(other)
+
+
+def _kind(page: Page) -> tuple[object, ...]:
+    match page:
+        case SlidingLatentPage():
+            return "latent window", page.window
+        case FullPage() | LatentPage():
+            return ("every token",)
+        case SlidingPage():
+            return "window", page.window
+        case ChunkedPage():
+            return "chunk", page.chunk
+        case StatePage():
+            return "state", page.page_bytes, page.request_blocks, page.every_block
+        case CrossPage():
+            return ("encoder",)

@@ -53,7 +53,8 @@ class Question:
     pipeline_parallel_size: int = 1
     enable_expert_parallel: bool = False
     block_size: int | None = None
-    enable_prefix_caching: bool = True
+    enable_prefix_caching: bool | None = None
+    """None: vLLM's default for the model and the release."""
     stage_devices: tuple[Device, ...] = ()
     release: Release = NEWEST
     corrections: Corrections | None = None
@@ -335,7 +336,7 @@ def _cache(question: Question, settings: EngineSettings, batch: Batch) -> KvCach
             pipeline_parallel_size=settings.pipeline_parallel_size,
             kv_cache_dtype=question.kv_cache_dtype,
             max_num_batched_tokens=batch.max_num_batched_tokens,
-            enable_prefix_caching=question.enable_prefix_caching,
+            enable_prefix_caching=question.enable_prefix_caching is not False,
             async_scheduling=device.kind == "cuda",
         ),
     )

@@ -44,16 +44,28 @@ def _gated_delta(config: ConfigValues, *, state_bytes: int | None) -> Anatomy:
         shared = config.count("shared_expert_intermediate_size")
         mlp = experts(hidden, num_experts, moe_width, shared_width=shared, router_bias=False)
         mlp += ParameterCount(replicated=hidden)  # the shared expert's gate
-        width, active = moe_width, config.count("num_experts_per_tok") + shared // moe_width
+        width, shared_experts = moe_width, shared // moe_width
+        active = config.count("num_experts_per_tok") + shared_experts
     else:
-        width, active = config.count("intermediate_size"), 0
+        width, active, shared_experts = config.count("intermediate_size"), 0, 0
         mlp = gated_mlp(hidden, width)
     tied = config.flag("tie_word_embeddings", default=False)
     parameters = ends(hidden, config.count("vocab_size"), tied=tied)
     for is_linear in linear:
         parameters += (_delta_net(config) if is_linear else attention) + mlp + ParameterCount(replicated=2 * hidden)
     num_moe = num_layers if num_experts else 0
-    return Anatomy(layers, parameters, head_dim, kv_heads, width, num_experts, active, moe_width, num_moe)
+    return Anatomy(
+        layers,
+        parameters,
+        head_dim,
+        kv_heads,
+        width,
+        num_experts,
+        active,
+        moe_width,
+        num_moe,
+        shared_experts,
+    )
 
 
 def _linear_layers(config: ConfigValues, num_layers: int) -> list[bool]:

@@ -98,14 +98,19 @@ class Release:
         return self.engine == "V0" or self < Release(9, 1)
 
     @property
-    def chunks_keep_every_token(self) -> bool:
-        """Chunked local attention was kept off the hybrid manager by default before 0.14 (envs.py)."""
+    def chunks_turn_hybrid_off(self) -> bool:
+        """Models with chunked local attention ran without the hybrid manager by default before 0.14 (envs.py)."""
         return self.engine == "V0" or self < Release(14)
 
     @property
     def groups_unequal_pages(self) -> bool:
         """Layers that need the same blocks share a group whatever their pages' sizes (UniformTypeKVCacheSpecs)."""
         return self >= Release(11)
+
+    @property
+    def projects_groups(self) -> bool:
+        """Before 0.17 a stage's block in a group of unequal pages counted the layers of the other stages too."""
+        return self.engine == "V0" or self >= Release(17)
 
     @property
     def keeps_all_beside_latent(self) -> bool:
@@ -123,8 +128,13 @@ class Release:
 
     @property
     def pads_attention(self) -> bool:
-        """Pages that do not divide are padded: since 0.22 where the kernel allows it, as the default ones do."""
-        return self >= Release(22)
+        """Pages that do not divide are padded: since 0.24 where the kernel allows it, as the default ones do."""
+        return self >= Release(24)
+
+    @property
+    def packs_pages(self) -> bool:
+        """Pages of one block side by side, whatever the kinds (_get_packed_kv_cache_groups)."""
+        return self >= Release(29)
 
     @property
     def longest_group_ratio(self) -> float:
@@ -150,6 +160,25 @@ class Release:
     def state_checkpoints(self) -> bool:
         """Whether a Mamba-2 kernel exports states inside a prefill (layers/mamba/mamba_mixer2.py)."""
         return self >= Release(32)
+
+    # What a cache type means where an indexer picks tokens (models/config.py, layers/attention/mla_attention.py).
+
+    def packs_sparse_latents(self, kv_cache_dtype: str, compute_major: int) -> bool:
+        """Whether latent vectors beside an indexer are packed into 656 bytes (fp8_ds_mla).
+
+        fp8 on Hopper always is; 0.11 packed even when told nothing, consumer Blackwell still does, and B200-class cards
+        keep a plain byte per element since 0.18.
+        """
+        if compute_major == 12:
+            return kv_cache_dtype in ("auto", "fp8", "fp8_e4m3")
+        if kv_cache_dtype == "auto":
+            return self < Release(12)
+        return kv_cache_dtype.startswith("fp8") and (compute_major == 9 or self < Release(18))
+
+    def sparse_auto_dtype(self, architecture: str, compute_major: int) -> str:
+        """What `auto` becomes beside an indexer before it is laid out: fp8 for GLM on B200-class cards since 0.29."""
+        fp8 = architecture == "GlmMoeDsaForCausalLM" and compute_major == 10 and self >= Release(29)
+        return "fp8_e4m3" if fp8 else "auto"
 
     def hybrid_latent_alignment(self, block_size: int) -> int:
         """Tokens that a block beside recurrent layers is a multiple of, with latent attention (platforms/interface.py).

@@ -14,7 +14,7 @@ _WAY_OUT = "describe the machine by its memory and clock (sizing.cards.processor
 
 @dataclass(frozen=True)
 class Engine:
-    """The cards of one engine. Experts are spread over all of them, attention over tensor parallel ranks only."""
+    """The cards of one engine. Experts are spread over all cards of a stage, attention over tensor parallel ranks."""
 
     card: Card
     link: Link
@@ -23,15 +23,23 @@ class Engine:
     """Replicas of the attention layers that share one set of experts and so keep step with each other."""
     max_running: int | None = None
     """Requests that run at once at most: `max_num_seqs`, or what the KV cache holds. None: all of them."""
+    max_num_batched_tokens: int = 8192
+    pipeline_parallel_size: int = 1
+    """Stages that hold a part of the layers each, and as many batches in flight."""
 
     def __post_init__(self) -> None:
-        sizes = (self.tensor_parallel_size, self.data_parallel_size, self.max_running or 1)
+        sizes = (self.tensor_parallel_size, self.data_parallel_size, self.pipeline_parallel_size)
         if min(sizes) < 1 or (self.max_running is not None and self.max_running < 1):
-            raise QuestionError("tensor and data parallel sizes and max_running have to be at least 1")
+            raise QuestionError("tensor, data and pipeline parallel sizes and max_running have to be at least 1")
+
+    @property
+    def stage_cards(self) -> int:
+        """Cards that work on one layer together."""
+        return self.tensor_parallel_size * self.data_parallel_size
 
     @property
     def num_cards(self) -> int:
-        return self.tensor_parallel_size * self.data_parallel_size
+        return self.stage_cards * self.pipeline_parallel_size
 
 
 @dataclass(frozen=True)
@@ -44,26 +52,44 @@ class Roofline:
 
     @property
     def fixed_s(self) -> float:
-        """What every step costs whatever it holds: launches, and the latency of the all-reduces."""
-        e, shape = self.efficiency, self.shape
-        exchange_s = e.layer_all_reduce_s(self.engine.link) if self.engine.num_cards > 1 else 0.0
-        return shape.layers * (e.layer_s + exchange_s) + shape.moe_layers * e.expert_layer_s
+        """What every step costs whatever it holds: launches, the latency of all-reduces, and of hops between stages."""
+        e, shape, link = self.efficiency, self.shape, self.engine.link
+        exchange_s = e.layer_all_reduce_s(link) if self.engine.stage_cards > 1 else 0.0
+        hops_s = (self.engine.pipeline_parallel_size - 1) * e.hop_s(link)
+        layer_s = e.layer_s + self._quantizing_s(shape.dense_format) + exchange_s
+        expert_layer_s = e.expert_layer_s + self._quantizing_s(shape.expert_format)
+        return shape.layers * layer_s + shape.moe_layers * expert_layer_s + hops_s
 
     def decode_s(self, running: float, context: float) -> float:
-        """One token for each of `running` sequences of `context` tokens, spread over the replicas."""
+        """One token for each of `running` sequences of `context` tokens, spread over the replicas and the stages."""
         e, tp = self.efficiency, self.engine.tensor_parallel_size
+        running = max(1.0, running / self.engine.pipeline_parallel_size)  # of one batch in flight
         batch = running / self.engine.data_parallel_size  # sequences of one replica
-        kv_s = batch * self.shape.kv_bytes(context, tp) / (e.kv_bandwidth * self._bandwidth)
+        kv_s = self._read_s(batch * self.shape.kv_bytes(context, tp), e.kv_bandwidth)
         weights_s = self._dense_s(batch) + self._experts_s(running) + self._output_s(batch)
         return weights_s + kv_s + self._exchange_s(batch) + self.fixed_s + e.step_s + e.sequence_s * batch
 
-    def prefill_s(self, tokens: float) -> float:
-        """One prompt on one replica: its linear layers, its attention to itself, and the activations exchanged."""
+    def decode_computes(self, running: float) -> bool:
+        """Whether such a step takes longer in arithmetic than in reading weights."""
+        running = max(1.0, running / self.engine.pipeline_parallel_size)
+        dense, experts = self._dense(running / self.engine.data_parallel_size), self._experts(running)
+        return dense.compute_s + experts.compute_s > dense.read_s + experts.read_s
+
+    def prefill_s(self, tokens: float, cached: float = 0.0, *, beside: float = 0.0) -> float:
+        """What `tokens` of a prompt, after `cached` ones, add to steps that advance `beside` sequences anyway.
+
+        Weights that those sequences read are not read again. A prompt longer than a step's limit takes several steps.
+        """
         shape, e = self.shape, self.efficiency
-        attention_flops = 2 * shape.attention_width * tokens * shape.visible_tokens(tokens / 2)
+        steps = max(1.0, tokens / self.engine.max_num_batched_tokens)
+        chunk, batch = tokens / steps, beside / self.engine.data_parallel_size
+        linear_s = self._dense_s(chunk + batch) + self._experts_s(chunk + beside)
+        if beside:
+            linear_s -= self._dense_s(batch) + self._experts_s(beside)
+        attention_flops = 2 * tokens * shape.attention_macs(cached + tokens / 2)
         rate = self._rate("16bit", e.dense_compute) * self.engine.tensor_parallel_size
-        linear_s = self._dense_s(tokens) + self._experts_s(tokens)
-        return linear_s + attention_flops / rate + self._exchange_s(tokens) + shape.layers * e.prefill_layer_s
+        step_s = linear_s + self._exchange_s(chunk) + shape.layers * e.prefill_layer_s
+        return steps * step_s + attention_flops / rate
 
     def touched_experts(self, tokens: float) -> float:
         """Of one layer's experts, how many `tokens` of one step are expected to need."""
@@ -74,28 +100,57 @@ class Roofline:
         touched: float = experts * (1 - missed ** (tokens**self.efficiency.routing_independence))
         return touched
 
+    def _read_s(self, read_bytes: float, reached: float) -> float:
+        """Reading from memory at a share of its bandwidth, and moving what was read through the chip after it."""
+        bandwidth = self.engine.card.bandwidth
+        if bandwidth is None:
+            raise QuestionError(f"the memory bandwidth of {self.engine.card.name} is not known; {_WAY_OUT}")
+        return read_bytes / (reached * bandwidth) + read_bytes / self.efficiency.on_chip_bandwidth
+
     def _dense_s(self, tokens: float) -> float:
+        return self._dense(tokens).longer_s
+
+    def _experts_s(self, tokens: float) -> float:
+        return self._experts(tokens).longer_s
+
+    def _dense(self, tokens: float) -> "_Product":
         """`tokens` through what all of them pass, on one replica."""
         e, fmt, tp = self.efficiency, self.shape.dense_format, self.engine.tensor_parallel_size
         reached = e.dense_bandwidth_4bit if fmt in FOUR_BIT else e.dense_bandwidth
         parameters = self.shape.dense_parameters / tp
-        read_s = parameters * BYTES_PER_PARAMETER[fmt] / (reached * self._bandwidth)
-        return max(read_s, 2 * parameters * tokens / self._rate(fmt, e.dense_compute))
+        return _Product(
+            self._read_s(parameters * BYTES_PER_PARAMETER[fmt], reached),
+            2 * parameters * tokens / self._rate(fmt, e.dense_compute),
+        )
 
-    def _experts_s(self, tokens: float) -> float:
-        """`tokens` through the experts that they choose, on all cards."""
+    def _experts(self, tokens: float) -> "_Product":
+        """`tokens` through the experts that they choose, on all cards of a stage."""
         shape, e, fmt = self.shape, self.efficiency, self.shape.expert_format
-        native = fmt in ("nvfp4", "mxfp4") and self.engine.card.flops_fp4 is not None
-        reached = e.expert_bandwidth_fp4 if native else e.expert_bandwidth
-        parameters = shape.moe_layers * shape.expert_parameters / self.engine.num_cards
-        read = parameters * self.touched_experts(tokens) * BYTES_PER_PARAMETER[fmt]
-        flops = 2 * parameters * shape.experts_per_token * tokens
-        return max(read / (reached * self._bandwidth), flops / self._rate(fmt, e.expert_compute))
+        if not shape.experts:
+            return _Product(0.0, 0.0)
+        fused = self._fused_experts
+        reached = e.expert_bandwidth_fused if fused else e.expert_bandwidth
+        compute = e.expert_compute_fused if fused else e.expert_compute
+        parameters = shape.moe_layers * shape.expert_parameters / self.engine.stage_cards
+        return _Product(
+            self._read_s(parameters * self.touched_experts(tokens) * BYTES_PER_PARAMETER[fmt], reached),
+            2 * parameters * shape.experts_per_token * tokens / self._rate(fmt, compute),
+        )
+
+    def _quantizing_s(self, fmt: WeightFormat) -> float:
+        """What bringing the activations to the weights' format costs a layer, where the matrix units take that."""
+        return 0.0 if _native_rate(self.engine.card, fmt) is None else self.efficiency.narrow_layer_s
+
+    @property
+    def _fused_experts(self) -> bool:
+        """On B200-class cards vLLM has FlashInfer's kernels for a layer's experts; elsewhere Triton's or Marlin's."""
+        capability = self.engine.card.compute_capability
+        return capability is not None and capability[0] == 10
 
     def _output_s(self, tokens: float) -> float:
         e = self.efficiency
         parameters = self.shape.output_parameters / self.engine.tensor_parallel_size
-        read_s = parameters * BYTES_PER_PARAMETER["16bit"] / (e.dense_bandwidth * self._bandwidth)
+        read_s = self._read_s(parameters * BYTES_PER_PARAMETER["16bit"], e.dense_bandwidth)
         return max(read_s, 2 * parameters * tokens / self._rate("16bit", e.dense_compute))
 
     def _exchange_s(self, tokens: float) -> float:
@@ -109,19 +164,24 @@ class Roofline:
         moved = 2 * 2 * (tp - 1) / tp * tokens * self.shape.hidden_size * _ACTIVATION_BYTES
         return self.shape.layers * moved / (self.efficiency.link_share * link / 2)
 
-    @property
-    def _bandwidth(self) -> float:
-        bandwidth = self.engine.card.bandwidth
-        if bandwidth is None:
-            raise QuestionError(f"the memory bandwidth of {self.engine.card.name} is not known; {_WAY_OUT}")
-        return bandwidth
-
     def _rate(self, fmt: WeightFormat, reached: float) -> float:
         """FLOP/s that weights of that format reach on one card."""
         half = half_rate(self.engine.card)
         gain = max(1.0, (_native_rate(self.engine.card, fmt) or half) / half)
         rate: float = reached * half * gain**self.efficiency.narrow_gain
         return rate
+
+
+@dataclass(frozen=True)
+class _Product:
+    """Activations times weights: the time to read the weights, and to multiply."""
+
+    read_s: float
+    compute_s: float
+
+    @property
+    def longer_s(self) -> float:
+        return max(self.read_s, self.compute_s)
 
 
 def half_rate(card: Card) -> float:

@@ -16,12 +16,19 @@ from dataclasses import dataclass
 from sizing.efficiency import EFFICIENCY, FIT, Efficiency, FitRecord
 from sizing.errors import QuestionError
 from sizing.roofline import Engine, Roofline, half_rate
-from sizing.speed_shape import SpeedShape
+from sizing.speed_shape import FOUR_BIT, SpeedShape
 
 _WIDER = 1.5
 """Each way in which a question lies outside the fitted rows makes the band this much wider, as an exponent."""
-_FITTED_CAPABILITIES = {(9, 0), (10, 0), (10, 3)}
-_FITTED_TOKENS = {"prompt": (1000, 8192), "output": (100, 8192)}
+_FITTED_CAPABILITIES = {
+    "dense": {(8, 0), (8, 9), (9, 0), (10, 0), (10, 3)},
+    "experts": {(9, 0), (10, 0), (10, 3)},
+}
+_FITTED_CARDS = {
+    "dense": "the fitted cards are A100, L4, RTX 4090, H100, H200, B200 and B300",
+    "experts": "mixtures of experts were fitted on H200, B200 and B300",
+}
+_FITTED_TOKENS = {"prompt": (128, 8192), "output": (100, 8192)}
 _MOST_FITTED_CONCURRENCY = 1024
 _MOST_FITTED_CARDS = 8
 
@@ -33,12 +40,21 @@ class Load:
     prompt_tokens: float
     output_tokens: float
     concurrency: float
+    prefix_hit_rate: float = 0.0
+    """Of the prompts' tokens, those found in the prefix cache: they are read but not computed."""
 
     def __post_init__(self) -> None:
         for name in ("prompt_tokens", "output_tokens", "concurrency"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 1):
                 raise QuestionError(f"{name} is {value}; it has to be at least 1")
+        if not 0 <= self.prefix_hit_rate <= 1:
+            raise QuestionError(f"prefix_hit_rate is {self.prefix_hit_rate}; it has to be between 0 and 1")
+
+    @property
+    def computed_tokens(self) -> float:
+        """Of a prompt, what is computed: the last token always is."""
+        return max(1.0, self.prompt_tokens * (1 - self.prefix_hit_rate))
 
 
 @dataclass(frozen=True)
@@ -81,7 +97,7 @@ class Speed:
 def speed(
     shape: SpeedShape, engine: Engine, load: Load, *, efficiency: Efficiency = EFFICIENCY, fit: FitRecord = FIT
 ) -> Speed:
-    """TTFT, TPOT and throughput with their bands. Speculative decoding and prefix-cache hits are not counted on.
+    """TTFT, TPOT and throughput with their bands. Speculative decoding is not counted on.
 
     Raises:
         QuestionError: a figure of the card that the catalogue does not have, or a load below one request or token.
@@ -118,13 +134,17 @@ def pace(shape: SpeedShape, engine: Engine, load: Load, *, efficiency: Efficienc
     limit = engine.max_running or load.concurrency
     running = min(load.concurrency, max(1.0, limit))
     queue = running if lockstep else max(1.0, running / engine.data_parallel_size)
-    prompt_s = roofline.prefill_s(load.prompt_tokens)
+    cached = load.prompt_tokens - load.computed_tokens
+    prompt_s = roofline.prefill_s(load.computed_tokens, cached)
+    added_s = roofline.prefill_s(load.computed_tokens, cached, beside=running) if running > 1 else prompt_s
     step_s = roofline.decode_s(running, load.prompt_tokens + load.output_tokens / 2)
     start_s = efficiency.request_s + roofline.fixed_s
-    rate, share = _balance(queue, start_s, prompt_s, step_s, load.output_tokens)
+    # With several stages, as many prompts are under way at once: each holds up others by its share of the stages.
+    held_s = added_s / engine.pipeline_parallel_size
+    rate, share = _balance(queue, start_s, prompt_s, held_s, step_s, load.output_tokens)
     rate *= running / queue
     tpot_s = step_s / (1 - share)
-    opening_s = efficiency.opening_share * (queue - 1) / 2 * prompt_s
+    opening_s = efficiency.opening_share * (queue - 1) / 2 * held_s
     waiting_s = (load.concurrency - running) / rate
     ttft_s = start_s + prompt_s / (1 - share) + tpot_s / 2 + opening_s + waiting_s
     requests_s = load.concurrency / (ttft_s + (load.output_tokens - 1) * tpot_s)
@@ -134,16 +154,18 @@ def pace(shape: SpeedShape, engine: Engine, load: Load, *, efficiency: Efficienc
         requests_s=requests_s,
         output_tokens_s=requests_s * load.output_tokens,
         running=running,
-        prefill_share=min(1.0, requests_s * prompt_s / (1 if lockstep else engine.data_parallel_size)),
+        prefill_share=min(1.0, requests_s * held_s / (1 if lockstep else engine.data_parallel_size)),
     )
 
 
-def _balance(n: float, start_s: float, prompt_s: float, step_s: float, output_tokens: float) -> tuple[float, float]:
+def _balance(
+    n: float, start_s: float, prompt_s: float, held_s: float, step_s: float, output_tokens: float
+) -> tuple[float, float]:
     """Requests per second u and the share q of time that others' prompts take.
 
     n = u (a + b / (1 - q)) with q = u k, a what no one queues for and b what prompts stretch.
     """
-    k = prompt_s * (n - 1) / n
+    k = held_s * (n - 1) / n
     a, b = start_s, prompt_s + (output_tokens - 0.5) * step_s
     middle = a + b + n * k
     rate = 2 * n / (middle + math.sqrt(middle * middle - 4 * a * k * n))
@@ -156,10 +178,14 @@ def outside(shape: SpeedShape, engine: Engine, load: Load) -> tuple[str, ...]:
     tokens = {"prompt": load.prompt_tokens, "output": load.output_tokens}
     unlike = {name: value for name, value in tokens.items() if not _within(value, _FITTED_TOKENS[name])}
     several = engine.num_cards > 1
+    kind = "experts" if shape.experts else "dense"
+    four_bit = not shape.experts and shape.dense_format in FOUR_BIT
     found = [
-        (not shape.experts, "a dense model; the fitted rows are mixtures of experts"),
-        (card.compute_capability not in _FITTED_CAPABILITIES, f"{card.name}; the fitted cards are H200, B200 and B300"),
+        (four_bit, "a dense model in four bits; the fitted ones have 8 or 16"),
+        (card.compute_capability not in _FITTED_CAPABILITIES[kind], f"{card.name}; {_FITTED_CARDS[kind]}"),
         (several and engine.link != "nvlink", f"cards linked by {engine.link}; the fitted ones are linked by NVLink"),
+        (engine.pipeline_parallel_size > 1, "pipeline parallel; no fitted row has stages"),
+        (load.prefix_hit_rate > 0, "prompts found in the prefix cache; no fitted row counts on that"),
         (engine.num_cards > _MOST_FITTED_CARDS, "an engine over more cards than one box has"),
         (load.concurrency > _MOST_FITTED_CONCURRENCY, f"more than {_MOST_FITTED_CONCURRENCY:,} requests in flight"),
         (load.concurrency > (engine.max_running or load.concurrency), "requests that wait for others to leave"),

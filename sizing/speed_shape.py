@@ -1,10 +1,13 @@
-"""A model as speed sees it: which weights a token passes, which experts it picks, what it leaves in the KV cache."""
+"""A model as speed sees it: which weights a token passes, which experts it picks, what it reads of those before it."""
 
-from collections.abc import Mapping
+from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
-from sizing.errors import ModelFileError, QuestionError
+from sizing.errors import QuestionError
+from sizing.layers import Attention, Indexer, Latent, Layer, Recurrent
+from sizing.model import DTYPE_BYTES, ModelShape
+from sizing.parameters import count_parameters
 
 WeightFormat = Literal["16bit", "fp8", "int8", "nvfp4", "mxfp4", "int4"]
 
@@ -19,6 +22,37 @@ BYTES_PER_PARAMETER: dict[WeightFormat, float] = {
 }
 FOUR_BIT: frozenset[WeightFormat] = frozenset({"nvfp4", "mxfp4", "int4"})
 
+# What each of vLLM's methods may hold, likeliest first; which of them it is, the checkpoint's bytes tell.
+_FORMATS: dict[str, tuple[WeightFormat, ...]] = {
+    "fp8": ("fp8",),
+    "fbgemm_fp8": ("fp8",),
+    "modelopt": ("fp8",),
+    "modelopt_fp4": ("nvfp4",),
+    "mxfp4": ("mxfp4",),
+    "awq": ("int4", "int8"),
+    "gptq": ("int4", "int8"),
+    "bitsandbytes": ("int4", "int8"),
+    "experts_int8": ("int8",),
+}
+_ANY_FORMAT: tuple[WeightFormat, ...] = ("fp8", "int4", "nvfp4")
+_ONE_BYTE = ("fp8", "fp8_e4m3", "fp8_e5m2")
+_LATENT_POSITION = 64  # qk_rope_head_dim of every published model with latent attention
+
+
+@dataclass(frozen=True)
+class CacheRead:
+    """What one new token reads of the tokens before it, in so many layers that are alike."""
+
+    layers: int
+    bytes_per_token: float
+    """Keys and values, or the latent, of one earlier token in one layer, whole."""
+    heads: int
+    """What tensor parallelism divides it by at most; 1 for a latent, which every rank keeps whole."""
+    width: int
+    """Heads x (key width + value width): multiply-adds of one token with one earlier token in one layer."""
+    window: int | None = None
+    """Tokens that such a layer looks back on; None: all of them."""
+
 
 @dataclass(frozen=True)
 class SpeedShape:
@@ -32,26 +66,20 @@ class SpeedShape:
     embedding_parameters: int
     """0 where input and output are tied. Looked up, never read whole."""
     dense_parameters: int
-    """What every token passes besides: attention, dense feed-forward layers, shared experts."""
+    """What every token passes besides: attention, recurrent and dense feed-forward layers, shared experts, norms."""
     expert_parameters: int
     """One expert of one layer."""
     moe_layers: int
     experts: int
     """Per layer; 0 where the model has none."""
     experts_per_token: int
+    """Those that the router picks; shared ones are dense."""
     dense_format: WeightFormat
     expert_format: WeightFormat
-    kv_heads: int
-    """What tensor parallelism divides the cache by at most; 1 for a latent one (MLA), which every rank keeps whole."""
-    kv_bytes_per_token_layer: float
-    """Keys and values, or the latent, of one token in one layer."""
-    attention_width: int
-    """Heads x (key width + value width): multiply-adds of one token with one earlier token in one layer."""
-    windowed_layers: int = 0
-    window: int = 0
-    """Tokens that a windowed layer looks back on."""
-    cacheless_layers: int = 0
-    """Layers with a fixed state instead of a cache (linear attention)."""
+    caches: tuple[CacheRead, ...]
+    states: tuple[tuple[int, Recurrent], ...] = ()
+    """Recurrent layers, as many as are alike: a sequence reads and writes its states in every step."""
+    state_dtype_bytes: int = 2
     approximations: tuple[str, ...] = ()
     """What of this architecture the numbers above leave out, in words."""
 
@@ -70,170 +98,112 @@ class SpeedShape:
         experts = self.moe_layers * self.experts_per_token * self.expert_parameters
         return self.dense_parameters + experts + self.output_parameters
 
-    def visible_tokens(self, context: float) -> float:
-        """Earlier tokens that one new token attends to, summed over the layers."""
-        full = self.layers - self.windowed_layers - self.cacheless_layers
-        return full * context + self.windowed_layers * min(context, self.window)
+    def attention_macs(self, context: float) -> float:
+        """Multiply-adds of one new token with the `context` tokens before it, over all layers."""
+        return sum(read.layers * read.width * _visible(read, context) for read in self.caches)
 
     def kv_bytes(self, context: float, tensor_parallel_size: int) -> float:
-        """What one rank reads for one new token of a sequence of that length."""
-        shards = min(tensor_parallel_size, self.kv_heads)
-        return self.visible_tokens(context) * self.kv_bytes_per_token_layer / shards
+        """What one rank reads for one new token of a sequence of that length, recurrent states included."""
+        read_bytes = 0.0
+        for read in self.caches:
+            shards = min(tensor_parallel_size, read.heads)
+            read_bytes += read.layers * read.bytes_per_token * _visible(read, context) / shards
+        for layers, state in self.states:
+            read_bytes += 2 * layers * state.page_bytes(tensor_parallel_size, self.state_dtype_bytes)
+        return read_bytes
 
 
-def speed_shape(
-    config: Mapping[str, object],
-    *,
-    name: str,
-    weights: WeightFormat | None = None,
-    kv_element_bytes: float | None = None,
+def _visible(read: CacheRead, context: float) -> float:
+    return context if read.window is None else min(context, read.window)
+
+
+def speed_shape_of(
+    model: ModelShape, *, kv_cache_dtype: str = "auto", weights: WeightFormat | None = None
 ) -> SpeedShape:
-    """The shape a `config.json` describes; `weights` and `kv_element_bytes` override what it says of its own format.
+    """The shape of a model that is sized; `kv_cache_dtype` is vLLM's flag, `weights` overrides the checkpoint's format.
 
-    A four-bit mixture of experts keeps what every token passes in 16 bits, as its publishers do.
-
-    Raises:
-        ModelFileError: a key that is missing or not a number.
+    A mixture of experts in four bits keeps what every token passes in 16 bits where its bytes say so, or, without
+    bytes to go by (`weights`), as the publishers of such models do.
     """
-    text = config.get("text_config")
-    values: Mapping[str, object] = text if isinstance(text, dict) else config
-    read = _Reader(name, values)
-    layers, hidden, heads = (
-        read.number("num_hidden_layers"),
-        read.number("hidden_size"),
-        read.number("num_attention_heads"),
-    )
-    expert_format = weights or _own_format(config, values)
-    experts = read.first("num_experts", "num_local_experts", "n_routed_experts")
-    dense_format: WeightFormat = "16bit" if experts and expert_format in FOUR_BIT else expert_format
-    attention = _attention(read, hidden, heads)
-    moe_layers = _moe_layers(values, read, layers) if experts else 0
-    width = read.first("intermediate_size")
-    expert_width = read.first("moe_intermediate_size") or width
-    shared = read.first("n_shared_experts") * expert_width + read.first("shared_expert_intermediate_size")
-    dense = layers * attention.parameters + 3 * hidden * (width * (layers - moe_layers) + shared * moe_layers)
-    windowed, cacheless, window = _layer_kinds(values, read, layers)
-    output = hidden * read.number("vocab_size")
-    tied = (values.get("tie_word_embeddings") or config.get("tie_word_embeddings")) is True
-    element_bytes = kv_element_bytes or (1.0 if expert_format == "nvfp4" else 2.0)
+    hidden, experts = model.hidden_size, model.num_experts
+    counted, output = count_parameters(model), model.hidden_size * model.vocab_size
+    rows = counted.vocab_rows or (1 if model.tie_word_embeddings else 2)
+    expert = 3 * hidden * model.moe_intermediate_size  # gate, up and down projection
+    dense = counted.total - rows * output - model.num_moe_layers * experts * expert
+    dense_format, expert_format = _formats(model, weights, dense, counted.total - dense - rows * output, rows * output)
+    element_bytes = _element_bytes(model, kv_cache_dtype)
+    kinds = Counter(layer for caches in model.cache_layers for layer in caches)
     return SpeedShape(
-        name=name,
-        layers=layers,
+        name=model.name,
+        layers=model.num_hidden_layers,
         hidden_size=hidden,
         output_parameters=output,
-        embedding_parameters=0 if tied else output,
+        embedding_parameters=(rows - 1) * output,
         dense_parameters=dense,
-        expert_parameters=3 * hidden * expert_width,  # gate, up and down projection
-        moe_layers=moe_layers,
+        expert_parameters=expert if experts else 0,
+        moe_layers=model.num_moe_layers,
         experts=experts,
-        experts_per_token=read.number("num_experts_per_tok", "num_experts_per_token", "top_k_experts")
-        if experts
-        else 0,
+        experts_per_token=model.num_experts_per_tok - model.num_shared_experts,
         dense_format=dense_format,
         expert_format=expert_format,
-        kv_heads=attention.kv_heads,
-        kv_bytes_per_token_layer=attention.kv_elements * element_bytes,
-        attention_width=attention.width,
-        windowed_layers=windowed,
-        window=window,
-        cacheless_layers=cacheless,
-        approximations=_approximations(config, read, cacheless),
+        caches=tuple(
+            _cache_read(model, layer, count, element_bytes)
+            for layer, count in kinds.items()
+            if not isinstance(layer, Recurrent)
+        ),
+        states=tuple((count, layer) for layer, count in kinds.items() if isinstance(layer, Recurrent)),
+        state_dtype_bytes=model.dtype_bytes,
+        approximations=_approximations(model, kinds),
     )
 
 
-@dataclass(frozen=True)
-class _Attention:
-    """Of one layer: parameters, cached elements per token, heads the cache divides by, multiply-add width."""
-
-    parameters: int
-    kv_elements: int
-    kv_heads: int
-    width: int
-
-
-@dataclass(frozen=True)
-class _Reader:
-    name: str
-    values: Mapping[str, object]
-
-    def number(self, *keys: str) -> int:
-        """The first of these as a whole number above 0; the file has to have one."""
-        value = self.first(*keys)
-        if value <= 0:
-            raise ModelFileError(f"{self.name}: config.json has no {keys[0]}; use the file as its publisher ships it")
-        return value
-
-    def first(self, *keys: str) -> int:
-        """The first of these that is there; 0 where none is."""
-        for key in keys:
-            value = self.values.get(key)
-            if value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise ModelFileError(f"{self.name}: config.json says {key} = {value!r}, which is not a count")
-            return value
-        return 0
+def _cache_read(model: ModelShape, layer: Attention | Latent | Indexer, count: int, element_bytes: float) -> CacheRead:
+    heads = model.num_attention_heads
+    if isinstance(layer, Attention):
+        elements = layer.num_kv_heads * (layer.head_dim + layer.value_dim)
+        width = heads * (layer.head_dim + layer.value_dim)
+        return CacheRead(count, elements * element_bytes, layer.num_kv_heads, width, layer.window or layer.chunk)
+    if isinstance(layer, Latent):
+        # Uncompressed in prefill: keys and values a quarter of the rank wide each, and the position's part of the key.
+        width = heads * ((layer.width - _LATENT_POSITION) // 2 + _LATENT_POSITION)
+        return CacheRead(count, layer.width * element_bytes, 1, width)
+    return CacheRead(count, layer.token_bytes, 1, layer.head_dim)
 
 
-def _attention(read: _Reader, hidden: int, heads: int) -> _Attention:
-    latent = read.first("kv_lora_rank")
-    if latent:
-        rope, plain, value = read.number("qk_rope_head_dim"), read.first("qk_nope_head_dim"), read.number("v_head_dim")
-        key = plain + rope
-        compressed = read.first("q_lora_rank")
-        queries = compressed * (hidden + heads * key) if compressed else hidden * heads * key
-        down, up = hidden * (latent + rope), latent * heads * (plain + value)
-        return _Attention(queries + down + up + heads * value * hidden, latent + rope, 1, heads * (key + value))
-    width = read.first("head_dim") or hidden // heads
-    kv_heads = read.first("num_key_value_heads") or heads
-    parameters = 2 * hidden * (heads + kv_heads) * width
-    return _Attention(parameters, 2 * kv_heads * width, kv_heads, 2 * heads * width)
+def _element_bytes(model: ModelShape, kv_cache_dtype: str) -> float:
+    named = model.kv_cache_dtype if kv_cache_dtype == "auto" else kv_cache_dtype
+    if named in _ONE_BYTE:
+        return 1.0
+    return next((float(size) for dtype, size in DTYPE_BYTES.items() if dtype == named), float(model.dtype_bytes))
 
 
-def _moe_layers(values: Mapping[str, object], read: _Reader, layers: int) -> int:
-    listed = values.get("mlp_only_layers")
-    dense: list[object] = listed if isinstance(listed, list) else []
-    first, step = read.first("first_k_dense_replace"), read.first("decoder_sparse_step", "interleave_moe_layer_step")
-    return sum(1 for layer in range(first, layers) if layer not in dense and (layer + 1) % (step or 1) == 0)
+def _formats(
+    model: ModelShape, weights: WeightFormat | None, dense: int, experts: int, ends: int
+) -> tuple[WeightFormat, WeightFormat]:
+    """Of what every token passes, and of the experts: those whose bytes are nearest the checkpoint's."""
+    if weights is not None:
+        return ("16bit" if experts and weights in FOUR_BIT else weights), weights
+    if model.quantization is None:
+        return "16bit", "16bit"
+    held = model.weights_bytes - model.encoder_bytes - ends * BYTES_PER_PARAMETER["16bit"]
+    candidates: list[tuple[WeightFormat, WeightFormat]] = []
+    for fmt in _FORMATS.get(model.quantization, _ANY_FORMAT):
+        candidates += [(fmt, fmt), ("16bit", fmt)] if experts else [(fmt, fmt)]
+
+    def miss(pair: tuple[WeightFormat, WeightFormat]) -> float:
+        return abs(dense * BYTES_PER_PARAMETER[pair[0]] + experts * BYTES_PER_PARAMETER[pair[1]] - held)
+
+    return min(candidates, key=miss)
 
 
-def _layer_kinds(values: Mapping[str, object], read: _Reader, layers: int) -> tuple[int, int, int]:
-    """How many layers are windowed, how many keep no cache, and the window."""
-    kinds = values.get("layer_types")
-    window = (
-        read.first("sliding_window", "attention_chunk_size") if values.get("use_sliding_window") is not False else 0
-    )
-    if isinstance(kinds, list):
-        windowed = sum(kind in ("sliding_attention", "chunked_attention") for kind in kinds)
-        cacheless = sum(kind in ("linear_attention", "mamba") for kind in kinds)
-        return (windowed if window else 0), cacheless, window
-    pattern = read.first("sliding_window_pattern")  # every so many layers one that sees all
-    windowed = layers - layers // pattern if pattern else layers
-    return (windowed if window else 0), 0, window
-
-
-def _approximations(config: Mapping[str, object], read: _Reader, cacheless: int) -> tuple[str, ...]:
+def _approximations(model: ModelShape, kinds: Counter[Layer]) -> tuple[str, ...]:
     found = []
-    if cacheless:
-        found.append("linear-attention layers are counted like attention layers, and their state as free")
-    if read.first("index_topk"):
+    if any(isinstance(layer, Recurrent) for layer in kinds):
+        found.append("the scan of recurrent layers over a prompt is counted as free")
+    if any(isinstance(layer, Latent) and layer.indexed for layer in kinds):
         found.append("sparse attention is counted as if it read every token")
-    if "vision_config" in config or "audio_config" in config:
+    if model.encoder_bytes:
         found.append("the encoder of images or sound is left out: text only")
+    if model.quantization is not None and model.quantization not in _FORMATS:
+        found.append(f"the weights' format is told from their bytes alone ({model.quantization})")
     return tuple(found)
-
-
-def _own_format(config: Mapping[str, object], values: Mapping[str, object]) -> WeightFormat:
-    """What the file's quantization section says; 16 bits without one."""
-    section = config.get("quantization_config") or values.get("quantization_config")
-    if not isinstance(section, dict):
-        return "16bit"
-    text = str(section).lower()
-    if "mxfp4" in text:
-        return "mxfp4"
-    if "nvfp4" in text or "fp4" in str(section.get("quant_algo", "")).lower():
-        return "nvfp4"
-    bits = 4 if "'num_bits': 4" in text or section.get("bits") == 4 or section.get("load_in_4bit") else 8
-    if bits == 4 or str(section.get("quant_method", "")).lower() == "awq":
-        return "int4"
-    return "fp8" if "fp8" in text or "e4m3" in text or "'float'" in text else "int8"

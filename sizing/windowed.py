@@ -25,7 +25,7 @@ def gpt_oss(config: ConfigValues) -> Anatomy:
             (Attention(kv_heads, head_dim, head_dim, window=window if layer % 2 == 0 else None),)
             for layer in range(num_layers)
         ),
-        _times(layer, num_layers) + _ends(config, tied=False),
+        layer.times(num_layers) + _ends(config, tied=False),
         head_dim,
         kv_heads,
         width,
@@ -60,7 +60,7 @@ def _gemma(config: ConfigValues, *, pattern: int, qk_norm: bool, default_window:
     )
     return Anatomy(
         tuple((Attention(kv_heads, head_dim, head_dim, window=window if sliding else None),) for sliding in types),
-        _times(layer, num_layers) + _ends(config, tied=True),
+        layer.times(num_layers) + _ends(config, tied=True),
         head_dim,
         kv_heads,
         width,
@@ -138,7 +138,7 @@ def exaone4(config: ConfigValues) -> Anatomy:
     )
     return Anatomy(
         tuple((Attention(kv_heads, head_dim, head_dim, window if sliding else None),) for sliding in types),
-        _times(layer, num_layers) + _ends(config, tied=False),
+        layer.times(num_layers) + _ends(config, tied=False),
         head_dim,
         kv_heads,
         width,
@@ -160,9 +160,9 @@ def llama4(config: ConfigValues) -> Anatomy:
     num_moe = num_layers // step
     attention = projections(hidden, heads * head_dim, kv_heads * head_dim) + ParameterCount(replicated=2 * hidden)
     parameters = (
-        _times(attention, num_layers)
-        + _times(experts(hidden, num_experts, width, shared_width=width, router_bias=False), num_moe)
-        + _times(gated_mlp(hidden, dense_width), num_layers - num_moe)
+        attention.times(num_layers)
+        + experts(hidden, num_experts, width, shared_width=width, router_bias=False).times(num_moe)
+        + gated_mlp(hidden, dense_width).times(num_layers - num_moe)
         + _ends(config, tied=False)
     )
     layers: Layers = tuple(
@@ -170,7 +170,7 @@ def llama4(config: ConfigValues) -> Anatomy:
         for has_positions in positioned[:num_layers]
     )
     active = config.count("num_experts_per_tok", default=1)
-    return Anatomy(layers, parameters, head_dim, kv_heads, dense_width, num_experts, active + 1, width, num_moe)
+    return Anatomy(layers, parameters, head_dim, kv_heads, dense_width, num_experts, active + 1, width, num_moe, 1)
 
 
 def minimax_m2(config: ConfigValues) -> Anatomy:
@@ -186,7 +186,7 @@ def minimax_m2(config: ConfigValues) -> Anatomy:
     )
     return Anatomy(
         ((Attention(kv_heads, head_dim, head_dim),),) * num_layers,
-        _times(layer, num_layers) + _ends(config, tied=False),
+        layer.times(num_layers) + _ends(config, tied=False),
         head_dim,
         kv_heads,
         width,
@@ -216,7 +216,3 @@ def _layer_types(config: ConfigValues, num_layers: int, every: int) -> list[bool
     if len(words) != num_layers or set(words) - {"sliding_attention", "full_attention"}:
         raise config.impossible("layer_types", "must name sliding_attention or full_attention for each layer")
     return [word == "sliding_attention" for word in words]
-
-
-def _times(count: ParameterCount, layers: int) -> ParameterCount:
-    return ParameterCount(count.sharded * layers, count.kv_projection * layers, count.replicated * layers)

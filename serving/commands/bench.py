@@ -20,7 +20,7 @@ from benchmarks.run import Progress, RunResult, execute
 from benchmarks.schedule import ARRIVALS, Arrivals
 from benchmarks.slo import NO_SLO, parse_slo
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

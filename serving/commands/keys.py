@@ -7,7 +7,7 @@ import typer
 
 from gateway.identity import new_key
 
-app = typer.Typer(help="Virtual API keys.", no_args_is_help=True)
+app = typer.Typer(help="Virtual API keys.", no_args_is_help=True, add_completion=False)
 
 
 @app.callback()

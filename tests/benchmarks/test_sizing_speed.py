@@ -5,11 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.sizing_speed import in_fit_half, main, percentile
+from benchmarks.sizing_speed import OWN_CONFIGS, OWN_ROWS, in_fit_half, main, percentile
 from benchmarks.speed_rows import measurement, read_rows
-from tests.sizing.speed_models import GPT_OSS_120B, LLAMA_70B, MINIMAX_M2
+from tests.sizing.models import published_configs
 
-CONFIGS = {"gpt-oss-120b": GPT_OSS_120B, "MiniMax-M2.5": MINIMAX_M2, "Llama-3.1-70B": LLAMA_70B}
+PUBLISHED = published_configs()
+CONFIGS = {
+    "gpt-oss-120b": PUBLISHED["openai/gpt-oss-120b"],
+    "MiniMax-M2.5": PUBLISHED["MiniMaxAI/MiniMax-M2.5"],
+    "Llama-3.1-70B": PUBLISHED["meta-llama/Llama-3.1-70B-Instruct"],
+}
 ROW: dict[str, object] = {  # ai-dynamo/aiconfigurator, systems/silicon_sample.csv
     "id": "gpt_oss_120b_b200_1024x1024_c4",
     "model": "gpt-oss-120b",
@@ -38,7 +43,7 @@ MINIMAX = {**ROW, "id": "minimax", "model": "MiniMax-M2.5", "gpu": "h200_sxm", "
 def files(folder: Path, rows: object) -> list[str]:
     (folder / "perf.json").write_text(json.dumps(rows))
     (folder / "configs.json").write_text(json.dumps(CONFIGS))
-    return ["--perf", str(folder / "perf.json"), "--configs", str(folder / "configs.json")]
+    return ["--perf", str(folder / "perf.json"), "--configs", str(folder / "configs.json"), "--alone"]
 
 
 def test_a_row_becomes_a_measurement() -> None:
@@ -68,7 +73,6 @@ def test_dense_rows_go_by_their_matrix_format() -> None:
         ({"gpu": None}, "no card stated"),
         ({"gpu": "x100_sxm"}, "no GPU called"),
         ({"model": "other"}, "no config.json of other"),
-        ({"pp": 2}, "pipeline parallel is not predicted"),
         ({"tp": "two"}, "tp is 'two'"),
         ({"moe_quant": "ternary"}, "weights in ternary are not known"),
         ({"dataset": "1000 prompts, request-rate inf"}, "no steady load"),
@@ -77,8 +81,8 @@ def test_dense_rows_go_by_their_matrix_format() -> None:
 def test_what_cannot_be_predicted_is_counted_with_its_reason(
     tmp_path: Path, change: dict[str, object], reason: str
 ) -> None:
-    perf, configs = (Path(name) for name in files(tmp_path, [ROW, {**ROW, **change}])[1::2])
-    found = read_rows(perf, configs)
+    perf, configs = (Path(name) for name in files(tmp_path, [ROW, {**ROW, **change}])[1:4:2])
+    found = read_rows([perf], [configs])
     assert len(found.measurements) == 1
     assert [count for text, count in found.left_out.items() if reason in text] == [1]
 
@@ -108,12 +112,31 @@ def test_percentiles_are_interpolated() -> None:
     assert percentile([0, 10], 0.9) == pytest.approx(9)
 
 
-def test_nothing_given_or_nothing_readable_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([]) == 2
-    assert capsys.readouterr().err == (
-        "bench-speed: no measured runs given: make bench-speed PERF=runs.json CONFIGS=configs.json\n"
-    )
-    assert main(["--perf", str(tmp_path / "none"), "--configs", str(tmp_path / "none")]) == 2
+def test_stages_and_single_steps_are_read() -> None:
+    staged = measurement({**ROW, "pp": 2}, CONFIGS)
+    assert (staged.engine.pipeline_parallel_size, staged.engine.num_cards) == (2, 2)
+    step = measurement({**ROW, "ttft_ms": None, "tpot_ms": None, "step_ms": 5.0}, CONFIGS)
+    assert (step.ttft_s, step.tpot_s, step.step_s, step.output_tokens_s) == (None, None, 0.005, None)
+
+
+def test_a_cache_that_could_not_have_fitted_in_16_bits_was_in_fp8() -> None:
+    """256 x 8,704 tokens x 62 layers x 8 heads x 256 x 2 bytes over two cards are 283 GB on each, beside 115 GB."""
+    full = measurement({**MINIMAX, "gpu": "b300_sxm", "tp": 2, "concurrency": 256, "isl": 8192}, CONFIGS)
+    assert full.shape.kv_bytes(1, 1) == 62 * 8 * 256
+    few = measurement({**MINIMAX, "gpu": "b300_sxm", "tp": 2, "concurrency": 4, "isl": 8192}, CONFIGS)
+    assert few.shape.kv_bytes(1, 1) == 62 * 8 * 256 * 2
+
+
+def test_the_public_rows_are_all_read_and_have_their_source() -> None:
+    found = read_rows([OWN_ROWS], [OWN_CONFIGS])
+    assert not found.left_out
+    assert len(found.measurements) == len(OWN_ROWS.read_text().splitlines())
+    for text in OWN_ROWS.read_text().splitlines():
+        assert len(json.loads(text)["source"]) > 20
+
+
+def test_nothing_readable_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--perf", str(tmp_path / "none"), "--configs", str(tmp_path / "none"), "--alone"]) == 2
     assert main(files(tmp_path, {"not": "a list"})) == 2
     assert main(files(tmp_path, [{**ROW, "tp": 0}])) == 2
     errors = capsys.readouterr().err.splitlines()

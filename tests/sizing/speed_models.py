@@ -1,67 +1,48 @@
 """Models and cards that the speed tests share: facts of published `config.json` files, and a card for sums by hand."""
 
+import math
+
 from sizing.cards import Card, card
+from sizing.config_json import parse_config
 from sizing.efficiency import Efficiency
 from sizing.roofline import Engine
+from sizing.speed_shape import SpeedShape, WeightFormat, speed_shape_of
+from tests.sizing.models import published
 
-LLAMA_70B: dict[str, object] = {  # meta-llama/Llama-3.1-70B-Instruct
-    "hidden_size": 8192,
-    "num_hidden_layers": 80,
+KIMI_K2_5: dict[str, object] = {  # moonshotai/Kimi-K2.5, the text part
+    "architectures": ["DeepseekV3ForCausalLM"],
+    "model_type": "kimi_k2",
+    "torch_dtype": "bfloat16",
+    "max_position_embeddings": 262144,
+    "hidden_size": 7168,
+    "num_hidden_layers": 61,
     "num_attention_heads": 64,
-    "num_key_value_heads": 8,
-    "vocab_size": 128256,
-    "intermediate_size": 28672,
-}
-GPT_OSS_120B: dict[str, object] = {  # openai/gpt-oss-120b
-    "hidden_size": 2880,
-    "num_hidden_layers": 36,
-    "num_attention_heads": 64,
-    "num_key_value_heads": 8,
-    "head_dim": 64,
-    "vocab_size": 201088,
-    "intermediate_size": 2880,
-    "num_local_experts": 128,
-    "num_experts_per_tok": 4,
-    "sliding_window": 128,
-    "layer_types": ["sliding_attention", "full_attention"] * 18,
-    "quantization_config": {"quant_method": "mxfp4"},
-}
-MINIMAX_M2: dict[str, object] = {  # MiniMaxAI/MiniMax-M2.5
-    "hidden_size": 3072,
-    "num_hidden_layers": 62,
-    "num_attention_heads": 48,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "vocab_size": 200064,
-    "intermediate_size": 1536,
-    "num_local_experts": 256,
+    "num_key_value_heads": 64,
+    "vocab_size": 163840,
+    "intermediate_size": 18432,
+    "moe_intermediate_size": 2048,
+    "n_routed_experts": 384,
     "num_experts_per_tok": 8,
-    "quantization_config": {"quant_method": "fp8", "fmt": "float8_e4m3fn"},
+    "n_shared_experts": 1,
+    "first_k_dense_replace": 1,
+    "kv_lora_rank": 512,
+    "q_lora_rank": 1536,
+    "qk_rope_head_dim": 64,
+    "qk_nope_head_dim": 128,
+    "v_head_dim": 128,
 }
-KIMI_K2: dict[str, object] = {  # moonshotai/Kimi-K2.5, its text part as the publisher nests it
-    "text_config": {
-        "hidden_size": 7168,
-        "num_hidden_layers": 61,
-        "num_attention_heads": 64,
-        "num_key_value_heads": 64,
-        "vocab_size": 163840,
-        "intermediate_size": 18432,
-        "moe_intermediate_size": 2048,
-        "n_routed_experts": 384,
-        "num_experts_per_tok": 8,
-        "n_shared_experts": 1,
-        "first_k_dense_replace": 1,
-        "kv_lora_rank": 512,
-        "q_lora_rank": 1536,
-        "qk_rope_head_dim": 64,
-        "qk_nope_head_dim": 128,
-        "v_head_dim": 128,
-        "quantization_config": {
-            "quant_method": "compressed-tensors",
-            "config_groups": {"group_0": {"weights": {"num_bits": 4, "type": "int"}}},
-        },
-    },
-    "vision_config": {"patch_size": 14},
+
+
+def shape(name: str, weights: WeightFormat | None = None, **changes: object) -> SpeedShape:
+    """A published model, its weights in that format."""
+    return speed_shape_of(published(name, quantization_config=None, **changes), weights=weights)
+
+
+SHAPES = {
+    "llama": shape("meta-llama/Llama-3.1-70B-Instruct", "fp8"),
+    "gpt-oss": shape("openai/gpt-oss-120b", "mxfp4"),
+    "minimax": shape("MiniMaxAI/MiniMax-M2.5", "fp8"),
+    "kimi": speed_shape_of(parse_config(KIMI_K2_5, name="kimi"), weights="int4"),
 }
 
 ROUND = Card("round", 1e12, 100e12, 200e12, 200e12, 400e12, 200e9, 500, (9, 0), "round numbers", None)
@@ -69,10 +50,11 @@ ROUND = Card("round", 1e12, 100e12, 200e12, 200e12, 400e12, 200e9, 500, (9, 0), 
 
 IDEAL = Efficiency(
     expert_bandwidth=1.0,
-    expert_bandwidth_fp4=1.0,
+    expert_bandwidth_fused=1.0,
     routing_independence=1.0,
     kv_bandwidth=1.0,
     expert_compute=1.0,
+    expert_compute_fused=1.0,
     expert_layer_s=0.0,
     all_reduce_s=0.0,
     sequence_s=0.0,
@@ -80,12 +62,15 @@ IDEAL = Efficiency(
     request_s=0.0,
     layer_s=0.0,
     dense_bandwidth=1.0,
-    dense_bandwidth_4bit=1.0,
+    on_chip_bandwidth=math.inf,
+    narrow_layer_s=0.0,
     dense_compute=1.0,
+    opening_share=0.0,
+    dense_bandwidth_4bit=1.0,
     narrow_gain=1.0,
     step_s=0.0,
     link_share=1.0,
-    opening_share=0.0,
+    fabric_hop_s=0.0,
 )
 """Everything at its published speed and nothing lost in between."""
 

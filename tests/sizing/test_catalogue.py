@@ -28,6 +28,8 @@ def test_every_card_of_the_catalogue_has_its_figures_and_a_source() -> None:
         ("NVIDIA H200", 4.8, 989.4, 1978.9, 700),
         ("b200", 8.0, 2250, 4500, 1000),
         ("MI300X", 5.3, 1307.4, 2614.9, 750),
+        ("H100 PCIe", 2.0, 756.5, 1513, 350),
+        ("H20", 4.0, 148, 296, 400),
     ],
 )
 def test_figures_are_the_data_sheets(
@@ -48,7 +50,7 @@ def test_dense_rates_double_from_type_to_type() -> None:
         if found.flops_fp8 and found.flops_fp4:
             assert 2.0 <= found.flops_fp4 / found.flops_fp8 <= 4.0
         if found.bandwidth and found.flops_16bit and found.name != "CPU":
-            assert 50 < found.flops_16bit / found.bandwidth < 450, found.name
+            assert 35 < found.flops_16bit / found.bandwidth < 450, found.name  # H20 is the lowest
 
 
 def test_what_is_not_published_is_none() -> None:
@@ -85,5 +87,5 @@ def test_the_processor_of_the_table_says_nothing() -> None:
 def test_impossible_processors_and_unknown_cards_are_refused() -> None:
     with pytest.raises(QuestionError, match="above 0"):
         processor(memory_channels=0, megatransfers_s=4800, cores=1, ghz=1, flops_per_cycle=1, power_w=None)
-    with pytest.raises(UnknownGpuError, match="RTX4090"):
-        card("RTX4080")
+    with pytest.raises(UnknownGpuError, match="RTX4080"):
+        card("RTX4081")

@@ -37,7 +37,7 @@ REFUSED = {
     "openai/gpt-oss-20b": "quantized with mxfp4",
     "openai/gpt-oss-120b": "quantized with mxfp4",
     "MiniMaxAI/MiniMax-M2.5": "quantized with fp8",
-    "nvidia/Llama-3_3-Nemotron-Super-49B-v1": "DeciLMForCausalLM",
+    "nvidia/Llama-3_3-Nemotron-Super-49B-v1": "block_configs",
 }
 
 
@@ -151,8 +151,10 @@ def test_a_window_that_is_switched_off_is_full_attention() -> None:
         ({"mamba_d_state": 128}, "Mamba"),
         ({"linear_num_value_heads": 32}, "linear attention"),
         ({"is_encoder_decoder": True}, "encoder"),
-        ({"architectures": ["SomethingNewForCausalLM"]}, "SomethingNewForCausalLM is an architecture"),
-        ({"architectures": []}, "names no architecture"),
+        ({"architectures": ["SomethingNewForCausalLM"], "mamba_expand": 2}, "Mamba layers (mamba_expand)"),
+        ({"architectures": [], "hybrid_layer_pattern": [0, 1]}, "layers of several kinds (hybrid_layer_pattern)"),
+        ({"architectures": [], "layer_types": ["conv"] * 30}, "conv layers"),
+        ({"architectures": ["NewForCausalLM"], "num_key_value_heads": None}, "lacks num_key_value_heads"),
     ],
 )
 def test_layers_that_are_not_sized_are_refused_by_their_name(changes: dict[str, object], named: str) -> None:

@@ -10,13 +10,12 @@ from sizing.cost import ApiPrice, HourlyCost, break_even, owned, rented, token_c
 from sizing.errors import QuestionError
 from sizing.roofline import Engine
 from sizing.speed import Load, Pace, pace
-from sizing.speed_shape import speed_shape
 from sizing.users import LatencyBound, users_within
-from tests.sizing.speed_models import GPT_OSS_120B, engine
+from tests.sizing.speed_models import SHAPES, engine
 
 # Two requests a second of 1,000 + 500 tokens, a quarter of the time in prompts.
 PACE = Pace(ttft_s=0.2, tpot_s=0.01, requests_s=2.0, output_tokens_s=1000.0, running=10, prefill_share=0.25)
-GPT_OSS = speed_shape(GPT_OSS_120B, name="gpt-oss")
+GPT_OSS = SHAPES["gpt-oss"]
 
 
 def test_a_rented_hour_is_paid_by_its_requests() -> None:

@@ -12,8 +12,10 @@ from sizing.headers import Tensor, loaded_tensors
 from sizing.kv_cache import KvCache
 from sizing.memory import block_size
 from sizing.model import ModelShape
+from sizing.pages import LatentPage
 from sizing.parameters import weights_per_rank_bytes
 from sizing.plan import Question, answer
+from sizing.release import NEWEST, Release
 from tests.sizing.models import published, published_configs
 
 
@@ -61,8 +63,28 @@ def test_deepseek_r1_keeps_576_numbers_a_token_on_every_rank() -> None:
 
 def test_an_indexer_keeps_a_byte_an_element_and_a_scale() -> None:
     assert served("deepseek-ai/DeepSeek-V3.2", block_size=64).bytes_per_token == 61 * (576 * 2 + 132)
-    with pytest.raises(QuestionError, match="beside an indexer"):
-        served("deepseek-ai/DeepSeek-V3.2", block_size=64, kv_cache_dtype="fp8")
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "major", "release", "token_bytes"),
+    [
+        ("deepseek-ai/DeepSeek-V3.2", "fp8", 9, NEWEST, 656),
+        ("deepseek-ai/DeepSeek-V3.2", "auto", 9, NEWEST, 1152),
+        ("deepseek-ai/DeepSeek-V3.2", "auto", 9, Release(11), 656),  # packed before anyone asked
+        ("deepseek-ai/DeepSeek-V3.2", "fp8", 10, NEWEST, 576),
+        ("deepseek-ai/DeepSeek-V3.2", "fp8", 10, Release(16), 656),
+        ("deepseek-ai/DeepSeek-V3.2", "auto", 12, NEWEST, 656),
+        ("zai-org/GLM-5", "auto", 9, NEWEST, 1152),
+        ("zai-org/GLM-5", "auto", 10, NEWEST, 576),
+        ("zai-org/GLM-5", "auto", 10, Release(28), 1152),
+    ],
+)
+def test_beside_an_indexer_card_and_release_decide_the_layout(
+    name: str, dtype: str, major: int, release: Release, token_bytes: int
+) -> None:
+    cache = served(name, block_size=64, kv_cache_dtype=dtype, compute_major=major, release=release)
+    latent = [page for page in cache.groups[0].pages if isinstance(page, LatentPage) and page.role == "indexed"]
+    assert {page.state_bytes for page in latent} == {token_bytes}
 
 
 def test_a_gated_delta_net_sets_the_block() -> None:

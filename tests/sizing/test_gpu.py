@@ -20,6 +20,17 @@ from sizing.gpu import GIB, catalogue, gpu
         ("NVIDIA H100 80GB HBM3", "H100"),
         ("a100-40gb", "A100-40GB"),
         ("AMD Instinct MI300X", "MI300X"),
+        ("NVIDIA A100 80GB PCIe", "A100-PCIe-80GB"),
+        ("NVIDIA A100-PCIE-40GB", "A100-PCIe-40GB"),
+        ("NVIDIA H100 PCIe", "H100-PCIe"),
+        ("h100 nvl", "H100-NVL"),
+        ("A10", "A10"),
+        ("a6000", "RTXA6000"),
+        ("NVIDIA RTX 6000 Ada Generation", "RTX6000Ada"),
+        ("RTX 4070 Ti Super", "RTX4070TiSUPER"),
+        ("NVIDIA GeForce RTX 5080", "RTX5080"),
+        ("rtx 4060 ti 16gb", "RTX4060Ti-16GB"),
+        ("AMD Instinct MI355X", "MI355X"),
     ],
 )
 def test_a_card_by_any_spelling(spelling: str, name: str) -> None:
@@ -35,6 +46,12 @@ def test_every_card_is_empty_and_smaller_than_its_marketing_says() -> None:
             assert 0.85 * sold_gb[card.name] * GIB < card.memory_bytes < sold_gb[card.name] * GIB
 
 
+def test_a_board_without_nvlink_is_a_card_of_its_own() -> None:
+    for board, sister in (("H100 PCIe", "H100"), ("A100 80GB PCIe", "A100-80GB"), ("A100-PCIE-40GB", "A100-40GB")):
+        assert (gpu(board).link, gpu(sister).link) == ("pcie", "nvlink")
+        assert gpu(board).memory_bytes == gpu(sister).memory_bytes
+
+
 def test_h200_reports_what_vllm_logged_on_it() -> None:
     assert gpu("H200").memory_bytes == pytest.approx(139.8 * GIB, abs=1)
 
@@ -44,7 +61,7 @@ def test_only_gb10_shares_its_memory() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "near"), [("A100", "A100-40GB or A100-80GB"), ("H10", "H100"), ("RTX4080", "RTX4090"), ("L40", "L40S")]
+    ("asked", "near"), [("A100", "A100-40GB or A100-80GB"), ("H10", "H100"), ("RTX4081", "RTX4080"), ("L45", "L4")]
 )
 def test_an_unknown_card_is_refused_with_near_names(asked: str, near: str) -> None:
     with pytest.raises(UnknownGpuError) as caught:

@@ -1,0 +1,256 @@
+"""One question per line of JSON: what `berth size --questions` and the sizing benchmark read.
+
+A line names a model (`model`: a folder or a Hub id, or `config`: its config.json inline), a card (`gpu`, with
+`gpu_total_gib` where it is not in the catalogue, or `detected`), and any of vLLM's flags under its own name. The short
+names that start-up logs are collected under (`tp`, `gmu`, `kv_dtype`, ...) mean the same, and what such a row logged
+(`kv_tokens`, `load_gib`, ...) is left alone: it is never part of an answer.
+"""
+
+import difflib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from sizing.config_json import parse_config
+from sizing.errors import QuestionError, UnknownGpuError
+from sizing.gpu import GIB, Device, Link, catalogue, gpu
+from sizing.model import Dtype, ModelShape
+from sizing.plan import Question
+from sizing.quantization import quantized
+from sizing.release import Engine, parse_release
+
+Row = Mapping[str, object]
+
+_SHORT = {
+    "tp": "tensor_parallel_size",
+    "pp": "pipeline_parallel_size",
+    "ep": "enable_expert_parallel",
+    "gmu": "gpu_memory_utilization",
+    "kv_dtype": "kv_cache_dtype",
+    "ngpu": "count",
+    "quant": "quantization",
+    "prefix_caching": "enable_prefix_caching",
+    "vllm": "vllm_version",
+}
+_ASKED = frozenset(
+    {
+        *("id", "model", "config", "gpu", "gpu_total_gib", "gpu_free_gib", "link", "detected", "count", "dtype"),
+        *("quantization", "vllm_version", "engine", "tensor_parallel_size", "pipeline_parallel_size"),
+        *("enable_expert_parallel", "max_model_len", "max_num_seqs", "max_num_batched_tokens", "block_size"),
+        *("gpu_memory_utilization", "gmu_default", "kv_cache_memory_bytes", "kv_cache_dtype", "enforce_eager"),
+        *("enable_prefix_caching", "revision"),
+    }
+)
+_LOGGED = frozenset(
+    {
+        *("source", "note", "gpu_total_note", "dp", "lora", "blocks", "load_gib", "ckpt_gib", "consumed_gib"),
+        *("act_gib", "nontorch_gib", "peak_torch_gib", "cg_est_gib", "cg_gib", "kv_gib", "kv_tokens"),
+        *("kv_tokens_approx", "conc", "est_max_len", "kv_needed_gib", "outcome", "mla_align", "skip_mm_profiling"),
+        *("config_known", "complete", "page_check", "unified_memory", "outlier", "certainty"),
+    }
+)
+_DTYPES: dict[str, Dtype] = {
+    **dict.fromkeys(("bf16", "bfloat16"), "bfloat16"),
+    **dict.fromkeys(("fp16", "float16", "half"), "float16"),
+    **dict.fromkeys(("fp32", "float32", "float"), "float32"),
+}
+_GPU_SIZE = re.compile(r"(\d+)\s*GB", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where a row's model and machine come from: the only I/O of a question."""
+
+    load: Callable[[str, str | None], ModelShape]
+    """By folder or Hub id, and revision."""
+    machine: Callable[[], tuple[Device, int]]
+    """The most numerous kind of card here, and how many there are."""
+    configs: Mapping[str, Row]
+    """config.json by name, looked at before a model is loaded."""
+
+
+def read_question(row: object, sources: Sources) -> Question:
+    """The question that a row asks.
+
+    Raises:
+        QuestionError: a key that is not known, a value that is not of its kind, or too little to go by.
+        SizingError: as the model's own files say.
+    """
+    values = _values(row)
+    device, count = _device(values, sources)
+    release = parse_release(_text(values, "vllm_version"), _engine(values))
+    stages = _count(values, "pipeline_parallel_size") or 1
+    tensor_parallel_size = _count(values, "tensor_parallel_size")
+    if tensor_parallel_size is None and values.get("count") is not None:
+        tensor_parallel_size = max(1, count // stages)  # the cards that a row names are the cards it used
+    utilization = _number(values, "gpu_memory_utilization") or _number(values, "gmu_default")
+    return Question(
+        model=_model(values, sources),
+        device=device,
+        count=max(count, (tensor_parallel_size or 1) * stages),
+        tensor_parallel_size=tensor_parallel_size,
+        max_model_len=_count(values, "max_model_len"),
+        max_num_seqs=_count(values, "max_num_seqs"),
+        max_num_batched_tokens=_count(values, "max_num_batched_tokens"),
+        gpu_memory_utilization=utilization,
+        kv_cache_memory_bytes=_count(values, "kv_cache_memory_bytes"),
+        kv_cache_dtype=_text(values, "kv_cache_dtype") or "auto",
+        enforce_eager=_flag(values, "enforce_eager") or False,
+        pipeline_parallel_size=stages,
+        enable_expert_parallel=_flag(values, "enable_expert_parallel") or False,
+        block_size=_count(values, "block_size"),
+        enable_prefix_caching=_flag(values, "enable_prefix_caching"),
+        release=release,
+    )
+
+
+def read_model(row: object, sources: Sources) -> ModelShape:
+    """The model that a row names, as it serves it.
+
+    Raises:
+        SizingError: as `read_question` does.
+    """
+    return _model(_values(row), sources)
+
+
+def _values(row: object) -> dict[str, object]:
+    """The row under vLLM's names, nulls left out."""
+    if not isinstance(row, dict):
+        raise QuestionError('a question is a JSON object, such as {"model": "Qwen/Qwen3-8B", "gpu": "L40S"}')
+    values: dict[str, object] = {}
+    for key, value in row.items():
+        name = _SHORT.get(key, key)
+        if name not in _ASKED and name not in _LOGGED:
+            near = difflib.get_close_matches(str(key), [*_ASKED, *_SHORT], n=1)
+            raise QuestionError(f"{key!r} is not part of a question" + (f"; did you mean {near[0]!r}?" if near else ""))
+        if value is not None and name in _ASKED:
+            values[name] = value
+    return values
+
+
+def _model(values: Row, sources: Sources) -> ModelShape:
+    name, config = _text(values, "model"), values.get("config")
+    if config is not None and not isinstance(config, dict):
+        raise QuestionError("config is not a JSON object; give the model's config.json itself")
+    if name is None and config is None:
+        raise QuestionError('the question names no model; give "model" (a folder or a Hub id) or "config"')
+    found = config if config is not None else sources.configs.get(name or "")
+    if found is not None:
+        model = parse_config(found, name=name or "inline config")
+    else:
+        model = sources.load(name or "", _text(values, "revision"))
+    scheme = _text(values, "quantization")
+    if scheme is not None and model.quantization is None:
+        model = quantized(model, scheme)
+    dtype = _dtype(values)
+    return model if dtype is None else model.served_as(dtype)
+
+
+def _dtype(values: Row) -> Dtype | None:
+    """None for `auto`, and where a row says "fp16/bf16" because its log did not."""
+    text = _text(values, "dtype")
+    if text is None or text == "auto" or "/" in text:
+        return None
+    if text not in _DTYPES:
+        raise QuestionError(f"dtype {text!r} is not served; use auto, bfloat16, float16 or float32")
+    return _DTYPES[text]
+
+
+def _device(values: Row, sources: Sources) -> tuple[Device, int]:
+    count = _count(values, "count")
+    if _flag(values, "detected"):
+        device, here = sources.machine()
+        return device, here if count is None else count
+    name, total_gib = _text(values, "gpu"), _number(values, "gpu_total_gib")
+    if name is None and total_gib is None:
+        raise QuestionError('the question names no card; give "gpu" (such as H200), "gpu_total_gib", or "detected"')
+    device = _card(name or "unnamed card", total_gib)
+    if total_gib is not None:
+        total = int(total_gib * GIB)
+        device = replace(device, memory_bytes=total, free_bytes=total)
+    free_gib = _number(values, "gpu_free_gib")
+    if free_gib is not None:
+        device = replace(device, free_bytes=int(free_gib * GIB))
+    return replace(device, link=_link(values, device.link)), 1 if count is None else count
+
+
+def _card(name: str, total_gib: float | None) -> Device:
+    """The catalogue's card where the name is one or holds one; else a card of that memory, as far as it is given."""
+    try:
+        return gpu(name)
+    except UnknownGpuError:
+        found = _mentioned(name)
+        if found is not None:
+            return found
+        if total_gib is None:
+            raise
+    return Device("cuda", name, int(total_gib * GIB), int(total_gib * GIB), link="pcie")
+
+
+def _mentioned(text: str) -> Device | None:
+    """A card that a description names among other words: "A100 40GB (p4d)", "GB10 (DGX Spark)", "H100 SXM 80GB".
+
+    Of several cards of that name (A100-40GB, A100-80GB) the one of the size that the text gives.
+    """
+    words = re.findall(r"[a-z0-9]+", text.lower())
+    joined = {"".join(words[first:last]) for first in range(len(words)) for last in range(first + 1, len(words) + 1)}
+    known = {re.sub(r"[^a-z0-9]", "", card.name.lower()): card for card in catalogue()}
+    named = [card for key, card in known.items() if key in joined]
+    if named:
+        return max(named, key=lambda card: len(card.name))
+    size = _GPU_SIZE.search(text)
+    alike = [card for key, card in known.items() if any(key.startswith(word) for word in joined if len(word) > 3)]
+    if size and alike:
+        return min(alike, key=lambda card: abs(card.memory_bytes / GIB - int(size[1])))
+    return None
+
+
+def _link(values: Row, default: Link) -> Link:
+    text = _text(values, "link")
+    if text is None:
+        return default
+    for link in ("none", "pcie", "nvlink", "xgmi"):
+        if text == link:
+            return link
+    raise QuestionError(f"link {text!r} is not known; use none, pcie, nvlink or xgmi")
+
+
+def _engine(values: Row) -> Engine | None:
+    text = _text(values, "engine")
+    if text is None:
+        return None
+    if text == "V0":
+        return "V0"
+    if text == "V1":
+        return "V1"
+    raise QuestionError(f"engine {text!r} is not known; use V0 or V1")
+
+
+def _text(values: Row, key: str) -> str | None:
+    value = values.get(key)
+    if value is not None and not isinstance(value, str):
+        raise QuestionError(f"{key} is {value!r}; it has to be text")
+    return value
+
+
+def _number(values: Row, key: str) -> float | None:
+    value = values.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise QuestionError(f"{key} is {value!r}; it has to be a number")
+    return float(value)
+
+
+def _count(values: Row, key: str) -> int | None:
+    value = _number(values, key)
+    if value is not None and value != int(value):
+        raise QuestionError(f"{key} is {value!r}; it has to be a whole number")
+    return None if value is None else int(value)
+
+
+def _flag(values: Row, key: str) -> bool | None:
+    value = values.get(key)
+    if value is not None and not isinstance(value, bool):
+        raise QuestionError(f"{key} is {value!r}; it has to be true or false")
+    return value
