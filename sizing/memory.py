@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sizing.activations import Batch, activation_peak, penalty_state_bytes
+from sizing.engine_cache import pipeline_stages
 from sizing.gpu import GIB, Device, compute_major
 from sizing.kv_cache import KvCache
 from sizing.layers import Indexer, Latent
@@ -257,6 +258,11 @@ def _term(name: str, band: Band, why: str) -> Term:
 
 def _weights(model: ModelShape, parallel: Parallel, stage: int) -> Term:
     held = weights_per_rank_bytes(model, parallel.tensor_parallel_size)
+    held = round(
+        held
+        * len(pipeline_stages(model.num_hidden_layers, parallel.pipeline_parallel_size)[stage])
+        / model.num_hidden_layers
+    )
     rank = f", one rank of {parallel.num_cards}" if parallel.num_cards > 1 else ""
     number_type = model.quantization or model.dtype
     why = f"{model.num_parameters / 1e9:.2f}B parameters in {number_type}, by {model.weights_source}{rank}"

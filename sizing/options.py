@@ -17,10 +17,28 @@ from sizing.variants import Quantized, Variant, usual_len, variants
 _LEN_STEP = 512
 _CROSSINGS = ("nothing", "NUMA nodes", "NVLink islands")
 _VARIED = (
+    *("block_size", "enforce_eager", "gpu_memory_utilization", "max_num_batched_tokens", "release"),
     *("device", "stage_devices", "tensor_parallel_size", "pipeline_parallel_size", "enable_expert_parallel"),
     *("max_model_len", "max_num_seqs", "kv_cache_memory_bytes", "kv_cache_dtype"),
 )
-"""What tells two questions of one search apart, beside their model."""
+"""What tells two questions of one plan apart, beside their model."""
+
+
+class Answers:
+    """The answers of one plan, each worked out once; its questions may differ in their model, cards and settings."""
+
+    def __init__(self) -> None:
+        self._caches: dict[int, Caches] = {}
+        self._found: dict[tuple[object, ...], Answer] = {}
+
+    def settled(self, question: Question) -> Answer:
+        """`sizing.plan.settle`, remembered. Raises what it raises."""
+        caches = self._caches.setdefault(id(question.model), Caches(question.model))  # which keeps the model alive
+        key = (id(question.model), *(getattr(question, name) for name in _VARIED))
+        found = self._found.get(key)
+        if found is None:
+            found = self._found[key] = settle(replace(question, caches=caches))
+        return found
 
 
 @dataclass(frozen=True)
@@ -45,8 +63,8 @@ class Outlook:
     """The SLO that would not be met; None where all are."""
 
 
-Forecast = Callable[[Question, Answer, int], Outlook]
-"""Of one engine's question and answer, and how many such engines there are."""
+Forecast = Callable[[Question, Answer, int], Outlook | None]
+"""Of one engine's question and answer, and how many such engines there are; None where the speed is not known."""
 
 
 @dataclass(frozen=True)
@@ -110,22 +128,25 @@ class Option:
         return self.outlook.missed if self.outlook else None
 
     @property
-    def rank(self) -> tuple[bool, bool, int, int, int, int, float, int, int]:
+    def rank(self) -> tuple[bool, bool, int, int, bool, int, int, float, int, int]:
         """The smaller the better; in this order:
 
         1. it surely fits, before a close call; 2. it gives what was asked, before what falls short; 3. the model as it
-        is, before one with fewer bits; 4. of those that fall short, the one with most requests at once; 5. the fewest
-        cards; 6. tensor parallelism inside one NVLink island, then one NUMA node; 7. most output tokens per second,
-        where there is a forecast; 8. the fewest pipeline stages, since each delays every token; 9. most KV tokens.
+        is, before one with fewer bits; 4. of those that fall short, the one with most requests at once; 5. an engine
+        without pipeline stages, which delay every token, whose tensor parallelism stays inside an NVLink island and a
+        NUMA node; 6. the fewest cards; 7. of what has to be crossed, NUMA nodes before islands; 8. most output tokens
+        per second, where there is a forecast; 9. the fewest pipeline stages; 10. most KV tokens.
         """
         settings = self.answer.settings
+        crossing = max(_CROSSINGS.index(engine.group.crossing) for engine in self.engines)
         return (
             not self.sure,
             self.shortfall is not None,
             len(self.variant.costs),
             -self.seats if self.shortfall else 0,
+            settings.pipeline_parallel_size > 1 or crossing > 0,
             len(self.cards),
-            max(_CROSSINGS.index(engine.group.crossing) for engine in self.engines),
+            crossing,
             -self.outlook.output_tokens_s if self.outlook else 0.0,
             settings.pipeline_parallel_size,
             -sum(engine.answer.kv_cache_tokens for engine in self.engines),
@@ -177,20 +198,21 @@ def options(
     *,
     quantized: Quantized | None = None,
     forecast: Forecast | None = None,
+    answers: Answers | None = None,
 ) -> Options:
     """Rank every layout of the model over those cards.
 
     What the question leaves open is decided; its device, count and stage devices are not looked at. Cards of one kind
     are tried first; an engine over unlike cards only where nothing else fits. Tensor-parallel groups stay in one NVLink
     island, or one NUMA node, where one is large enough. `quantized` makes a shape of fewer bits where weights do not
-    fit; `forecast` ranks by speed and checks an SLO.
+    fit; `forecast` ranks by speed and checks an SLO; `answers` are those of an earlier call about the same model.
 
     Raises:
         QuestionError: settings that contradict each other or the model.
     """
     want = want or Want()
     check(replace(question, count=1, pipeline_parallel_size=1, stage_devices=()))
-    search = _Search(question, want, quantized, forecast)
+    search = _Search(question, want, quantized, forecast, answers or Answers())
     alike = [search.tried(layout) for layout in _layouts(question, cards, want)]
     found = Options(
         tuple(sorted((option for tried in alike for option in tried[0]), key=lambda option: option.rank)),
@@ -218,11 +240,13 @@ def _weaknesses(option: Option, best: Option) -> Iterator[str]:
         yield option.shortfall
     if len(option.variant.costs) > len(best.variant.costs):
         yield f"{' and '.join(option.variant.costs)}, and it fits without"
-    if len(option.cards) > len(best.cards):
-        yield f"takes {len(option.cards)} cards where {len(best.cards)} will do"
-    crossing = option.engines[0].group.crossing
+    crossing, stages = option.engines[0].group.crossing, option.answer.settings.pipeline_parallel_size
     if crossing not in ("nothing", best.engines[0].group.crossing):
         yield f"tensor parallelism would cross {crossing}"
+    if stages > 1 and best.answer.settings.pipeline_parallel_size == 1:
+        yield "pipeline stages delay every token, and it fits without"
+    if len(option.cards) > len(best.cards):
+        yield f"takes {len(option.cards)} cards where {len(best.cards)} will do"
     if option.outlook and best.outlook and option.outlook.output_tokens_s < best.outlook.output_tokens_s:
         slower, faster = option.outlook.output_tokens_s, best.outlook.output_tokens_s
         yield f"{slower:,.0f} output tokens/s where the first gives {faster:,.0f}"
@@ -230,8 +254,9 @@ def _weaknesses(option: Option, best: Option) -> Iterator[str]:
 
 
 def _smaller(option: Option, best: Option) -> Iterator[str]:
-    if option.answer.settings.pipeline_parallel_size > best.answer.settings.pipeline_parallel_size:
-        yield "pipeline stages delay every token, and it fits without"
+    more_stages, stages = (each.answer.settings.pipeline_parallel_size for each in (option, best))
+    if more_stages > stages:
+        yield f"{more_stages} pipeline stages, each of which delays every token, where {stages} will do"
     less, more = (sum(engine.answer.kv_cache_tokens for engine in each.engines) for each in (option, best))
     if less < more:
         yield f"{less:,} KV tokens where the first has {more:,}"
@@ -282,8 +307,7 @@ class _Search:
     want: Want
     quantized: Quantized | None
     forecast: Forecast | None
-    _caches: dict[int, Caches] = field(default_factory=dict)
-    _answers: dict[tuple[object, ...], Answer] = field(default_factory=dict)
+    _answers: Answers
     _shapes: dict[str, ModelShape] = field(default_factory=dict)
 
     def tried(self, layout: _Layout) -> tuple[list[Option], list[Rejected]]:
@@ -350,13 +374,13 @@ class _Search:
     def _engine(self, group: CardGroup, variant: Variant) -> PlannedEngine | str:
         question = on_cards(variant.question, group)
         try:
-            found = self._settled(question)
+            found = self._answers.settled(question)
             if not found.fits:
                 close = "" if found.certain else " (a close call)"
                 return f"{found.reason}{close}"
             if not found.certain and question.max_model_len is None:
                 question, found = self._surely(question, found)
-            question, found = with_explicit_kv(question, found, self._settled)
+            question, found = with_explicit_kv(question, found, self._answers.settled)
         except SizingError as error:
             return str(error)
         return PlannedEngine(group, question, found)
@@ -370,7 +394,7 @@ class _Search:
         length = longest * tokens // max(1, found.kv_cache_tokens) // _LEN_STEP * _LEN_STEP
         if length < min(question.model.max_model_len, SHORTEST_USEFUL_LEN):
             return question, found
-        surer = self._settled(replace(question, max_model_len=length))
+        surer = self._answers.settled(replace(question, max_model_len=length))
         if not (surer.fits and surer.certain):
             return question, found
         return replace(question, max_model_len=length), replace(
@@ -378,15 +402,6 @@ class _Search:
             note=f"the model's own context of {question.model.max_model_len:,} tokens does not surely fit; "
             f"{length:,} does",
         )
-
-    def _settled(self, question: Question) -> Answer:
-        model = question.model  # one of few, which all live as long as this search
-        key = (id(model), *(getattr(question, name) for name in _VARIED))
-        found = self._answers.get(key)
-        if found is None:
-            caches = self._caches.setdefault(id(model), Caches(model))
-            found = self._answers[key] = settle(replace(question, caches=caches))
-        return found
 
 
 def on_cards(question: Question, group: CardGroup) -> Question:

@@ -5,6 +5,7 @@ Read by comparing the sources of 0.8.5 to 0.32.0; a development build is taken a
 
 import re
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 from sizing.gpu import GIB
@@ -32,7 +33,7 @@ class Release:
     def __str__(self) -> str:
         return f"0.{self.minor}.{self.patch}"
 
-    @property
+    @cached_property
     def engine(self) -> Engine:
         """V1 is the default from 0.8.0 on (engine/arg_utils.py), where the card and the features allow it."""
         return self.named_engine or ("V1" if self >= Release(8) else "V0")
@@ -62,7 +63,7 @@ class Release:
         """Max concurrency: tokens / max_model_len, since 0.9.1 blocks / a request's blocks (kv_cache_utils.py)."""
         return self.engine == "V0" or self < Release(9, 1)
 
-    @property
+    @cached_property
     def refusal(self) -> Refusal:
         """What has to fit for a start (v1/core/kv_cache_utils.py; V0: worker/worker.py).
 
