@@ -38,28 +38,39 @@ def with_explicit_kv(
     return with_kv_bytes(question, found, wanted, settle)
 
 
+def on_uneven_stages(question: Question, settle: Callable[[Question], Answer]) -> tuple[Question, Answer] | None:
+    """KV bytes for stages whose cards differ in what is free; None where that does not fit either.
+
+    `--gpu-memory-utilization` is one share for all of them: the fullest card's would leave most of the others unused.
+    """
+    if not question.stage_devices or question.gpu_memory_utilization or question.kv_cache_memory_bytes:
+        return None
+    left = surely_free_bytes(question, settle(replace(question, kv_cache_memory_bytes=1)), given=1)
+    if left < _STEP_BYTES:
+        return None
+    exact = replace(question, kv_cache_memory_bytes=left // _STEP_BYTES * _STEP_BYTES)
+    found = settle(exact)
+    return (exact, startable(exact, found)) if found.fits else None
+
+
 def with_kv_bytes(
     question: Question, found: Answer, kv_bytes: int, settle: Callable[[Question], Answer]
 ) -> tuple[Question, Answer]:
     """The same context on so many KV bytes; unchanged where it would not start with them."""
-    exact = replace(
-        question,
-        kv_cache_memory_bytes=max(kv_bytes // _STEP_BYTES * _STEP_BYTES, found.needed_kv_bytes),
-        max_model_len=found.settings.max_model_len,
-    )
+    kv_bytes = max(kv_bytes // _STEP_BYTES * _STEP_BYTES, found.needed_kv_bytes)
+    exact = replace(question, kv_cache_memory_bytes=kv_bytes, max_model_len=found.settings.max_model_len)
     given = settle(exact)
     if not given.fits:
         return question, found
-    certain = surely_free_bytes(question, given) >= 0
+    certain = surely_free_bytes(question, given, kv_bytes) >= 0
     return exact, replace(startable(exact, given), note=found.note, certain=certain)
 
 
-def surely_free_bytes(question: Question, found: Answer) -> int:
-    """KV bytes that are left on every stage when each term is at the bad end of its band (less what is given)."""
+def surely_free_bytes(question: Question, found: Answer, given: int = 0) -> int:
+    """KV bytes that are left on every stage, beside those given, when each term is at the bad end of its band."""
     devices = question.stage_devices or (question.device,) * len(found.budgets)
     left = []
     for budget, device in zip(found.budgets, devices, strict=True):
-        given = budget.kv_cache_bytes if budget.kv_cache_given else 0
         left_free = int(device.memory_bytes * OVERHEADS.cpu_safety_share) if device.unified else 0
         left.append(usable_bytes(device) - left_free - budget.fixed_bytes - budget.more_bytes - given)
     return min(left)

@@ -7,7 +7,7 @@ from functools import cached_property
 from sizing.division import indivisible
 from sizing.engine_cache import Caches
 from sizing.errors import SizingError
-from sizing.explicit import with_explicit_kv
+from sizing.explicit import on_uneven_stages, with_explicit_kv
 from sizing.gpu import Device
 from sizing.islands import CardGroup, choose, choose_unlike, kinds, shapes
 from sizing.model import ModelShape
@@ -375,6 +375,9 @@ class _Search:
         question = on_cards(variant.question, group)
         try:
             found = self._answers.settled(question)
+            uneven = None if found.fits else on_uneven_stages(question, self._answers.settled)
+            if uneven is not None:
+                return PlannedEngine(group, *uneven)
             if not found.fits:
                 close = "" if found.certain else " (a close call)"
                 return f"{found.reason}{close}"
