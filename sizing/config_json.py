@@ -1,7 +1,7 @@
 """From a model's `config.json` to its ModelShape: pure, and what all families spell alike."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from sizing.anatomy import Anatomy
 from sizing.architecture import (
@@ -14,12 +14,13 @@ from sizing.architecture import (
 )
 from sizing.config_values import ConfigValues
 from sizing.division import read_granule
-from sizing.errors import ModelFileError, UnsupportedModelError
-from sizing.headers import Tensor, is_encoder, loaded_bytes, loaded_tensors, stored_dtype
-from sizing.model import Dtype, KvCacheDtype, ModelShape, ParameterCount
-from sizing.parameters import count_parameters
+from sizing.errors import ModelFileError
+from sizing.headers import Tensor, stored_dtype
+from sizing.model import Dtype, ModelShape, ParameterCount
 from sizing.plain import windows
+from sizing.quantization import quantization_method
 from sizing.structure import assumed, by_structure
+from sizing.weighing import weighed
 
 _DTYPES: dict[str, Dtype] = {
     "bfloat16": "bfloat16",
@@ -42,7 +43,6 @@ _LENGTH_KEYS = (
 )
 # vllm/config/model.py: _get_and_verify_max_len; these leave max_position_embeddings already scaled
 _UNSCALED_ROPE = {"default", "su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling"}
-_COUNT_TOLERANCE = 0.01
 _ASSUMED_MODEL_LEN = 32_768
 _ANY_MODEL_LEN = 2**24
 
@@ -54,8 +54,9 @@ def parse_config(values: Mapping[str, object], *, name: str, tensors: Sequence[T
         ModelFileError: a key is missing or impossible, or the headers do not fit the config.
         UnsupportedModelError: a family, a kind of layer or a number format that is not sized yet.
     """
-    shape, wrapped = _unweighed(values, name=name, tensors=tensors)
-    return _weighed(shape, tensors, wrapped=wrapped)
+    found = _unweighed(values, name=name, tensors=tensors)
+    shape = weighed(found.shape, found.config, tensors, wrapper=values if found.wrapped else None)
+    return replace(shape, architecture=found.architecture)
 
 
 def kv_layers(values: Mapping[str, object], *, name: str) -> ModelShape:
@@ -71,12 +72,24 @@ def kv_layers(values: Mapping[str, object], *, name: str) -> ModelShape:
     heads = values.get("num_attention_heads") or values.get("num_key_value_heads")
     filled = {key: value for key, value in values.items() if value is not None}
     unweighed = {"hidden_size": 1, "intermediate_size": 1, "vocab_size": 1, "num_attention_heads": heads}
-    shape, _ = _unweighed({**unweighed, **filled}, name=name, tensors=None)
+    found = _unweighed({**unweighed, **filled}, name=name, tensors=None)
+    shape = replace(found.shape, architecture=found.architecture)
     return replace(shape, hidden_size=0, intermediate_size=0, vocab_size=0, parameters=ParameterCount())
 
 
-def _unweighed(values: Mapping[str, object], *, name: str, tensors: Sequence[Tensor] | None) -> tuple[ModelShape, bool]:
-    """The shape without its weights, and whether the decoder is inside a multimodal wrapper."""
+@dataclass(frozen=True)
+class _Unweighed:
+    """A decoder's shape under its own architecture, and its part of the file."""
+
+    shape: ModelShape
+    config: ConfigValues
+    architecture: str
+    """The file's own, which may be a multimodal wrapper's."""
+    wrapped: bool
+
+
+def _unweighed(values: Mapping[str, object], *, name: str, tensors: Sequence[Tensor] | None) -> _Unweighed:
+    """The shape without its weights."""
     architecture = architecture_name(values)
     wrapped = architecture in WRAPPERS
     known = WRAPPERS.get(architecture or "", architecture)
@@ -95,7 +108,7 @@ def _unweighed(values: Mapping[str, object], *, name: str, tensors: Sequence[Ten
         raise config.impossible(
             "num_key_value_heads", f"does not divide the {shape.num_attention_heads} attention heads"
         )
-    return replace(shape, architecture=architecture or ""), wrapped
+    return _Unweighed(shape, config, architecture or "", wrapped)
 
 
 def _text_values(values: Mapping[str, object], *, name: str) -> Mapping[str, object]:
@@ -114,7 +127,7 @@ def _text_values(values: Mapping[str, object], *, name: str) -> Mapping[str, obj
 def _base_shape(config: ConfigValues, architecture: str, tensors: Sequence[Tensor] | None) -> ModelShape:
     """What every family spells alike; its widths are still those of a shape without layers."""
     max_model_len, longest = _model_len(config)
-    quantization, kv_cache_dtype = _quantization(config)
+    quantization, kv_cache_dtype = quantization_method(config)
     return ModelShape(
         name=config.name,
         architecture=architecture,
@@ -195,38 +208,6 @@ def _plain_shape(config: ConfigValues, architecture_name: str, tensors: Sequence
     return replace(shape, layers=windows(config, architecture, shape))
 
 
-def _weighed(shape: ModelShape, tensors: Sequence[Tensor] | None, *, wrapped: bool) -> ModelShape:
-    counted = count_parameters(shape).total
-    if tensors is None:
-        if shape.quantization:
-            raise UnsupportedModelError(
-                f"{shape.name}: weights quantized with {shape.quantization} are only known from safetensors headers, "
-                "and there are none; size the repository or the folder that holds them"
-            )
-        caveat = "neither the weights nor the work of its encoder are in the sum" if wrapped else None
-        return replace(shape, num_parameters=counted, weights_bytes=counted * shape.dtype_bytes, caveat=caveat)
-    loaded = loaded_tensors(
-        tensors, tie_word_embeddings=shape.tie_word_embeddings, num_hidden_layers=shape.num_hidden_layers
-    )
-    encoder = [tensor for tensor in loaded if wrapped and is_encoder(tensor)]
-    decoder = [tensor for tensor in loaded if not (wrapped and is_encoder(tensor))]
-    stored = sum(tensor.num_elements for tensor in decoder)
-    if not shape.quantization and abs(stored - counted) > _COUNT_TOLERANCE * counted:
-        raise ModelFileError(
-            f"{shape.name}: its safetensors hold {stored:,} parameters where config.json describes {counted:,}; "
-            "download the model again, or merge the adapter into its base model"
-        )
-    quantized = shape.quantization is not None
-    encoder_bytes = loaded_bytes(encoder, dtype=shape.dtype, quantized=quantized)
-    return replace(
-        shape,
-        num_parameters=counted + sum(tensor.num_elements for tensor in encoder),
-        weights_bytes=loaded_bytes(decoder, dtype=shape.dtype, quantized=quantized) + encoder_bytes,
-        encoder_bytes=encoder_bytes,
-        caveat="the work of its encoder is not in the sum" if wrapped else None,
-    )
-
-
 def _served_dtype(config: ConfigValues, tensors: Sequence[Tensor] | None) -> Dtype:
     """vllm/config/model.py: _resolve_auto_dtype; a float32 checkpoint is served in bfloat16.
 
@@ -274,43 +255,3 @@ def _model_len(config: ConfigValues) -> tuple[int, int]:
         # vLLM serves LongRoPE at its original length unless asked for more, to spare short prompts the loss
         return config.count("original_max_position_embeddings", default=longest), longest
     return longest, longest
-
-
-def _quantization(config: ConfigValues) -> tuple[str | None, KvCacheDtype]:
-    """The method's name as vLLM normalises it, and the KV cache type that the checkpoint asks for."""
-    section = config.section("quantization_config", "compression_config")
-    if not section:
-        return None, "auto"
-    inner = section.get("quantization")
-    inner = inner if isinstance(inner, dict) else {}
-    method = str(section.get("quant_method") or "").lower().replace("compressed_tensors", "compressed-tensors")
-    if not method and inner.get("quant_algo"):  # ModelOpt before 0.31 keeps it in a file of its own
-        method = {"FP8": "modelopt", "NVFP4": "modelopt_fp4"}.get(str(inner["quant_algo"]).upper(), "")
-    if not method:
-        raise UnsupportedModelError(
-            f"{config.name}: its quantization_config names no quant_method, so its KV cache type is unknown; "
-            "use the config.json as its publisher ships it"
-        )
-    if method == "compressed-tensors":
-        return method, "fp8" if section.get("kv_cache_scheme") else "auto"
-    if method.startswith("modelopt"):
-        return method, _modelopt_kv_cache(config, [inner, section])
-    return method, "auto"
-
-
-def _modelopt_kv_cache(config: ConfigValues, sections: Sequence[Mapping[str, object]]) -> KvCacheDtype:
-    """vllm/utils/torch_utils.py: get_kv_cache_quant_algo_string."""
-    for key in ("kv_cache_scheme", "kv_cache_quant_algo"):
-        for section in sections:
-            algo = section.get(key)
-            if not algo:
-                continue
-            if isinstance(algo, dict):
-                algo = {8: "fp8", 4: "nvfp4"}.get(algo.get("num_bits", 0)) if algo.get("type") == "float" else None
-            if str(algo).lower() == "fp8":
-                return "fp8"
-            raise UnsupportedModelError(
-                f"{config.name}: its checkpoint asks for a {algo} KV cache, which is not sized yet; "
-                "sized today are the served type and fp8"
-            )
-    return "auto"

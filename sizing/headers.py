@@ -16,6 +16,8 @@ MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 _DECODER_LAYER = re.compile(r"^(?:language_model\.)?(?:model\.)?(?:language_model\.)?(?:model\.)?layers\.(\d+)\.")
 _ENCODER = re.compile(r"vision|visual|audio|multi_modal_projector|mm_projector|image_newline|patch_merger")
 
+_ROPE_TABLES = ("rope_freqs.", "rope_factors_")  # GGUF's; vLLM makes its own
+
 _FLOATS: dict[str, Dtype | None] = {"F64": None, "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
@@ -65,6 +67,7 @@ def loaded_tensors(
         for tensor in tensors
         if not (tie_word_embeddings and tensor.name.endswith("lm_head.weight"))
         and "rotary_emb." not in tensor.name
+        and not tensor.name.startswith(_ROPE_TABLES)
         and not _predicts(tensor.name, num_hidden_layers)
     )
 

@@ -1,7 +1,7 @@
 """Reads a model's metadata, never its weights, from a local folder or the Hugging Face Hub."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,24 +22,30 @@ from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
 from sizing.config_json import parse_config
 from sizing.errors import ModelFileError, ModelNotFoundError, UnsupportedModelError
+from sizing.gguf_header import GgufHeader, parse_gguf
+from sizing.gguf_model import file_types, gguf_config, gguf_tensors
 from sizing.headers import LENGTH_PREFIX_BYTES, MAX_HEADER_BYTES, Tensor, parse_header
 from sizing.model import ModelShape
 
 _CONFIG = "config.json"
 _MODELOPT_CONFIG = "hf_quant_config.json"  # ModelOpt before 0.31 kept its quantization config beside the model's
 _INDEX = "model.safetensors.index.json"
-_OTHER_FORMATS = (".gguf", ".bin", ".pt", ".pth")
+_GGUF = ".gguf"
+_OTHER_FORMATS = (".bin", ".pt", ".pth")
 _TIMEOUT_S = 10.0
 _PARALLEL_READS = 8
+_PAST_THE_END = 416  # HTTP: a range that begins behind the last byte
+_GGUF_PIECE_BYTES = 4 << 20  # most headers, vocabulary and all, take one or two
 
 
 def load_model(
     ref: str, *, revision: str | None = None, endpoint: str | None = None, cache_dir: Path | None = None
 ) -> ModelShape:
-    """The shape of a model given as a local folder or a Hub id.
+    """The shape of a model given as a local folder, a .gguf file or a Hub id.
 
-    From the Hub only `config.json` and the safetensors headers travel, by ranged reads. Where the Hub cannot be
-    reached, a snapshot that is already in its cache is read instead. `endpoint` and `cache_dir` default to
+    From the Hub only `config.json` and the headers of safetensors or GGUF files travel, by ranged reads. One GGUF file
+    among several is named as vLLM does: `owner/repository:Q4_K_M` or `owner/repository/file.gguf`. Where the Hub
+    cannot be reached, a snapshot that is already in its cache is read instead. `endpoint` and `cache_dir` default to
     huggingface_hub's own.
 
     Raises:
@@ -50,32 +56,99 @@ def load_model(
     path = Path(ref).expanduser()
     if path.is_dir():
         return _from_folder(path, ref)
+    if path.is_file() and path.suffix == _GGUF:
+        return _from_gguf(path.parent, path.name, ref)
     if path.is_file():
         raise UnsupportedModelError(f"{ref} is a file; give the folder with its config.json and *.safetensors")
-    if ref.startswith(("/", "./", "../", "~")) or ref.count("/") > 1:
+    repo, gguf = _repository(ref)
+    if ref.startswith(("/", "./", "../", "~")) or repo.count("/") > 1:
         raise ModelNotFoundError(f"no folder {ref}; give a model folder, or a Hub id such as Qwen/Qwen3-8B")
-    source = _Hub(ref, revision, endpoint)
+    source = _Hub(repo, revision, endpoint)
     try:
-        return source.model()
+        return source.model(gguf)
     except _UnreachableError as error:
-        folder = _cached_snapshot(ref, revision, cache_dir)
+        folder = _cached_snapshot(repo, revision, cache_dir)
         if folder is None:
             raise ModelNotFoundError(
                 f"{ref}: the Hub cannot be reached ({error}) and the model is not in its cache; "
                 "check the connection, or give a local folder"
             ) from error
-        return _from_folder(folder, ref)
+        return _from_folder(folder, ref) if gguf is None else _from_gguf(folder, gguf, ref)
+
+
+def _repository(ref: str) -> tuple[str, str | None]:
+    """A Hub id, and the GGUF file or type that is named behind it."""
+    if ref.endswith(_GGUF) and ref.count("/") > 1:
+        owner, repository, file = ref.split("/", 2)
+        return f"{owner}/{repository}", file
+    repo, _, gguf = ref.partition(":")
+    return repo, gguf or None
 
 
 def _from_folder(folder: Path, name: str) -> ModelShape:
+    files = sorted(entry.name for entry in folder.iterdir())
+    if _only_gguf(files):
+        return _from_gguf(folder, None, name)
     config = _folder_json(folder / _CONFIG)
     if config is None:
         raise ModelFileError(f"{name}: the folder has no {_CONFIG}; give the folder that the model was saved to")
-    files = sorted(entry.name for entry in folder.iterdir())
     index = _folder_json(folder / _INDEX)
     shards = _weight_files(name, files, index)
     tensors = [tensor for shard in shards for tensor in _folder_header(folder / shard)] if shards else None
     return parse_config(_with_modelopt(config, _folder_json(folder / _MODELOPT_CONFIG)), name=name, tensors=tensors)
+
+
+def _only_gguf(files: Sequence[str]) -> bool:
+    return any(file.endswith(_GGUF) for file in files) and not any(file.endswith(".safetensors") for file in files)
+
+
+def _from_gguf(folder: Path, wanted: str | None, name: str) -> ModelShape:
+    files = _gguf_files(name, [entry.name for entry in folder.iterdir()], wanted)
+    headers = [_gguf_header(folder / file) for file in files]
+    return _gguf_shape(headers, _folder_json(folder / _CONFIG), name)
+
+
+def _gguf_header(file: Path) -> GgufHeader:
+    try:
+        with file.open("rb") as stream:
+
+            def fetch(offset: int, size: int) -> bytes:
+                stream.seek(offset)
+                return stream.read(size)
+
+            return parse_gguf(fetch, file=str(file))
+    except OSError as error:
+        raise ModelFileError(f"{file}: cannot be read ({error.strerror}); check its permissions") from error
+
+
+def _gguf_shape(headers: Sequence[GgufHeader], config: Mapping[str, object] | None, name: str) -> ModelShape:
+    values = gguf_config(headers[0], config, name=name)
+    return parse_config(values, name=name, tensors=gguf_tensors(headers, name=name))
+
+
+def _gguf_files(name: str, files: Iterable[str], wanted: str | None) -> list[str]:
+    """The parts of one model: the file or the type that is named, or the only one there is.
+
+    Raises:
+        ModelFileError: none of that name, several to choose from, or a part that is missing.
+    """
+    types = file_types(files)
+    known = f"{', '.join(types) or 'no GGUF file'}; name one, as REPOSITORY:TYPE or by its file"
+    if wanted is None:
+        found = list(types.values())
+        if len(found) != 1:
+            raise ModelFileError(f"{name}: holds {known}")
+        parts = found[0]
+    else:
+        parts = types.get(wanted.upper()) or next((group for group in types.values() if wanted in group), [])
+        if not parts:
+            raise ModelFileError(f"{name}: there is no {wanted} in it, but {known}")
+    _, split, total = parts[0].removesuffix(_GGUF).partition("-of-")
+    if split and total.isdigit() and int(total) != len(parts):
+        raise ModelFileError(
+            f"{name}: {int(total) - len(parts)} of {int(total)} GGUF parts are missing; download the model again"
+        )
+    return parts
 
 
 def _folder_json(file: Path) -> dict[str, object] | None:
@@ -157,9 +230,11 @@ class _Hub:
     revision: str | None
     endpoint: str | None
 
-    def model(self) -> ModelShape:
+    def model(self, gguf: str | None = None) -> ModelShape:
         with _hub_errors(self.repo, self.revision):
             files = self._files()
+            if gguf is not None or _only_gguf(files):
+                return self._gguf_model(files, gguf)
             config = self._json(_CONFIG) if _CONFIG in files else None
             if config is None:
                 raise ModelFileError(f"{self.repo}: the repository has no {_CONFIG}; name one that serves as it is")
@@ -169,6 +244,28 @@ class _Hub:
                 raise UnsupportedModelError(f"{self.repo}: the repository holds no weights; name one that does")
             tensors = self._tensors(shards)
         return parse_config(_with_modelopt(config, modelopt), name=self.repo, tensors=tensors)
+
+    def _gguf_model(self, files: Iterable[str], wanted: str | None) -> ModelShape:
+        config = self._json(_CONFIG) if _CONFIG in files else None
+        headers = [
+            parse_gguf(self._fetch(file), file=f"{self.repo}/{file}", piece_bytes=_GGUF_PIECE_BYTES)
+            for file in _gguf_files(self.repo, files, wanted)
+        ]
+        return _gguf_shape(headers, config, self.repo)
+
+    def _fetch(self, file: str) -> Callable[[int, int], bytes]:
+        url = hf_hub_url(self.repo, file, revision=self.revision, endpoint=self.endpoint)
+
+        def fetch(offset: int, size: int) -> bytes:
+            headers = {**build_hf_headers(), "Range": f"bytes={offset}-{offset + size - 1}"}
+            response = get_session().get(url, headers=headers, timeout=_TIMEOUT_S, follow_redirects=True)
+            if response.status_code == _PAST_THE_END:
+                return b""
+            hf_raise_for_status(response)
+            content: bytes = response.content
+            return content
+
+        return fetch
 
     def _files(self) -> list[str]:
         info = HfApi(endpoint=self.endpoint).model_info(self.repo, revision=self.revision, timeout=_TIMEOUT_S)

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sizing.activations import Batch, activation_peak, penalty_state_bytes
-from sizing.engine_cache import pipeline_stages
 from sizing.gpu import GIB, Device, compute_major
 from sizing.kv_cache import KvCache
 from sizing.layers import Indexer, Latent
 from sizing.model import ModelShape
 from sizing.overheads import OVERHEADS, Band, Overheads
-from sizing.parameters import weights_per_rank_bytes
 from sizing.release import NEWEST, Release, batch_defaults
+from sizing.weights import weights_per_rank
 
 _WEIGHTS_SPREAD = 0.01
 CUDA_BLOCK_SIZE = 16  # vllm/config/cache.py
@@ -204,7 +203,7 @@ def cpu_budget(
     vLLM does not profile a processor. It takes `--kv-cache-memory-bytes` as given and refuses only what is not free
     at that moment, so what the rest of the engine needs has to be left free here.
     """
-    weights = _weights(model, Parallel(), stage=0)
+    weights = _weights(model, device, Parallel(), stage=0)
     processes = Term.exact(
         "processes", overheads.cpu_processes_bytes, "API server, engine core and worker, as measured"
     )
@@ -222,7 +221,7 @@ def cpu_budget(
 
 def _gpu_terms(model: ModelShape, device: Device, engine: Engine, stage: int) -> tuple[Term, ...]:
     parallel, batch = engine.parallel, engine.batch
-    found = [_weights(model, parallel, stage)]
+    found = [_weights(model, device, parallel, stage)]
     state = penalty_state_bytes(model, batch, engine.release)
     if state:
         found.append(Term.exact("sampler state", state, f"token counts of {batch.max_num_seqs:,} sequences"))
@@ -256,13 +255,15 @@ def _term(name: str, band: Band, why: str) -> Term:
     return Term(name, round(band.value), why, round(band.low), round(band.high))
 
 
-def _weights(model: ModelShape, parallel: Parallel, stage: int) -> Term:
-    held = weights_per_rank_bytes(model, parallel.tensor_parallel_size)
-    held = round(
-        held
-        * len(pipeline_stages(model.num_hidden_layers, parallel.pipeline_parallel_size)[stage])
-        / model.num_hidden_layers
+def _weights(model: ModelShape, device: Device, parallel: Parallel, stage: int) -> Term:
+    per_stage = weights_per_rank(
+        model,
+        tensor_parallel_size=parallel.tensor_parallel_size,
+        pipeline_parallel_size=parallel.pipeline_parallel_size,
+        enable_expert_parallel=parallel.enable_expert_parallel,
+        compute_major=compute_major(device.name),
     )
+    held = per_stage[stage]
     rank = f", one rank of {parallel.num_cards}" if parallel.num_cards > 1 else ""
     number_type = model.quantization or model.dtype
     why = f"{model.num_parameters / 1e9:.2f}B parameters in {number_type}, by {model.weights_source}{rank}"

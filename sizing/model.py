@@ -1,14 +1,15 @@
 """What a model is to the arithmetic: its shape, its number type and the bytes of its weights."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
+from sizing.held import HeldWeights, Weight
 from sizing.layers import Attention, Layer, Layers
 
 Dtype = Literal["bfloat16", "float16", "float32"]
 KvCacheDtype = Literal["auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2"]
-WeightsSource = Literal["safetensors headers", "config"]
+WeightsSource = Literal["safetensors headers", "GGUF header", "config"]
 
 DTYPE_BYTES: dict[Dtype, int] = {"bfloat16": 2, "float16": 2, "float32": 4}
 
@@ -106,6 +107,10 @@ class ModelShape:
     """What the sum leaves out for this model, in a sentence."""
     assumed: str | None = None
     """What is not known and was taken to be so, in a sentence; such an answer has a wider band."""
+    held: HeldWeights | None = field(default=None, compare=False, repr=False)
+    """`weights_bytes` by layer and by what parallelism does to them."""
+    blueprint: tuple[Weight, ...] = field(default=(), compare=False, repr=False)
+    """The decoder's parameters by name; empty for a family that is only counted."""
 
     @cached_property
     def cache_layers(self) -> Layers:
@@ -133,8 +138,16 @@ class ModelShape:
 
     def served_as(self, dtype: Dtype) -> "ModelShape":
         """The same model under vLLM's `--dtype`: unquantized weights and the cache take the new type's bytes."""
-        scale = 1.0 if self.quantization else DTYPE_BYTES[dtype] / self.dtype_bytes
-        return replace(self, dtype=dtype, weights_bytes=round(self.weights_bytes * scale))
+        if self.quantization or DTYPE_BYTES[dtype] == self.dtype_bytes:
+            return replace(self, dtype=dtype)
+        scale = DTYPE_BYTES[dtype] / self.dtype_bytes
+        return replace(
+            self,
+            dtype=dtype,
+            weights_bytes=round(self.weights_bytes * scale),
+            encoder_bytes=round(self.encoder_bytes * scale),
+            held=self.held.scaled(scale) if self.held else None,
+        )
 
     @property
     def active_intermediate_size(self) -> int:

@@ -1,9 +1,7 @@
-"""How many parameters a shape has, and which of them every tensor-parallel rank holds in full."""
+"""How many parameters a shape has, and what tensor parallelism does to them."""
 
 from sizing.architecture import ARCHITECTURES, WRAPPERS
 from sizing.model import ModelShape, ParameterCount
-
-_VOCAB_PADDING = 64  # vllm/model_executor/layers/vocab_parallel_embedding.py: DEFAULT_VOCAB_PADDING_SIZE
 
 
 def count_parameters(shape: ModelShape) -> ParameterCount:
@@ -32,30 +30,8 @@ def count_parameters(shape: ModelShape) -> ParameterCount:
     return ParameterCount(sharded, kv_projection, replicated, vocab_rows)
 
 
-def weights_per_rank_bytes(shape: ModelShape, tensor_parallel_size: int) -> int:
-    """What one of `tensor_parallel_size` ranks holds, in bytes.
-
-    Quantized checkpoints are divided in the same proportions as their parameters would be: their large matrices
-    carry nearly all the bytes in both.
-    """
-    if tensor_parallel_size == 1:
-        return shape.weights_bytes + _vocab_padding_bytes(shape)
-    count = count_parameters(shape)
-    kv_shards = min(tensor_parallel_size, shape.num_key_value_heads)
-    held = count.sharded / tensor_parallel_size + count.kv_projection / kv_shards + count.replicated
-    shared_out = _vocab_padding_bytes(shape) + shape.encoder_bytes
-    decoder_bytes = shape.weights_bytes - shape.encoder_bytes
-    return round(decoder_bytes * held / count.total + shared_out / tensor_parallel_size)
-
-
 def _dense_mlp(shape: ModelShape) -> tuple[int, int]:
     """Sharded and replicated parameters of one gated feed-forward layer."""
     bias = int(shape.mlp_bias)
     sharded = 3 * shape.hidden_size * shape.intermediate_size + bias * 2 * shape.intermediate_size
     return sharded, bias * shape.hidden_size
-
-
-def _vocab_padding_bytes(shape: ModelShape) -> int:
-    rows = -shape.vocab_size % _VOCAB_PADDING
-    vocab_rows = 1 if shape.tie_word_embeddings else 2
-    return vocab_rows * rows * shape.hidden_size * shape.dtype_bytes

@@ -5,7 +5,7 @@ from functools import partial
 
 from sizing.activations import Batch
 from sizing.division import indivisible
-from sizing.engine_cache import Caches, Serving
+from sizing.engine_cache import Caches, Drafter, Serving
 from sizing.errors import QuestionError
 from sizing.gpu import GIB, Device, compute_major
 from sizing.kv_cache import KvCache
@@ -57,6 +57,7 @@ class Question:
     """None: vLLM's default for the model and the release."""
     stage_devices: tuple[Device, ...] = ()
     release: Release = NEWEST
+    speculative: Drafter | None = None
     corrections: Corrections | None = None
     caches: Caches | None = field(default=None, compare=False, repr=False)
     """Worked out before for this model; a plan that asks hundreds of questions hands them on."""
@@ -336,8 +337,12 @@ def _cache(question: Question, settings: EngineSettings, batch: Batch) -> KvCach
             pipeline_parallel_size=settings.pipeline_parallel_size,
             kv_cache_dtype=question.kv_cache_dtype,
             max_num_batched_tokens=batch.max_num_batched_tokens,
-            enable_prefix_caching=question.enable_prefix_caching is not False,
-            async_scheduling=device.kind == "cuda",
+            enable_prefix_caching=question.enable_prefix_caching,
+            async_scheduling=None if device.kind == "cuda" else False,
+            release=question.release,
+            compute_major=compute_major(device.name),
+            on_processor=device.kind == "cpu",
+            speculative=question.speculative,
         ),
     )
 

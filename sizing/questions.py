@@ -16,8 +16,8 @@ from sizing.errors import QuestionError, UnknownGpuError
 from sizing.gpu import GIB, Device, Link, catalogue, gpu
 from sizing.model import Dtype, ModelShape
 from sizing.plan import Question
-from sizing.quantization import quantized
 from sizing.release import Engine, parse_release
+from sizing.weights import quantized
 
 Row = Mapping[str, object]
 

@@ -1,6 +1,7 @@
 """Models and files that the sizing tests share: published shapes, and safetensors files that are all header."""
 
 import json
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -107,3 +108,67 @@ def qwen3_tensors(config: Mapping[str, object]) -> dict[str, tuple[str, tuple[in
     ends = ("model.embed_tokens", "lm_head")
     tensors |= {f"{name}.weight": ("BF16", (number("vocab_size"), hidden)) for name in ends}
     return tensors | {"model.norm.weight": ("BF16", (hidden,))}
+
+
+GGML_NUMBERS = {"F32": 0, "F16": 1, "Q8_0": 8, "Q4_K": 12, "Q6_K": 14}
+SMOLLM2_METADATA: dict[str, object] = {  # as llama.cpp's converter writes it for SmolLM2-135M
+    "general.architecture": "llama",
+    "llama.block_count": 30,
+    "llama.context_length": 8192,
+    "llama.embedding_length": 576,
+    "llama.feed_forward_length": 1536,
+    "llama.attention.head_count": 9,
+    "llama.attention.head_count_kv": 3,
+    "llama.rope.freq_base": 100000.0,
+    "tokenizer.ggml.tokens": [f"<{token}>" for token in range(49152)],
+}
+
+
+def smollm2_gguf_tensors(matrices: str, *, values: str | None = None) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """SmolLM2-135M under llama.cpp's names, all matrices of one type but perhaps the values'."""
+    tensors: dict[str, tuple[str, tuple[int, ...]]] = {"token_embd.weight": (matrices, (49152, 576))}
+    for layer in range(30):
+        shapes: dict[str, tuple[int, ...]] = {
+            "attn_q": (576, 576),
+            "attn_k": (192, 576),
+            "attn_v": (192, 576),
+            "attn_output": (576, 576),
+            "ffn_gate": (1536, 576),
+            "ffn_up": (1536, 576),
+            "ffn_down": (576, 1536),
+            "attn_norm": (576,),
+            "ffn_norm": (576,),
+        }
+        for name, shape in shapes.items():
+            kind = "F32" if len(shape) == 1 else values if values and name == "attn_v" else matrices
+            tensors[f"blk.{layer}.{name}.weight"] = (kind, shape)
+    return tensors | {"output_norm.weight": ("F32", (576,))}
+
+
+def _gguf_text(value: str) -> bytes:
+    return struct.pack("<Q", len(value.encode())) + value.encode()
+
+
+def _gguf_value(content: object) -> bytes:
+    if isinstance(content, str):
+        return struct.pack("<I", 8) + _gguf_text(content)
+    if isinstance(content, float):
+        return struct.pack("<If", 6, content)
+    if isinstance(content, int):
+        return struct.pack("<II", 4, content)
+    if isinstance(content, list) and isinstance(content[0], str):
+        return struct.pack("<IIQ", 9, 8, len(content)) + b"".join(_gguf_text(item) for item in content)
+    if isinstance(content, list):
+        return struct.pack("<IIQ", 9, 4, len(content)) + struct.pack(f"<{len(content)}I", *content)
+    raise TypeError(content)
+
+
+def gguf_bytes(metadata: Mapping[str, object], tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> bytes:
+    """A GGUF header (version 3) of these values and tensors, and none of the data it announces."""
+    found = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(metadata))
+    for key, content in metadata.items():
+        found += _gguf_text(key) + _gguf_value(content)
+    for name, (kind, shape) in tensors.items():
+        found += _gguf_text(name) + struct.pack("<I", len(shape))
+        found += struct.pack(f"<{len(shape)}Q", *reversed(shape)) + struct.pack("<IQ", GGML_NUMBERS[kind], 0)
+    return found

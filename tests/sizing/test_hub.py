@@ -122,7 +122,7 @@ def test_a_missing_shard(folder: Path) -> None:
     assert "1 of 2 safetensors shards are missing" in refusal(folder, ModelFileError)
 
 
-@pytest.mark.parametrize("other", ["model.gguf", "pytorch_model.bin"])
+@pytest.mark.parametrize("other", ["model.pt", "pytorch_model.bin"])
 def test_other_weights_formats_are_refused_by_name(folder: Path, other: str) -> None:
     (folder / "model.safetensors").rename(folder / other)
     assert Path(other).suffix in refusal(folder, UnsupportedModelError)

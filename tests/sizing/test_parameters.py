@@ -3,7 +3,8 @@
 import pytest
 
 from sizing.config_json import parse_config
-from sizing.parameters import count_parameters, weights_per_rank_bytes
+from sizing.parameters import count_parameters
+from sizing.weights import weights_per_rank_bytes
 from tests.sizing.models import SMOLLM2, published, smollm2
 
 
@@ -35,13 +36,17 @@ def test_tensor_parallel_divides_matrices_and_repeats_norms() -> None:
     shape = published("meta-llama/Llama-3.1-8B-Instruct")
     norms = (2 * 32 + 1) * 4096
     assert count_parameters(shape).replicated == norms
-    assert weights_per_rank_bytes(shape, 1) == shape.weights_bytes
-    assert weights_per_rank_bytes(shape, 4) == pytest.approx(2 * ((8_030_261_248 - norms) / 4 + norms), abs=2)
+    rotary = 131_072 * 128  # a row of cosines and sines for each position, on every rank
+    assert weights_per_rank_bytes(shape, 1, as_allocated=False) == shape.weights_bytes + 2 * rotary
+    assert weights_per_rank_bytes(shape, 4, as_allocated=False) == pytest.approx(
+        2 * ((8_030_261_248 - norms) / 4 + norms + rotary), abs=2
+    )
 
 
 def test_key_value_projections_are_repeated_beyond_their_heads() -> None:
     shape = published("Qwen/Qwen2.5-7B-Instruct")  # 4 key-value heads of 28
-    halves = weights_per_rank_bytes(shape, 7) * 7 - shape.weights_bytes
+    assert shape.held is not None
+    halves = (weights_per_rank_bytes(shape, 7, as_allocated=False) - shape.held.buffers) * 7 - shape.weights_bytes
     kv_projection = 2 * 28 * 2 * (3584 + 1) * 4 * 128
     norms = 2 * (2 * 28 + 1) * 3584
     assert halves == pytest.approx(kv_projection * (7 / 4 - 1) + 6 * norms, rel=1e-3)
@@ -50,7 +55,10 @@ def test_key_value_projections_are_repeated_beyond_their_heads() -> None:
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_the_vocabulary_is_padded_to_64_rows(ranks: int) -> None:
     whole, odd = smollm2(), smollm2(vocab_size=49153)
-    more = (weights_per_rank_bytes(odd, ranks) - weights_per_rank_bytes(whole, ranks)) * ranks
+    more = (
+        weights_per_rank_bytes(odd, ranks, as_allocated=False)
+        - weights_per_rank_bytes(whole, ranks, as_allocated=False)
+    ) * ranks
     assert more == pytest.approx(64 * 576 * 2, abs=ranks)  # one row more than 49,152 = 768 x 64 makes 64
 
 

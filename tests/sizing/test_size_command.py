@@ -40,7 +40,7 @@ def test_a_model_that_fits(smollm2_folder: str) -> None:
     status, out, err = run(smollm2_folder, "--gpu", "L4")
     assert (status, err) == (0, "")
     assert "weights" in out
-    assert "GPU KV cache size: 875,568 tokens, Maximum concurrency for 8,192 tokens per request: 106.88x" in out
+    assert "GPU KV cache size: 875,520 tokens, Maximum concurrency for 8,192 tokens per request: 106.88x" in out
     assert "Yes: 106 requests" in out
 
 

@@ -75,7 +75,7 @@ def test_a_file_without_widths_still_sizes_its_cache() -> None:
     assert sum(isinstance(caches[0], Recurrent) for caches in shape.cache_layers) == 24
     cache = engine_cache(shape, Serving(block_size=16, max_num_batched_tokens=2048))
     assert cache.block_size == 528
-    assert 528 * 4 * 2 * 256 * 2 / 2_146_304 == pytest.approx(1.0076, abs=1e-4)
+    assert pytest.approx(1.0076, abs=1e-4) == 528 * 4 * 2 * 256 * 2 / 2_146_304
     assert cache.block_bytes == 8 * 528 * 4 * 2 * 256 * 2
     assert cache.capacity(GIB, 4096).num_blocks == GIB // cache.block_bytes
     with pytest.raises(ModelFileError, match="no width"):

@@ -1,0 +1,127 @@
+"""What a model's weights weigh in memory, split by what parallelism does to them."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+Split = Literal["sharded", "kv", "replicated", "experts", "embedding", "output", "encoder"]
+"""`sharded`: divided by the tensor-parallel size; `kv`: as far as there are key-value heads, repeated beyond;
+`experts`: divided, or dealt out whole under expert parallelism; the vocabulary's two tables; a multimodal encoder."""
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One parameter of the model as vLLM holds it, or several that are alike (a layer's experts)."""
+
+    name: str
+    """The checkpoint's name for its module; `*` stands for the number of an expert."""
+    shape: tuple[int, ...]
+    """Of one copy; a matrix is (outputs, inputs)."""
+    split: Split = "replicated"
+    layer: int | None = None
+    """The decoder layer it belongs to; None: it stands before or behind them."""
+    linear: bool = False
+    """It is applied by a linear method of vLLM's, so a quantization may take it."""
+    copies: int = 1
+
+    @property
+    def num_elements(self) -> int:
+        count = self.copies
+        for extent in self.shape:
+            count *= extent
+        return count
+
+
+@dataclass(frozen=True)
+class Portion:
+    """Bytes of one decoder layer, or of all of them."""
+
+    sharded: int = 0
+    kv: int = 0
+    replicated: int = 0
+    experts: int = 0
+
+    def __add__(self, other: "Portion") -> "Portion":
+        return Portion(
+            self.sharded + other.sharded,
+            self.kv + other.kv,
+            self.replicated + other.replicated,
+            self.experts + other.experts,
+        )
+
+    def scaled(self, scale: float) -> "Portion":
+        """The same parameters in a number type that is `scale` times as wide."""
+        return Portion(*(round(size * scale) for size in (self.sharded, self.kv, self.replicated, self.experts)))
+
+    @property
+    def total(self) -> int:
+        return self.sharded + self.kv + self.replicated + self.experts
+
+
+@dataclass(frozen=True)
+class ExpertTiles:
+    """The size of one expert in MXFP4, whose kernels round both of its sides up."""
+
+    hidden_size: int
+    intermediate_size: int
+
+    def growth(self, ranks: int, compute_major: int | None) -> float:
+        """What the rounding multiplies an expert's bytes by when `ranks` share its intermediate side.
+
+        Marlin and TRT-LLM: the hidden side to 256, the other to 128 (vllm/model_executor/layers/fused_moe/oracle/
+        mxfp4.py). On Hopper Triton's kernels take the matrices as they are but for their packed inputs, which
+        "Model loading took 64.38 GiB" of gpt-oss-120b on an H100 shows in multiples of 256; the scales are not padded.
+        """
+        hidden, share = self.hidden_size, self.intermediate_size / ranks
+        if compute_major == _HOPPER:
+            inputs = 2 * share * _up(hidden, 256) + hidden * _up(share, 256)
+            return 1 + (inputs / (3 * hidden * share) - 1) * _MXFP4_NUMBERS
+        return _up(hidden, 256) * _up(share, 128) / (hidden * share)
+
+
+_HOPPER = 9
+_MXFP4_NUMBERS = 16 / 17  # of the bytes: 16 for 32 numbers beside one for their scale
+
+
+def _up(size: float, multiple: int) -> int:
+    return -int(-size // multiple) * multiple
+
+
+@dataclass(frozen=True)
+class HeldWeights:
+    """A whole model's bytes, undivided and without padding of the vocabulary."""
+
+    layers: tuple[Portion, ...]
+    decoder: Portion
+    """All layers together."""
+    embedding: int
+    output: int
+    """0 where it is the embedding's own table."""
+    last_norm: int
+    encoder: int
+    buffers: int
+    """Rotary tables: not in the checkpoint, but on every rank."""
+    num_key_value_heads: int
+    num_experts: int
+    vocab_size: int
+    tiles: ExpertTiles | None = None
+    tensors: tuple[tuple[Portion, int], ...] = ()
+    """The layers' matrices as vLLM fuses them, and how many there are of each size."""
+
+    @property
+    def weights_bytes(self) -> int:
+        """What the checkpoint's tensors weigh once loaded."""
+        return self.decoder.total + self.embedding + self.output + self.last_norm + self.encoder
+
+    def scaled(self, scale: float) -> "HeldWeights":
+        """The same model in a number type that is `scale` times as wide."""
+        return replace(
+            self,
+            layers=tuple(portion.scaled(scale) for portion in self.layers),
+            decoder=self.decoder.scaled(scale),
+            embedding=round(self.embedding * scale),
+            output=round(self.output * scale),
+            last_norm=round(self.last_norm * scale),
+            encoder=round(self.encoder * scale),
+            buffers=round(self.buffers * scale),
+            tensors=tuple((portion.scaled(scale), count) for portion, count in self.tensors),
+        )

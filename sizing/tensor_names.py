@@ -1,0 +1,49 @@
+"""Where parallelism puts a checkpoint's tensor, told by its name."""
+
+import re
+
+from sizing.headers import Tensor, is_encoder
+from sizing.held import Split
+from sizing.weights import Piece
+
+_LAYER = re.compile(r"(?:^|\.)(?:layers|blk)\.(\d+)\.")
+_EXPERTS = re.compile(r"\.experts\.|\.experts_|_exps\.|\.experts$")
+_KEYS_VALUES = re.compile(r"\.(?:k_proj|v_proj|attn_k|attn_v)\.")
+# latent attention's down-projections, its indexer, and what picks experts are whole on every rank
+_WHOLE = re.compile(
+    r"norm|q_a_proj|kv_a_proj|fused_qkv_a|indexer|\.(?:gate|router|shared_expert_gate)\."
+    r"|\.router_|e_score_correction|layer_scalar|ffn_gate_inp|attn_q_a|attn_kv_a|rope_freqs"
+)
+_ROWS = re.compile(r"\.(?:o_proj|down_proj|out_proj|w2|attn_output|ffn_down)\.")
+_FUSED = re.compile(r"\.(?:qkv_proj|attn_qkv)\.")
+
+
+def pieces_of(tensor: Tensor, num_bytes: int, *, multimodal: bool, kv_share: float) -> list[Piece]:
+    """The parts of one tensor: one, or two where its file fuses queries with keys and values.
+
+    `kv_share` is what keys and values are of such a matrix.
+    """
+    name = f".{tensor.name}"
+    if multimodal and is_encoder(tensor):
+        return [Piece("encoder", None, num_bytes)]
+    if ".embed_tokens." in name or ".token_embd." in name:
+        return [Piece("embedding", None, num_bytes)]
+    if ".lm_head." in name or tensor.name.startswith("output."):
+        return [Piece("output", None, num_bytes)]
+    found = _LAYER.search(name)
+    layer = int(found[1]) if found else None
+    if layer is not None and _FUSED.search(name) and len(tensor.shape) > 1:
+        keys_values = round(num_bytes * kv_share)
+        parts: tuple[tuple[Split, int], ...] = (("sharded", num_bytes - keys_values), ("kv", keys_values))
+        return [Piece(split, layer, size, tensor.name, size) for split, size in parts]
+    return [Piece(_split(name, tensor), layer, num_bytes, tensor.name, num_bytes)]
+
+
+def _split(name: str, tensor: Tensor) -> Split:
+    if _EXPERTS.search(name):
+        return "experts"
+    if _WHOLE.search(name) or tensor.num_elements <= 1:
+        return "replicated"
+    if _ROWS.search(name) and (len(tensor.shape) == 1 or tensor.shape[-1] == 1):
+        return "replicated"  # a bias, or a scale for each output, behind a matrix that is divided by inputs
+    return "kv" if _KEYS_VALUES.search(name) else "sharded"

@@ -1,0 +1,153 @@
+"""Puts a shape on the scales: by its checkpoint's headers, or by its config where there are none."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from sizing.blueprint import blueprint
+from sizing.config_values import ConfigValues
+from sizing.encoders import encoder_parameters
+from sizing.errors import ModelFileError, UnsupportedModelError
+from sizing.headers import Tensor, is_encoder, loaded_bytes, loaded_tensors
+from sizing.model import ModelShape
+from sizing.parameters import count_parameters
+from sizing.quantization import Quantization, read_quantization
+from sizing.rotary import rotary_bytes
+from sizing.tensor_names import pieces_of
+from sizing.weights import Piece, expert_tiles, held, pieces
+
+_COUNT_TOLERANCE = 0.01
+_ENCODER_WORK = "the work of its encoder is not in the sum"
+
+
+def weighed(
+    shape: ModelShape,
+    config: ConfigValues,
+    tensors: Sequence[Tensor] | None,
+    *,
+    wrapper: Mapping[str, object] | None,
+) -> ModelShape:
+    """The shape with its weights; `config` is the decoder's and `wrapper` what stands around it, if anything.
+
+    Raises:
+        ModelFileError: the headers do not fit the config.
+        UnsupportedModelError: no headers, and a quantization that cannot be told from the config.
+    """
+    shape = replace(shape, blueprint=blueprint(config, shape))
+    if tensors is None:
+        return _by_config(shape, config, wrapper)
+    return _by_headers(shape, config, tensors, multimodal=wrapper is not None)
+
+
+def _by_config(shape: ModelShape, config: ConfigValues, wrapper: Mapping[str, object] | None) -> ModelShape:
+    counted = count_parameters(shape).total
+    quantization = read_quantization(config) if shape.quantization else None
+    if quantization is not None and not shape.blueprint:
+        raise UnsupportedModelError(
+            f"{shape.name}: weights quantized with {shape.quantization} are only known from safetensors headers, "
+            "and there are none; size the repository or the folder that holds them"
+        )
+    if shape.blueprint:
+        found = pieces(shape.blueprint, shape.dtype_bytes, quantization, num_layers=shape.num_hidden_layers)
+    else:
+        found = _spread(shape)
+    encoder = encoder_parameters(wrapper, name=shape.name) if wrapper is not None else 0
+    found.append(Piece("encoder", None, (encoder or 0) * shape.dtype_bytes))
+    whole = held(
+        found,
+        shape,
+        buffers=rotary_bytes(config, shape),
+        tiles=expert_tiles(shape, quantization.method if quantization else None),
+    )
+    return replace(
+        shape,
+        num_parameters=counted + (encoder or 0),
+        weights_bytes=whole.weights_bytes,
+        encoder_bytes=whole.encoder,
+        held=whole,
+        caveat=_caveat(quantization, encoder, multimodal=wrapper is not None),
+    )
+
+
+def _caveat(quantization: Quantization | None, encoder: int | None, *, multimodal: bool) -> str | None:
+    said = []
+    if multimodal:
+        said.append(
+            "neither the weights nor the work of its encoder are in the sum" if encoder is None else _ENCODER_WORK
+        )
+    if quantization is not None and quantization.assumed:
+        said.append(quantization.assumed)
+    return "; ".join(said) or None
+
+
+def _spread(shape: ModelShape) -> list[Piece]:
+    """A family that is only counted: all layers alike."""
+    count, layers, width = count_parameters(shape), shape.num_hidden_layers, shape.dtype_bytes
+    table = shape.vocab_size * shape.hidden_size * width
+    sharded = count.sharded * width - count.vocab_rows * table
+    found = [Piece("embedding", None, table)]
+    if count.vocab_rows > 1:
+        found.append(Piece("output", None, table))
+    for layer in range(layers):
+        found += [
+            Piece("sharded", layer, _share(sharded, layer, layers)),
+            Piece("kv", layer, _share(count.kv_projection * width, layer, layers)),
+            Piece("replicated", layer, _share(count.replicated * width, layer, layers)),
+        ]
+    return found
+
+
+def _share(total: int, index: int, parts: int) -> int:
+    return total * (index + 1) // parts - total * index // parts
+
+
+def _by_headers(shape: ModelShape, config: ConfigValues, tensors: Sequence[Tensor], *, multimodal: bool) -> ModelShape:
+    counted = count_parameters(shape).total
+    loaded = _kept(
+        shape,
+        config,
+        loaded_tensors(
+            tensors, tie_word_embeddings=shape.tie_word_embeddings, num_hidden_layers=shape.num_hidden_layers
+        ),
+    )
+    encoder = [tensor for tensor in loaded if multimodal and is_encoder(tensor)]
+    stored = sum(tensor.num_elements for tensor in loaded) - sum(tensor.num_elements for tensor in encoder)
+    packed = shape.quantization not in (None, "gguf")  # of which a tensor's shape tells nothing
+    if not packed and abs(stored - counted) > _COUNT_TOLERANCE * counted:
+        raise ModelFileError(
+            f"{shape.name}: its files hold {stored:,} parameters where config.json describes {counted:,}; "
+            "download the model again, or merge the adapter into its base model"
+        )
+    queries = shape.num_attention_heads
+    kv_share = 2 * shape.num_key_value_heads / (queries + 2 * shape.num_key_value_heads)
+    found: list[Piece] = []
+    for tensor in loaded:
+        num_bytes = loaded_bytes([tensor], dtype=shape.dtype, quantized=packed)
+        num_bytes += _unpacked_copy(tensor, shape)
+        found += pieces_of(tensor, num_bytes, multimodal=multimodal, kv_share=kv_share)
+    whole = held(found, shape, buffers=rotary_bytes(config, shape), tiles=expert_tiles(shape, shape.quantization))
+    return replace(
+        shape,
+        num_parameters=counted + sum(tensor.num_elements for tensor in encoder),
+        weights_bytes=whole.weights_bytes,
+        encoder_bytes=whole.encoder,
+        held=whole,
+        weights_source="GGUF header" if shape.quantization == "gguf" else shape.weights_source,
+        caveat=_ENCODER_WORK if multimodal else None,
+    )
+
+
+def _kept(shape: ModelShape, config: ConfigValues, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """GPTQ's kernels drop the zero points, and the order of inputs where it is the natural one."""
+    if shape.quantization != "gptq":
+        return list(tensors)
+    ordered = config.section("quantization_config", "compression_config").get("desc_act") is not True
+    dropped = (".qzeros", ".g_idx") if ordered else (".qzeros",)
+    return [tensor for tensor in tensors if not tensor.name.endswith(dropped)]
+
+
+def _unpacked_copy(tensor: Tensor, shape: ModelShape) -> int:
+    """Latent attention decodes with a copy of its up-projection that is not packed."""
+    if not tensor.name.endswith(("kv_b_proj.weight", "kv_b_proj.weight_packed", "kv_b_proj.qweight")):
+        return 0
+    numbers = {"F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 2, "I32": 8}.get(tensor.dtype, 0)
+    return tensor.num_elements * numbers * shape.dtype_bytes
