@@ -206,12 +206,20 @@ class _Packer:
 
     def _least(self, want: Wanted, cards: Sequence[Device]) -> tuple[PlannedEngine, Variant] | None:
         """The engine on the first cards that hold one request, of the usual context where none was asked for."""
-        for question in _shorter(want.question):
-            for group, sized in _groups(question, want.want, cards):
-                engine = self._with_least_kv(on_cards(sized, group), group)
-                if engine is not None:
-                    flags = ("--kv-cache-memory-bytes",) if sized.gpu_memory_utilization is None else ()
-                    return engine, Variant(question, flags, asked_len=want.question.max_model_len)
+        shorter = list(_shorter(want.question))
+        if self._on_first(shorter[-1], want.want, cards) is None:  # not even the least of them
+            return None
+        for question in shorter:
+            engine = self._on_first(question, want.want, cards)
+            if engine is not None:
+                return engine, Variant(question, asked_len=want.question.max_model_len)
+        return None
+
+    def _on_first(self, question: Question, want: Want, cards: Sequence[Device]) -> PlannedEngine | None:
+        for group, sized in _groups(question, want, cards):
+            engine = self._with_least_kv(on_cards(sized, group), group)
+            if engine is not None:
+                return engine
         return None
 
     def _with_least_kv(self, question: Question, group: CardGroup) -> PlannedEngine | None:

@@ -38,8 +38,8 @@ def shape() -> ModelShape:
 
 
 @pytest.fixture
-def small(shape: ModelShape) -> ModelShape:
-    return replace(shape, weights_bytes=GIB // 2, num_hidden_layers=4)
+def small() -> ModelShape:
+    return parse_config({**LLAMA_8B, "num_hidden_layers": 4}, name="llama-2b")
 
 
 def machine(*names: str) -> Machine:
