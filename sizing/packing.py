@@ -11,9 +11,10 @@ from sizing.errors import SizingError
 from sizing.explicit import useful_bytes, with_kv_bytes
 from sizing.gpu import GIB, Device
 from sizing.islands import CardGroup, choose, kinds, shapes
-from sizing.options import Answers, Forecast, Option, Options, PlannedEngine, Want, on_cards, options
+from sizing.options import Answers, Forecast, Option, Options, PlannedEngine, Rejected, Want, on_cards, options
 from sizing.overheads import OVERHEADS
 from sizing.plan import SHORTEST_USEFUL_LEN, Question, answer
+from sizing.remedy import here_only
 from sizing.variants import Quantized, Variant, usual_len
 
 CardKey = tuple[int | None, str | None]
@@ -55,6 +56,8 @@ class Unplaced:
     name: str
     number: int
     why: str
+    alone: bool
+    """Whether it would find one with the machine to itself."""
 
 
 @dataclass(frozen=True)
@@ -159,21 +162,24 @@ class _Packer:
             found = self._options(want, free) if free else None
             option = pick(found) if found else None
             if option is None:
-                unplaced.append(Unplaced(want.name, number, self._why(want, free)))
+                unplaced.append(self._left_out(want, number, free))
                 continue
             placed.append(Placed(want.name, number, option.engines[0], option.variant, False, found))
             taken = {card_key(card) for card in option.cards}
             free = [card for card in free if card_key(card) not in taken]
         return self._packing(placed, unplaced)
 
-    def _why(self, want: Wanted, free: Sequence[Device]) -> str:
-        if not free:
-            return f"all {len(self.cards)} GPUs are taken by the replicas before it; ask for fewer replicas"
-        alone = self._options(want, self.cards)
-        if alone.best is not None:
-            left = f"{len(free)} of {len(self.cards)} GPUs"
-            return f"{left} are left by the replicas before it, and it needs {alone.best}; ask for fewer replicas"
-        return _impossible(want.question, self.cards)
+    def _left_out(self, want: Wanted, number: int, free: Sequence[Device]) -> Unplaced:
+        found = self._options(want, self.cards)
+        alone = found.best
+        if alone is None:
+            return Unplaced(want.name, number, _impossible(want.question, self.cards, found.rejected), alone=False)
+        fewer = "ask for fewer replicas or a shorter context"
+        if free:
+            left = f"of {len(self.cards)} GPUs the engines before it leave {len(free)}, in part or whole"
+            return Unplaced(want.name, number, f"{left}, and it takes {alone} by itself; {fewer}", alone=True)
+        taken = f"all {len(self.cards)} GPUs are taken by the replicas before it"
+        return Unplaced(want.name, number, f"{taken}; {fewer}", alone=True)
 
     def together(self, order: Callable[[Iterable[Device]], list[Device]]) -> Packing:
         """Engines on one card where it holds them: each the least it starts with, then what is left by need."""
@@ -184,7 +190,7 @@ class _Packer:
             own = {key for other, _, engine, _ in minimal if other.name == want.name for key in reserved_bytes(engine)}
             found = self._least(want, order(card for key, card in left.items() if key not in own))
             if found is None:
-                unplaced.append(Unplaced(want.name, number, self._why(want, list(left.values()))))
+                unplaced.append(self._left_out(want, number, list(left.values())))
                 continue
             minimal.append((want, number, *found))
             for key, taken in reserved_bytes(found[0]).items():
@@ -286,7 +292,7 @@ class _Packer:
         )
 
 
-def _impossible(question: Question, cards: Sequence[Device]) -> str:
+def _impossible(question: Question, cards: Sequence[Device], rejected: Sequence[Rejected]) -> str:
     """Why not even all cards of one kind will do, with the settings that would, as far as this machine has them."""
     roomiest = max(kinds(cards).values(), key=lambda of_kind: sum(card.free_bytes for card in of_kind))
     fullest = min(roomiest, key=lambda card: card.free_bytes)
@@ -294,9 +300,9 @@ def _impossible(question: Question, cards: Sequence[Device]) -> str:
         found = answer(replace(question, device=fullest, count=len(roomiest), stage_devices=()))
     except SizingError as error:
         return str(error)
-    remedies = (found.way_out or "").removeprefix("try ").split(", or ")
-    here = [remedy for remedy in remedies if remedy and not remedy.startswith(("--count ", "--gpu "))]
-    return f"does not fit: {found.reason}" + (f"; try {', or '.join(here)}" if here else "")
+    if found.fits:  # by memory alone; what stands in the way is how the cards may be used
+        return f"{rejected[-1].what}: {rejected[-1].why}"
+    return f"{found.reason}{here_only(found.way_out)}"
 
 
 def _emptiest_first(cards: Iterable[Device]) -> list[Device]:

@@ -90,7 +90,8 @@ def test_replicas_of_one_model_never_share_a_card() -> None:
     packing = pack([wanted("8B", EIGHT, 3)], cards)
     assert len(packing.placed) == 2
     (left_out,) = packing.unplaced
-    assert left_out.why == "all 2 GPUs are taken by the replicas before it; ask for fewer replicas"
+    assert left_out.alone
+    assert left_out.why.startswith("all 2 GPUs are taken by the replicas before it; ask for fewer replicas")
 
 
 def test_a_large_model_beside_small_ones_that_share_the_rest() -> None:
@@ -153,7 +154,8 @@ def test_one_engine_over_unlike_cards_where_nothing_else_fits() -> None:
 def test_what_does_not_fit_says_why_and_a_way_out_that_is_here() -> None:
     packing = pack([wanted("big", SEVENTY)], box(("L4", 1)))
     (left_out,) = packing.unplaced
-    assert left_out.why.startswith("does not fit: weights and work take")
+    assert left_out.why.startswith("weights and work take")
+    assert not left_out.alone
     assert "--count" not in left_out.why
 
 
