@@ -141,6 +141,8 @@ def nvidia_gpus(nvml: Nvml | None = None, pci_devices: Path = _PCI_DEVICES) -> t
         found: list[Device] = []
         for index, (handle, island) in enumerate(zip(handles, islands, strict=True)):
             card = replace(_gpu(nvml, handle, pci_devices), index=index, island=island)
+            if island is None and _apart(nvml, handle, handles):
+                card = replace(card, link="pcie")
             instances = _instances(nvml, handle, card)
             found += [card] if instances is None else instances
         return tuple(found)
@@ -218,6 +220,13 @@ def _islands(nvml: Nvml, handles: Sequence[object]) -> list[int | None]:
 def _linked(nvml: Nvml, one: object, other: object) -> bool:
     status = _asked(nvml, nvml.nvmlDeviceGetP2PStatus, one, other, nvml.NVML_P2P_CAPS_INDEX_NVLINK)
     return bool(status == nvml.NVML_P2P_STATUS_OK)
+
+
+def _apart(nvml: Nvml, handle: object, handles: Sequence[object]) -> bool:
+    """Whether the driver says of another card of its kind that this one's links do not lead there."""
+    name, link = nvml.nvmlDeviceGetName(handle), nvml.NVML_P2P_CAPS_INDEX_NVLINK
+    alike = [other for other in handles if other is not handle and nvml.nvmlDeviceGetName(other) == name]
+    return any(_asked(nvml, nvml.nvmlDeviceGetP2PStatus, handle, other, link) is not None for other in alike)
 
 
 def _link(nvml: Nvml, handle: object) -> Link:

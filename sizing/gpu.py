@@ -28,7 +28,7 @@ class Device:
     index: int | None = None
     """The driver's number for a card that is here; None for one out of the catalogue."""
     island: int | None = None
-    """Cards with the same number reach each other over NVLink; None: not known, or linked to none."""
+    """Cards with the same number reach each other over NVLink; None: not known, or, without a link, none."""
     numa_node: int | None = None
     """Of the processor's memory, what this card is attached to; None: not known."""
     compute_capability: tuple[int, int] | None = None

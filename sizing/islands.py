@@ -155,8 +155,9 @@ def _crosses_islands(stage: Sequence[Device]) -> bool:
 
 
 def _one_island(cards: Sequence[Device]) -> bool:
+    """Linked cards of which no island is known count as one: a driver that knows better says so (sizing.detect)."""
     islands = {card.island for card in cards}
-    return len(islands) == 1 and islands != {None}
+    return len(islands) == 1 and (islands != {None} or all(card.link in ("nvlink", "xgmi") for card in cards))
 
 
 def _numa_nodes(cards: Sequence[Device]) -> set[int]:

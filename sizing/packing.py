@@ -4,23 +4,29 @@ Nothing is claimed twice: what the engines on a card take, at the bad end of the
 is never more than what is free on it.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from sizing.errors import SizingError
-from sizing.explicit import useful_bytes, with_kv_bytes
-from sizing.gpu import GIB, Device
-from sizing.islands import CardGroup, choose, kinds, shapes
-from sizing.options import Answers, Forecast, Option, Options, PlannedEngine, Rejected, Want, on_cards, options
+from sizing.gpu import Device
+from sizing.islands import kinds
+from sizing.options import Answers, Forecast, Option, Options, PlannedEngine, Rejected, Want, options
 from sizing.overheads import OVERHEADS
-from sizing.plan import SHORTEST_USEFUL_LEN, Question, answer
+from sizing.plan import Question, answer
 from sizing.remedy import here_only
-from sizing.variants import Quantized, Variant, usual_len
-
-CardKey = tuple[int | None, str | None]
-_CONTEXT_BYTES = int(OVERHEADS.cuda_context_gib * GIB)
-_SHARED_SEQS = (None, 64, 16)
-_ROUNDS = 3
+from sizing.sharing import (
+    Asked,
+    Claim,
+    Order,
+    by_need,
+    card_key,
+    emptiest_first,
+    fullest_first,
+    least,
+    remaining,
+    reserved_bytes,
+)
+from sizing.variants import Quantized, Variant
 
 
 @dataclass(frozen=True)
@@ -87,23 +93,8 @@ def pack(
     packer = _Packer(wanted, tuple(cards), Answers(), quantized, forecast)
     ways = [packer.apart(_first), packer.apart(_smallest)]
     if any(way.unplaced for way in ways) and sum(want.replicas for want in wanted) > 1:
-        ways += [packer.together(_emptiest_first), packer.together(_fullest_first)]
+        ways += [packer.together(emptiest_first), packer.together(fullest_first)]
     return min(ways, key=lambda way: len(way.unplaced))
-
-
-def card_key(card: Device) -> CardKey:
-    """What tells two cards of a machine apart."""
-    return card.index, card.mig_uuid
-
-
-def reserved_bytes(engine: PlannedEngine) -> dict[CardKey, int]:
-    """What the engine may come to take of each of its cards, its CUDA context included."""
-    found = {}
-    for stage, budget in zip(engine.group.stages, engine.answer.budgets, strict=True):
-        more = budget.more_bytes if budget.kv_cache_given else 0
-        for card in stage:
-            found[card_key(card)] = budget.claimed_bytes + more + _CONTEXT_BYTES
-    return found
 
 
 def _first(found: Options) -> Option | None:
@@ -181,106 +172,36 @@ class _Packer:
         taken = f"all {len(self.cards)} GPUs are taken by the replicas before it"
         return Unplaced(want.name, number, f"{taken}; {fewer}", alone=True)
 
-    def together(self, order: Callable[[Iterable[Device]], list[Device]]) -> Packing:
+    def together(self, order: Order) -> Packing:
         """Engines on one card where it holds them: each the least it starts with, then what is left by need."""
-        left = {card_key(card): card for card in self._lendable}
-        minimal: list[tuple[Wanted, int, PlannedEngine, Variant]] = []
-        unplaced: list[Unplaced] = []
-        for want, number in self._largest_first():
-            own = {key for other, _, engine, _ in minimal if other.name == want.name for key in reserved_bytes(engine)}
-            found = self._least(want, order(card for key, card in left.items() if key not in own))
-            if found is None:
-                unplaced.append(self._left_out(want, number, list(left.values())))
-                continue
-            minimal.append((want, number, *found))
-            for key, taken in reserved_bytes(found[0]).items():
-                left[key] = replace(left[key], free_bytes=left[key].free_bytes - taken)
-        hosts = [set(reserved_bytes(engine)) for _, _, engine, _ in minimal]
+        asked = [Asked(want.name, number, want.question, want.want) for want, number in self._largest_first()]
+        claims, left_out = least(asked, self._lendable, order, self.answers)
+        by_name = {want.name: want for want in self.wanted}
+        unplaced = [
+            self._left_out(by_name[each.name], each.number, remaining(claims, self._lendable)) for each in left_out
+        ]
+        hosts = [set(reserved_bytes(claim.engine)) for claim in claims]
         shared = [any(mine & other for at, other in enumerate(hosts) if at != me) for me, mine in enumerate(hosts)]
         alone = [
-            self._alone(want, number, engine, variant)
-            for (want, number, engine, variant), shares in zip(minimal, shared, strict=True)
+            self._alone(by_name[claim.asked.name], claim)
+            for claim, shares in zip(claims, shared, strict=True)
             if not shares
         ]
-        sharing = [entry for entry, shares in zip(minimal, shared, strict=True) if shares]
-        engines = self._by_need([engine for _, _, engine, _ in sharing], left)
-        pairs = zip(sharing, engines, strict=True)
+        sharing = [claim for claim, shares in zip(claims, shared, strict=True) if shares]
+        grown = by_need(sharing, self._lendable, self.answers)
         together = [
-            Placed(want.name, number, engine, variant, True, None) for (want, number, _, variant), engine in pairs
+            Placed(claim.asked.name, claim.asked.number, engine, claim.variant, True, None)
+            for claim, engine in zip(sharing, grown, strict=True)
         ]
         return self._packing([*alone, *together], unplaced)
 
-    def _least(self, want: Wanted, cards: Sequence[Device]) -> tuple[PlannedEngine, Variant] | None:
-        """The engine on the first cards that hold one request, of the usual context where none was asked for."""
-        shorter = list(_shorter(want.question))
-        if self._on_first(shorter[-1], want.want, cards) is None:  # not even the least of them
-            return None
-        for question in shorter:
-            engine = self._on_first(question, want.want, cards)
-            if engine is not None:
-                return engine, Variant(question, asked_len=want.question.max_model_len)
-        return None
-
-    def _on_first(self, question: Question, want: Want, cards: Sequence[Device]) -> PlannedEngine | None:
-        for group, sized in _groups(question, want, cards):
-            engine = self._with_least_kv(on_cards(sized, group), group)
-            if engine is not None:
-                return engine
-        return None
-
-    def _with_least_kv(self, question: Question, group: CardGroup) -> PlannedEngine | None:
-        try:
-            found = self.answers.settled(question)
-            if question.gpu_memory_utilization is None and question.kv_cache_memory_bytes is None:
-                question = replace(question, kv_cache_memory_bytes=found.needed_kv_bytes)
-                found = self.answers.settled(question)
-        except SizingError:
-            return None
-        engine = PlannedEngine(group, question, found)
-        free = {card_key(card): card.free_bytes for card in group.cards}
-        held = all(taken <= free[key] for key, taken in reserved_bytes(engine).items())
-        return engine if found.fits and held else None
-
-    def _alone(self, want: Wanted, number: int, engine: PlannedEngine, variant: Variant) -> Placed:
+    def _alone(self, want: Wanted, claim: Claim) -> Placed:
         """An engine that nobody came to share with is served as if there were no others."""
-        keys = set(reserved_bytes(engine))
+        keys = set(reserved_bytes(claim.engine))
         found = self._options(want, [card for card in self.cards if card_key(card) in keys])
         if found.best is None:
-            return Placed(want.name, number, engine, variant, False, None)
-        return Placed(want.name, number, found.best.engines[0], found.best.variant, False, found)
-
-    def _by_need(self, engines: Sequence[PlannedEngine], left: dict[CardKey, Device]) -> list[PlannedEngine]:
-        """What is left of each card goes to the engines on it, in proportion to what each could still use."""
-        extra = _shares(engines, {key: card.free_bytes for key, card in left.items()})
-        reserved = [
-            {key: taken + more for key, taken in reserved_bytes(engine).items()}
-            for engine, more in zip(engines, extra, strict=True)
-        ]
-        grown = []
-        for me, (engine, more) in enumerate(zip(engines, extra, strict=True)):
-            others = [taken for at, taken in enumerate(reserved) if at != me]
-            grown.append(self._grown(engine, more, others))
-        return grown
-
-    def _grown(self, engine: PlannedEngine, more: int, others: Sequence[dict[CardKey, int]]) -> PlannedEngine:
-        """The engine with more KV bytes, on its cards as the others leave them."""
-        free = {card_key(card): card.free_bytes for card in self._lendable}
-        stages = tuple(
-            tuple(
-                replace(card, free_bytes=free[key] - sum(taken.get(key, 0) for taken in others))
-                for card in stage
-                for key in (card_key(card),)
-            )
-            for stage in engine.group.stages
-        )
-        group = CardGroup(stages)
-        question = on_cards(engine.question, group)
-        given = engine.answer.settings.kv_cache_memory_bytes
-        if given is None:  # a share was asked for
-            return PlannedEngine(group, question, self.answers.settled(question))
-        plain = replace(question, kv_cache_memory_bytes=None)
-        question, found = with_kv_bytes(plain, engine.answer, given + more, self.answers.settled)
-        return PlannedEngine(group, question, found)
+            return Placed(want.name, claim.asked.number, claim.engine, claim.variant, False, None)
+        return Placed(want.name, claim.asked.number, found.best.engines[0], found.best.variant, False, found)
 
     def _packing(self, placed: Sequence[Placed], unplaced: Sequence[Unplaced]) -> Packing:
         order = {want.name: at for at, want in enumerate(self.wanted)}
@@ -303,67 +224,3 @@ def _impossible(question: Question, cards: Sequence[Device], rejected: Sequence[
     if found.fits:  # by memory alone; what stands in the way is how the cards may be used
         return f"{rejected[-1].what}: {rejected[-1].why}"
     return f"{found.reason}{here_only(found.way_out)}"
-
-
-def _emptiest_first(cards: Iterable[Device]) -> list[Device]:
-    """Spreads the engines, which leaves each of them most."""
-    return sorted(cards, key=lambda card: -card.free_bytes)
-
-
-def _fullest_first(cards: Iterable[Device]) -> list[Device]:
-    """Keeps large holes for those that need them."""
-    return sorted(cards, key=lambda card: card.free_bytes)
-
-
-def _shorter(question: Question) -> Iterator[Question]:
-    """The usual context with the usual batch, then with smaller batches, then half the context and so on."""
-    length = question.max_model_len or usual_len(question)
-    least = question.max_model_len or min(length, SHORTEST_USEFUL_LEN)
-    while length >= least:
-        for seqs in _SHARED_SEQS if question.max_num_seqs is None else (question.max_num_seqs,):
-            yield replace(question, max_model_len=length, max_num_seqs=seqs)
-        length //= 2
-
-
-def _groups(question: Question, want: Want, cards: Sequence[Device]) -> Iterator[tuple[CardGroup, Question]]:
-    """Cards for one engine, fewest first and in their order; several only of those that choose each other."""
-    sizes = sorted(shapes(len(cards), question.model.num_hidden_layers), key=lambda size: (size[0] * size[1], size[1]))
-    for tensor, pipeline in sizes:
-        if question.tensor_parallel_size not in (None, tensor) or want.pipeline_parallel_size not in (None, pipeline):
-            continue
-        expert_parallel = bool(want.enable_expert_parallel)
-        sized = replace(
-            question,
-            tensor_parallel_size=tensor,
-            pipeline_parallel_size=pipeline,
-            enable_expert_parallel=expert_parallel,
-        )
-        if tensor * pipeline == 1:
-            yield from ((CardGroup(((card,),)), sized) for card in cards)
-            continue
-        for of_kind in kinds(cards).values():
-            group = choose(of_kind, tensor, pipeline)
-            if group is not None:
-                yield group, sized
-
-
-def _shares(engines: Sequence[PlannedEngine], free: dict[CardKey, int]) -> list[int]:
-    """More KV bytes for each engine: of every card it is on a part as large as its need among those on it.
-
-    Over several rounds, since an engine on two cards takes no more of one than of the other.
-    """
-    needs = [
-        0 if engine.answer.settings.kv_cache_memory_bytes is None else useful_bytes(engine.answer) for engine in engines
-    ]
-    needs = [max(0, need - engine.answer.kv_cache_bytes) for need, engine in zip(needs, engines, strict=True)]
-    on = [set(reserved_bytes(engine)) for engine in engines]
-    extra = [0] * len(engines)
-    for _ in range(_ROUNDS):
-        left = {key: size - sum(extra[at] for at in range(len(engines)) if key in on[at]) for key, size in free.items()}
-        wanting = {key: sum(needs[at] - extra[at] for at in range(len(engines)) if key in on[at]) for key in free}
-        granted = [
-            min(left[key] * (needs[at] - extra[at]) // max(1, wanting[key]) for key in on[at])
-            for at in range(len(engines))
-        ]
-        extra = [min(needs[at], extra[at] + max(0, granted[at])) for at in range(len(engines))]
-    return extra

@@ -199,6 +199,7 @@ def test_cards_that_reach_each_other_are_an_island() -> None:
     five = [card("NVIDIA GeForce RTX 3090", total=24 * GIB, free=24 * GIB) for _ in range(5)]
     pairs = ScriptedNvml(five, nvlinks=4, islands=(frozenset({0, 3}), frozenset({1, 2})))
     assert [gpu.island for gpu in nvidia_gpus(pairs)] == [0, 1, 1, 0, None]
+    assert [gpu.link for gpu in nvidia_gpus(pairs)] == ["nvlink"] * 4 + ["pcie"]
     switched = ScriptedNvml(five[:4], nvlinks=18, islands=(frozenset(range(4)),))
     assert [gpu.island for gpu in nvidia_gpus(switched)] == [0, 0, 0, 0]
 

@@ -3,6 +3,8 @@
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sizing.gpu import GIB, Device, gpu
 from sizing.islands import CardGroup, choose, choose_unlike, like_cards
@@ -103,3 +105,25 @@ def test_a_catalogues_cards_come_linked_as_they_are_sold() -> None:
     assert {card.island for card in like_cards(gpu("H100"), 8)} == {0}
     assert {card.island for card in like_cards(gpu("L4"), 8)} == {None}
     assert [card.island for card in like_cards(gpu("H100"), 1)] == [None]
+
+
+@given(
+    islands=st.lists(st.sampled_from([None, 0, 1, 2]), min_size=1, max_size=8),
+    nodes=st.lists(st.sampled_from([0, 1]), min_size=8, max_size=8),
+    size=st.integers(1, 4),
+)
+def test_a_group_crosses_only_what_no_island_and_no_node_could_hold(
+    islands: list[int | None], nodes: list[int | None], size: int
+) -> None:
+    pool = cards("H100", islands, nodes[: len(islands)])
+    group = choose(pool, size, 1)
+    assert (group is None) == (len(pool) < size)
+    if group is None:
+        return
+    assert len({card.index for card in group.cards}) == size
+    largest = max([0, *(islands.count(number) for number in set(islands) - {None})])
+    if largest >= size > 1:
+        assert len({card.island for card in group.cards}) == 1
+        assert group.crossing != "NVLink islands"
+    elif size > 1 and max(nodes[: len(islands)].count(node) for node in (0, 1)) >= size:
+        assert len({card.numa_node for card in group.cards}) == 1

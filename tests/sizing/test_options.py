@@ -107,7 +107,9 @@ def test_fp8_weights_are_the_last_thing_tried() -> None:
 def test_groups_across_islands_come_after_stages_inside_them() -> None:
     """Two bridged pairs: four ranks would talk over the bus, two stages of two do not."""
     pairs = [replace(gpu("A100-40GB"), index=index, island=index // 2) for index in range(4)]
-    found = options(asked(published("Qwen/Qwen3-8B", num_hidden_layers=240), max_model_len=4096), pairs)
+    found = options(
+        asked(published("meta-llama/Llama-3.1-70B-Instruct", num_hidden_layers=72), max_model_len=4096), pairs
+    )
     assert best(found) == (1, 2, 2)
     assert why(found, "4 x A100-40GB, tensor_parallel_size 4") == "tensor parallelism would cross NVLink islands"
 

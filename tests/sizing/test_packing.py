@@ -13,8 +13,9 @@ from sizing.islands import like_cards
 from sizing.memory import usable_bytes
 from sizing.model import ModelShape
 from sizing.options import Want
-from sizing.packing import Packing, Wanted, card_key, pack, reserved_bytes
+from sizing.packing import Packing, Wanted, pack
 from sizing.plan import Question
+from sizing.sharing import card_key, reserved_bytes
 from tests.sizing.models import published
 
 SMALL = published("Qwen/Qwen3-0.6B")
@@ -173,7 +174,9 @@ MODELS = {"0.6B": SMALL, "8B": EIGHT, "70B": SEVENTY}
 
 @st.composite
 def machines(draw: st.DrawFn) -> tuple[Device, ...]:
-    cards = box(*draw(st.lists(st.tuples(CARDS, st.integers(1, 3)), min_size=1, max_size=2)))
+    cards = box(
+        *draw(st.lists(st.tuples(CARDS, st.integers(1, 3)), min_size=1, max_size=2, unique_by=lambda part: part[0]))
+    )
     return tuple(
         replace(card, free_bytes=int(card.memory_bytes * draw(st.sampled_from([1.0, 1.0, 0.5, 0.1])))) for card in cards
     )
