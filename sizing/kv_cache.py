@@ -106,7 +106,9 @@ class KvCache:
 
     def longest_model_len(self, available: Bytes, limit: int) -> int:
         """The largest length up to `limit` that it starts with; 0 where none. vLLM's `--max-model-len auto`."""
-        shortest, longest = (limit, limit) if self.holds(available, limit) else (0, limit)
+        if limit and self.holds(available, limit):
+            return limit
+        shortest, longest = 0, limit if self.holds(available, 1) else 0
         while shortest < longest:
             length = (shortest + longest + 1) // 2
             if self.holds(available, length):
