@@ -112,6 +112,8 @@ def _page(row: Row, sources: Sources) -> Figure | None:
     kv_gib, tokens = _logged(row, "kv_gib"), _logged(row, "kv_tokens")
     if kv_gib is None or tokens is None or row.get("page_check") is False:
         return None
+    if (row.get("pp") or 1) != 1:  # the logged memory is one stage's, and not always the one that decides
+        return None
     question = read_question({"gpu": _ANY_CARD, **_without_null(row)}, sources)
 
     def at(gib: float) -> int:

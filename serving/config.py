@@ -117,6 +117,8 @@ class StackConfig(_Section):
     gateway: GatewaySection = GatewaySection()
     start_timeout_s: Annotated[float, Field(gt=0)] = 1800.0
     """How long one engine may take to become healthy; a 400 GB checkpoint from a cold disk takes a while."""
+    calibrate: bool = True
+    """Keep what the engines measure at start, for the next answer of sizing."""
 
     @field_validator("gateway", mode="before")
     @classmethod

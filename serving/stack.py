@@ -19,7 +19,7 @@ from rich.console import Console
 
 from gateway.app import Gateway
 from gateway.replica import Replica
-from serving import demo, door, report
+from serving import calibrating, demo, door, report
 from serving.config import (
     DEMO_MODEL,
     Environment,
@@ -114,7 +114,7 @@ async def run(config: StackConfig, environment: Environment, console: Console) -
                 if stopped():
                     return 0
                 report.show_plan(placements, console, commands=False)
-                return await _serve(config, gateway, listener, placements, progress, signals)
+                return await _serve(config, environment, gateway, listener, placements, progress, signals)
     finally:
         listener.close()
 
@@ -140,6 +140,7 @@ async def run_gateway(
 
 async def _serve(
     config: StackConfig,
+    environment: Environment,
     gateway: Gateway,
     listener: socket.socket,
     placements: list[Placement],
@@ -157,11 +158,21 @@ async def _serve(
             await _all_ready(supervisors, tasks, progress, signals)
             if not signals.stop.is_set():
                 report.announce(progress, gateway, door.url_of(listener), supervisors)
+                if config.calibrate:
+                    await _learn(placements, environment)
             await _stopped_or_broken(signals, tasks)
             await _drained(gateway, config.gateway.drain_timeout_s, signals)
         finally:
             await _end(supervisors, tasks, signals)
     return 0
+
+
+async def _learn(placements: list[Placement], environment: Environment) -> None:
+    """Keep what the engines measured of themselves for the next answer of sizing."""
+    try:
+        await asyncio.to_thread(calibrating.learn, placements, environment)
+    except Exception:  # noqa: BLE001  (what is served now must not end over a figure that would be nice to have later)
+        _log.warning("what the engines logged at their start is not kept", exc_info=True)
 
 
 async def _stopped_or_broken(signals: Signals, tasks: list[asyncio.Task[None]]) -> None:

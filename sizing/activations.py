@@ -8,28 +8,18 @@ larger one is the peak.
 from dataclasses import dataclass
 
 from sizing.gpu import GIB
-from sizing.layers import Latent
+from sizing.layers import Latent, Recurrent
 from sizing.model import ModelShape
 from sizing.overheads import Band, Overheads, exactly
 from sizing.release import Release
 
-_RUNNER_2_EVERYWHERE = 29  # the first minor version in which every model runs on the second model runner
-_RUNNER_2_FIRST = 24
 _WORKSPACE_KEPT = 18  # v1/worker/workspace.py, for every kernel of mixtures
-# vllm/config/vllm.py: DEFAULT_V2_MODEL_RUNNER_ARCHITECTURES of 0.24 and of 0.27
-_RUNNER_2_MODELS = {
-    24: frozenset(
-        {
-            "Qwen3ForCausalLM",
-            "DeepseekV2ForCausalLM",
-            "Qwen2MoeForCausalLM",
-            "GraniteMoeForCausalLM",
-            "LlamaForCausalLM",
-            "MistralForCausalLM",
-        }
-    ),
-    27: frozenset({"DeepseekV2ForCausalLM", "GraniteMoeForCausalLM", "Qwen2MoeForCausalLM"}),
-}
+# vllm/config/vllm.py: use_v2_model_runner and DEFAULT_V2_MODEL_RUNNER_ARCHITECTURES
+_SECOND_RUNNER = 24
+_SECOND_RUNNER_DENSE = 25
+_SECOND_RUNNER_ALL = 29
+_SECOND_RUNNER_FIRST_MODELS = frozenset({"Qwen3ForCausalLM", "LlamaForCausalLM", "MistralForCausalLM"})
+_SECOND_RUNNER_MIXTURES = frozenset({"DeepseekV2ForCausalLM", "Qwen2MoeForCausalLM", "GraniteMoeForCausalLM"})
 _MLA_WORKSPACE_TOKENS = 64 * 1024  # vllm/model_executor/layers/attention/mla_attention.py: its upper bound
 _MLA_EXPANDED_WIDTH = 256  # no-position key and value of one head, in every DeepSeek-like model published so far
 
@@ -81,17 +71,26 @@ def activation_peak(
             peak = Peak(sampler, f"sampling {rows:,} sequences (max_num_seqs) over {model.vocab_size:,} tokens")
         # whichever is the peak, it is at least as high as the other might be
         peak = Peak(Band(peak.bytes.value, max(forward.low, sampler.low), max(forward.high, sampler.high)), peak.why)
-    return Peak(peak.bytes + overheads.activation_floor_gib.at(release).scaled(GIB), peak.why)
+    floor = overheads.compiling_gib if second_runner(model, release) else _floor(release, overheads)
+    return Peak(peak.bytes + floor.scaled(GIB), peak.why)
+
+
+def _floor(release: Release, overheads: Overheads) -> Band:
+    return overheads.activation_floor_gib.at(Release(0) if release.engine == "V0" else release)
 
 
 def second_runner(model: ModelShape, release: Release) -> bool:
     """Whether vLLM serves the model by its second model runner (vllm/config/vllm.py: use_v2_model_runner)."""
-    if release.minor >= _RUNNER_2_EVERYWHERE:
+    if release.minor >= _SECOND_RUNNER_ALL:
         return True
-    for since in sorted(_RUNNER_2_MODELS, reverse=True):
-        if release.minor >= since:
-            return model.architecture in _RUNNER_2_MODELS[since]
-    return False
+    if release.minor < _SECOND_RUNNER:
+        return False
+    if model.architecture in _SECOND_RUNNER_MIXTURES:
+        return True
+    if release.minor < _SECOND_RUNNER_DENSE:
+        return model.architecture in _SECOND_RUNNER_FIRST_MODELS
+    recurrent = any(isinstance(layer, Recurrent) for caches in model.cache_layers for layer in caches)
+    return not model.num_experts and not recurrent
 
 
 def penalty_state_bytes(model: ModelShape, batch: Batch, release: Release) -> int:
@@ -106,7 +105,10 @@ def penalty_state_bytes(model: ModelShape, batch: Batch, release: Release) -> in
 
 def _sampler_bytes_per_logit(model: ModelShape, release: Release, overheads: Overheads) -> Band:
     """The logits in the served type, and what sampling adds to them."""
-    added = overheads.sampler_in_place if second_runner(model, release) else overheads.sampler.at(release)
+    if second_runner(model, release):
+        added = overheads.sampler_in_place
+    else:
+        added = overheads.sampler_v0 if release.engine == "V0" else overheads.sampler.at(release)
     return added + exactly(model.dtype_bytes)
 
 

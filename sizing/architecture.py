@@ -7,9 +7,10 @@ from typing import Literal
 from sizing.anatomy import Anatomy
 from sizing.config_values import ConfigValues
 from sizing.errors import UnsupportedModelError
-from sizing.latent import deepseek, deepseek_sparse
+from sizing.latent import deepseek, deepseek_sparse, deepseek_v4, kimi_linear
 from sizing.recurrent import granite_hybrid, nemotron_h, qwen3_5, qwen3_next
-from sizing.windowed import exaone4, gemma2, gemma3, gemma4, gpt_oss, llama4, minimax_m2
+from sizing.uneven import decilm, minimax_m3, step3p5
+from sizing.windowed import exaone4, gemma2, gemma3, gemma3n, gemma4, gpt_oss, llama4, minimax_m2
 
 
 @dataclass(frozen=True)
@@ -71,36 +72,49 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 
 FAMILIES: dict[str, Callable[[ConfigValues], Anatomy]] = {
+    "DeciLMForCausalLM": decilm,
     "DeepseekV2ForCausalLM": deepseek,
     "DeepseekV3ForCausalLM": deepseek,
     "DeepseekV32ForCausalLM": deepseek_sparse,
+    "DeepseekV4ForCausalLM": deepseek_v4,
     "Exaone4ForCausalLM": exaone4,
     "Gemma2ForCausalLM": gemma2,
     "Gemma3ForCausalLM": gemma3,
+    "Gemma3nForCausalLM": gemma3n,
     "Gemma4ForCausalLM": gemma4,
     "GlmMoeDsaForCausalLM": deepseek_sparse,
     "GptOssForCausalLM": gpt_oss,
     "GraniteMoeHybridForCausalLM": granite_hybrid,
+    "KimiLinearForCausalLM": kimi_linear,
     "Llama4ForCausalLM": llama4,
     "MiniMaxM2ForCausalLM": minimax_m2,
+    "MiniMaxM3ForCausalLM": minimax_m3,
+    "MiniMaxM3SparseForCausalLM": minimax_m3,
     "NemotronHForCausalLM": nemotron_h,
     "Qwen3NextForCausalLM": qwen3_next,
     "Qwen3_5ForCausalLM": qwen3_5,
     "Qwen3_5MoeForCausalLM": qwen3_5,
+    "Step3p5ForCausalLM": step3p5,
 }
 
 # The decoder behind a multimodal wrapper; its values are the wrapper's `text_config`.
 WRAPPERS: dict[str, str] = {
     "Gemma3ForConditionalGeneration": "Gemma3ForCausalLM",
+    "Gemma3nForConditionalGeneration": "Gemma3nForCausalLM",
     "Gemma4ForConditionalGeneration": "Gemma4ForCausalLM",
     "KimiK25ForConditionalGeneration": "DeepseekV3ForCausalLM",
+    "KimiK3ForConditionalGeneration": "KimiLinearForCausalLM",
     "Llama4ForConditionalGeneration": "Llama4ForCausalLM",
     "LlavaNextForConditionalGeneration": "MistralForCausalLM",
+    "MiniMaxM3SparseForConditionalGeneration": "MiniMaxM3SparseForCausalLM",
     "Mistral3ForConditionalGeneration": "MistralForCausalLM",
+    "Qwen2VLForConditionalGeneration": "Qwen2ForCausalLM",
+    "Qwen2_5_VLForConditionalGeneration": "Qwen2ForCausalLM",
     "Qwen3VLForConditionalGeneration": "Qwen3ForCausalLM",
     "Qwen3VLMoeForConditionalGeneration": "Qwen3MoeForCausalLM",
     "Qwen3_5ForConditionalGeneration": "Qwen3_5ForCausalLM",
     "Qwen3_5MoeForConditionalGeneration": "Qwen3_5MoeForCausalLM",
+    "Step3p7ForConditionalGeneration": "Step3p5ForCausalLM",
 }
 
 

@@ -77,6 +77,9 @@ _PRICES = {
     "H200": _runpod(4.59, date(2026, 10, 7)),
     "B200": _runpod(6.79, date(2026, 10, 7)),
     "B300": _runpod(7.89, date(2026, 10, 7)),
+    "A100-PCIe-80GB": _runpod(1.79, date(2026, 11, 9)),
+    "H100-PCIe": _runpod(2.89, date(2026, 11, 9)),
+    "H100-NVL": _runpod(3.19, date(2026, 11, 9)),
 }
 
 
@@ -178,3 +181,35 @@ def processor(
     bandwidth = memory_channels * megatransfers_s * 1e6 * 8
     flops = cores * ghz * 1e9 * flops_per_cycle
     return Card("CPU", bandwidth, flops, None, None, None, None, power_w, None, "its memory and clock", None)
+
+
+_OPERATIONS_PER_CYCLE = (("amx_bf16", 1024), ("avx512_bf16", 128), ("avx512f", 64), ("avx2", 32), ("asimd", 16))
+"""Of one core, by what it can do best: fused multiply-adds in bfloat16 or, without that, in float32."""
+
+
+def detected_processor(cpuinfo: str, *, memory_gb_s: float | None = None) -> Card:
+    """The machine's own processor, by the text of /proc/cpuinfo: its cores, its clock and its widest arithmetic.
+
+    That text does not say how fast the memory is: without `memory_gb_s` (channels x MT/s x 8 / 1000) the card has no
+    bandwidth, and whoever asks it for a speed is told so.
+
+    Raises:
+        QuestionError: a text without a core, its clock or a vector unit that is known here.
+    """
+    blocks = [_fields(block) for block in cpuinfo.split("\n\n") if "processor" in block]
+    cores = {(block.get("physical id", "0"), block.get("core id", str(index))) for index, block in enumerate(blocks)}
+    clocks = [float(block["cpu MHz"]) for block in blocks if block.get("cpu MHz")]
+    flags = {flag for block in blocks for key in ("flags", "Features") for flag in block.get(key, "").split()}
+    operations = next((per_cycle for flag, per_cycle in _OPERATIONS_PER_CYCLE if flag in flags), None)
+    if not cores or not clocks or operations is None:
+        raise QuestionError(
+            "/proc/cpuinfo tells no cores, clock or vector unit that is known here; give them to processor()"
+        )
+    flops = len(cores) * max(clocks) * 1e6 * operations
+    bandwidth = None if memory_gb_s is None else memory_gb_s * _GB_S
+    return Card("CPU", bandwidth, flops, None, None, None, None, None, None, "/proc/cpuinfo", None)
+
+
+def _fields(block: str) -> dict[str, str]:
+    pairs = (line.split(":", 1) for line in block.splitlines() if ":" in line)
+    return {key.strip(): value.strip() for key, value in pairs}

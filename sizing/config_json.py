@@ -18,7 +18,7 @@ from sizing.errors import ModelFileError
 from sizing.headers import Tensor, stored_dtype
 from sizing.model import Dtype, ModelShape, ParameterCount
 from sizing.plain import windows
-from sizing.quantization import quantization_method
+from sizing.quantization_config import quantization_method
 from sizing.structure import assumed, by_structure
 from sizing.weighing import weighed
 
@@ -43,6 +43,7 @@ _LENGTH_KEYS = (
 )
 # vllm/config/model.py: _get_and_verify_max_len; these leave max_position_embeddings already scaled
 _UNSCALED_ROPE = {"default", "su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling"}
+_TEXT_SECTIONS = ("text_config", "llm_config", "language_config")
 _ASSUMED_MODEL_LEN = 32_768
 _ANY_MODEL_LEN = 2**24
 
@@ -67,7 +68,7 @@ def kv_layers(values: Mapping[str, object], *, name: str) -> ModelShape:
     Raises:
         ModelFileError, UnsupportedModelError: as parse_config, for what the cache depends on.
     """
-    if values.get("head_dim") is None and values.get("hidden_size") is None and "text_config" not in values:
+    if values.get("head_dim") is None and values.get("hidden_size") is None and not values.keys() & set(_TEXT_SECTIONS):
         raise ModelFileError(f"{name}: config.json has neither head_dim nor hidden_size; its KV cache has no width")
     heads = values.get("num_attention_heads") or values.get("num_key_value_heads")
     filled = {key: value for key, value in values.items() if value is not None}
@@ -93,7 +94,7 @@ def _unweighed(values: Mapping[str, object], *, name: str, tensors: Sequence[Ten
     architecture = architecture_name(values)
     wrapped = architecture in WRAPPERS
     known = WRAPPERS.get(architecture or "", architecture)
-    if wrapped or (known not in ARCHITECTURES and known not in FAMILIES and "text_config" in values):
+    if wrapped or (known not in ARCHITECTURES and known not in FAMILIES and values.keys() & set(_TEXT_SECTIONS)):
         values, wrapped = _text_values(values, name=name), True
         known = known if known in ARCHITECTURES or known in FAMILIES else architecture_name(values)
     config = ConfigValues(name, values)
@@ -108,12 +109,14 @@ def _unweighed(values: Mapping[str, object], *, name: str, tensors: Sequence[Ten
         raise config.impossible(
             "num_key_value_heads", f"does not divide the {shape.num_attention_heads} attention heads"
         )
-    return _Unweighed(shape, config, architecture or "", wrapped)
+    return _Unweighed(shape, config, architecture or "", wrapped or bool(values.get("vision_config")))
 
 
 def _text_values(values: Mapping[str, object], *, name: str) -> Mapping[str, object]:
     """The decoder's part of a multimodal config, with what only the wrapper says about it."""
-    text = ConfigValues(name, values).section("text_config")
+    text = ConfigValues(name, values).section(*_TEXT_SECTIONS)
+    if not text and values.get("num_hidden_layers") is not None:
+        return {key: value for key, value in values.items() if key not in ("vision_config", "audio_config")}  # one file
     if not text:
         raise ModelFileError(f"{name}: config.json has no text_config; use the file as its publisher ships it")
     inherited = ("dtype", "torch_dtype", "tie_word_embeddings", "quantization_config", "compression_config")

@@ -1,7 +1,6 @@
 """From a model's layers and how it is served to the KV cache of one engine."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sizing.errors import QuestionError, UnsupportedModelError
@@ -22,7 +21,9 @@ from sizing.pages import ChunkedPage, FullPage, LatentPage, Page, SlidingLatentP
 from sizing.release import NEWEST, MambaCacheMode, Release
 
 _FP8_BYTES = 1
-_PACKED_SPARSE_BYTES = 656  # fp8_ds_mla: v1/attention/backends/mla/flashmla_sparse.py
+# fp8_ds_mla and nvfp4_ds_mla: v1/attention/backends/mla/flashmla_sparse.py
+_PACKED_SPARSE_BYTES = 656
+_PACKED_SPARSE_FP4_BYTES = 352
 _PROCESSOR_STATE_BYTES = 4  # vllm/platforms/cpu.py keeps recurrent states in float32
 # DeepSeek V4 (vllm/models/deepseek_v4): blocks of the rows, of windows and of unfinished rows, and what pages align to.
 _COMPRESSED_BLOCK = 256
@@ -104,15 +105,17 @@ def engine_cache(model: ModelShape, serving: Serving) -> KvCache:
         UnsupportedModelError: layers that vLLM cannot serve together.
     """
     dtype_bytes = _dtype_bytes(model, serving)
-    if any(isinstance(layer, Compressed) for layer in _distinct(model)):
+    if any(isinstance(layer, Compressed) for layer in model.distinct_layers):
         serving = replace(serving, block_size=_COMPRESSED_BLOCK)
     serving = replace(serving, block_size=_hybrid_block_size(model, serving, dtype_bytes))
     drafted = serving.speculative.layers if serving.speculative else ()
     layers = (*model.cache_layers, *drafted)
+    further = dict.fromkeys(layer for caches in drafted for layer in caches)
     page_of = {
-        layer: _page(layer, model, serving, dtype_bytes) for layer in dict.fromkeys(c for each in layers for c in each)
+        layer: _page(layer, model, serving, dtype_bytes) for layer in dict.fromkeys((*model.distinct_layers, *further))
     }
-    pages = [[page_of[layer] for layer in caches] for caches in layers]
+    of_caches = {caches: [page_of[layer] for layer in caches] for caches in dict.fromkeys(layers)}
+    pages = [of_caches[caches] for caches in layers]
     stages, start = [], 0
     for stage in pipeline_stages(model.num_hidden_layers, serving.pipeline_parallel_size):
         end = start + sum(len(pages[layer]) for layer in stage)
@@ -132,7 +135,7 @@ def engine_cache(model: ModelShape, serving: Serving) -> KvCache:
         context_shards=serving.decode_context_parallel_size,
         release=serving.release,
         hybrid=serving.hybrid_kv_cache_manager,
-        packed=any(isinstance(layer, Compressed) for layer in _distinct(model)),
+        packed=any(isinstance(layer, Compressed) for layer in model.distinct_layers),
     )
 
 
@@ -152,7 +155,7 @@ def _page(layer: Layer, model: ModelShape, serving: Serving, dtype_bytes: int) -
     block_size = serving.block_size
     match layer:
         case Attention():
-            return _attention_page(layer, serving, dtype_bytes)
+            return _attention_page(layer, model, serving, dtype_bytes)
         case Latent():
             return LatentPage(
                 block_size, _latent_bytes(layer, model, serving, dtype_bytes), "indexed" if layer.indexed else "latent"
@@ -194,7 +197,10 @@ def _state_bytes(layer: Recurrent, model: ModelShape, serving: Serving) -> int:
 
 def _latent_bytes(layer: Latent, model: ModelShape, serving: Serving, dtype_bytes: int) -> int:
     """One token's compressed vector, packed where the kernel beside an indexer wants it so."""
-    if layer.indexed and _sparse_packed(model, serving):
+    asked = _asked_dtype(model, serving)
+    if asked == "nvfp4_ds_mla":
+        return _PACKED_SPARSE_FP4_BYTES
+    if layer.indexed and serving.release.packs_sparse_latents(asked, serving.compute_major or _HOPPER):
         return _PACKED_SPARSE_BYTES
     return layer.width * dtype_bytes
 
@@ -225,9 +231,12 @@ def _retained(serving: Serving) -> int:
     return serving.speculative.retained_tokens if serving.speculative else 0
 
 
-def _attention_page(layer: Attention, serving: Serving, dtype_bytes: int) -> Page:
+def _attention_page(layer: Attention, model: ModelShape, serving: Serving, dtype_bytes: int) -> Page:
     heads = max(1, layer.num_kv_heads // serving.tensor_parallel_size)
-    full = FullPage(serving.block_size, heads, layer.head_dim, layer.value_dim, dtype_bytes)
+    head_dim, value_dim = layer.head_dim, layer.value_dim
+    if _asked_dtype(model, serving) == "nvfp4":
+        head_dim, value_dim = _fp4_bytes(head_dim), _fp4_bytes(value_dim)
+    full = FullPage(serving.block_size, heads, head_dim, value_dim, dtype_bytes)
     sizes = (full.block_size, full.num_kv_heads, full.head_dim, full.value_dim, full.dtype_bytes)
     if layer.window is not None:
         return SlidingPage(*sizes, window=layer.window, retained_tokens=_retained(serving))
@@ -236,16 +245,21 @@ def _attention_page(layer: Attention, serving: Serving, dtype_bytes: int) -> Pag
     return full
 
 
+def _fp4_bytes(elements: int) -> int:
+    """Half a byte each, and a scale for each sixteen (utils/torch_utils.py: nvfp4_kv_cache_full_dim)."""
+    return elements // 2 + elements // 16
+
+
 def _hybrid_block_size(model: ModelShape, serving: Serving, dtype_bytes: int) -> int:
     """Tokens in a block beside recurrent layers: so many that an attention page is as large as a state.
 
     vllm/platforms/interface.py: _align_hybrid_block_size, which then pads the state to the page; before 0.20
     models/config.py: HybridAttentionMambaModelConfig.
     """
-    layers = [layer for layer in _distinct(model) if isinstance(layer, Recurrent)]
+    layers = [layer for layer in model.distinct_layers if isinstance(layer, Recurrent)]
     if not layers:
         return serving.block_size
-    latent = any(isinstance(layer, Latent) for layer in _distinct(model))
+    latent = any(isinstance(layer, Latent) for layer in model.distinct_layers)
     step = serving.release.hybrid_latent_alignment(serving.block_size) if latent else serving.block_size
     chunk = layers[0].chunk_tokens
     if chunk is not None and _mamba_cache_mode(layers[0], serving) == "all":
@@ -257,17 +271,13 @@ def _hybrid_block_size(model: ModelShape, serving: Serving, dtype_bytes: int) ->
 
 def _token_bytes(model: ModelShape, serving: Serving, dtype_bytes: int) -> int:
     """One token in the model's main attention layers."""
-    for layer in _distinct(model):
+    for layer in model.distinct_layers:
         if isinstance(layer, Latent):
             return layer.width * dtype_bytes
         if isinstance(layer, Attention):
-            heads = max(1, layer.num_kv_heads // serving.tensor_parallel_size)
-            return heads * (layer.head_dim + layer.value_dim) * dtype_bytes
+            page = _attention_page(layer, model, replace(serving, block_size=1), dtype_bytes)
+            return page.page_bytes
     raise UnsupportedModelError(f"{model.name}: models without attention are not sized yet")
-
-
-def _distinct(model: ModelShape) -> Sequence[Layer]:
-    return model.distinct_layers
 
 
 def _asked_dtype(model: ModelShape, serving: Serving) -> str:
@@ -276,13 +286,9 @@ def _asked_dtype(model: ModelShape, serving: Serving) -> str:
         return serving.kv_cache_dtype
     if model.kv_cache_dtype != "auto":
         return model.kv_cache_dtype
-    if not any(isinstance(layer, Indexer) for layer in _distinct(model)):
+    if not any(isinstance(layer, Indexer) for layer in model.distinct_layers):
         return "auto"
     return serving.release.sparse_auto_dtype(model.architecture, serving.compute_major or _HOPPER)
-
-
-def _sparse_packed(model: ModelShape, serving: Serving) -> bool:
-    return serving.release.packs_sparse_latents(_asked_dtype(model, serving), serving.compute_major or _HOPPER)
 
 
 def _dtype_bytes(model: ModelShape, serving: Serving) -> int:
@@ -293,8 +299,14 @@ def _dtype_bytes(model: ModelShape, serving: Serving) -> int:
         "fp8": _FP8_BYTES,
         "fp8_e4m3": _FP8_BYTES,
         "fp8_e5m2": _FP8_BYTES,
+        "fp8_ds_mla": _FP8_BYTES,
+        "nvfp4": _FP8_BYTES,
+        "nvfp4_ds_mla": _FP8_BYTES,
     }
     asked = _asked_dtype(model, serving)
+    kept = {type(layer) for layer in model.distinct_layers}
+    if (asked == "nvfp4" and kept & {Latent, Compressed}) or (asked.endswith("_ds_mla") and Indexer not in kept):
+        raise QuestionError(f"{model.name}: vLLM has no KV cache of type {asked} for its layers; use auto or fp8")
     for dtype, size in sizes.items():
         if dtype == asked:
             return size

@@ -5,7 +5,8 @@ SizingError
 ├── ModelFileError          a config.json or a safetensors header that is missing, broken or impossible
 ├── UnsupportedModelError   a model whose layers or files are not sized yet, refused by name
 ├── UnknownGpuError         a card that is not in the catalogue
-└── QuestionError           settings that contradict each other, the model or the device
+├── QuestionError           settings that contradict each other, the model or the device
+└── CalibrationError        a start-up log or a table of measurements that cannot be used
 """
 
 
@@ -34,3 +35,7 @@ class UnknownGpuError(SizingError):
 
 class QuestionError(SizingError):
     """Settings that cannot be answered because they contradict each other, the model or the device."""
+
+
+class CalibrationError(SizingError):
+    """A start-up log without what was looked for, or a calibration file that is not one."""

@@ -1,6 +1,6 @@
 """From a GGUF file's header to the config and the tensors that vLLM would serve it with."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from sizing.errors import ModelFileError, UnsupportedModelError
@@ -132,17 +132,3 @@ def _padded(tensor: Tensor, row_bytes: int) -> Tensor:
     if len(tensor.shape) < 2 or row_bytes == _row_bytes(tensor):
         return tensor
     return replace(tensor, num_bytes=row_bytes * (tensor.num_elements // tensor.shape[-1]))
-
-
-def file_types(files: Iterable[str]) -> dict[str, list[str]]:
-    """The GGUF files of a repository by the type in their names, the parts of a split one together."""
-    found: dict[str, list[str]] = {}
-    for file in sorted(files):
-        if not file.endswith(".gguf") or "mmproj" in file:  # an encoder's file stands beside the decoder's
-            continue
-        stem = file.removesuffix(".gguf").rpartition("/")[2]
-        head, part, _ = stem.partition("-of-")
-        stem = head.rpartition("-")[0] if part else stem
-        pieces = stem.replace(".", "-").split("-")
-        found.setdefault(pieces[-1].upper() if len(pieces) > 1 else stem, []).append(file)
-    return found

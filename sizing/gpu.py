@@ -53,9 +53,9 @@ _CATALOGUE = (
     _Row("T4", 14.56, "pcie", ("Tesla T4",), compute_major=7),  # vLLM 0.7 profile, f55765941562
     _Row("L4", 22.03, "pcie", ("NVIDIA L4",), compute_major=8),  # vLLM profiles: 22.03-22.07
     _Row("A10G", 22.03, "pcie", ("NVIDIA A10G",), compute_major=8),  # vLLM profiles: 22.03-22.07
-    _Row("L40S", 44.3, "pcie", ("NVIDIA L40S",), compute_major=8),  # vLLM profiles: 44.3-44.42
+    _Row("L40S", 44.39, "pcie", ("NVIDIA L40S",), compute_major=8),  # vLLM profiles: 44.3-44.42
     _Row("RTX3090", 23.56, "pcie", ("NVIDIA GeForce RTX 3090",), compute_major=8),  # vLLM profiles: 23.56-23.65
-    _Row("RTX4090", 23.5, "pcie", ("NVIDIA GeForce RTX 4090",), compute_major=8),  # vLLM profiles: 23.5-23.65
+    _Row("RTX4090", 23.52, "pcie", ("NVIDIA GeForce RTX 4090",), compute_major=8),  # vLLM profiles: 23.5-23.65
     _Row("RTX5090", 31.36, "pcie", ("NVIDIA GeForce RTX 5090",), compute_major=12),  # vLLM profile: 30.86 free of 31.36
     _Row(
         "RTXPRO6000",
@@ -66,8 +66,8 @@ _CATALOGUE = (
     ),
     _Row("A40", 44.4, "pcie", ("NVIDIA A40",), compute_major=8),  # vLLM profile
     _Row("A100-40GB", 39.39, "nvlink", ("NVIDIA A100-SXM4-40GB",), compute_major=8),  # vLLM: 39.39-39.56
-    _Row("A100-80GB", 79.14, "nvlink", ("NVIDIA A100-SXM4-80GB",), compute_major=8),  # vLLM: 79.14-79.33
-    _Row("H100", 79.14, "nvlink", ("NVIDIA H100 80GB HBM3",), compute_major=9),  # vLLM: 79.14-79.33
+    _Row("A100-80GB", 79.25, "nvlink", ("NVIDIA A100-SXM4-80GB",), compute_major=8),  # vLLM: 79.14-79.33
+    _Row("H100", 79.18, "nvlink", ("NVIDIA H100 80GB HBM3",), compute_major=9),  # vLLM: 79.14-79.33
     _Row("H200", 139.8, "nvlink", ("NVIDIA H200",), compute_major=9),  # vLLM and PyTorch: 139.80-139.81
     _Row("GH200", 94.5, "nvlink", ("NVIDIA GH200 480GB",), compute_major=9),  # PyTorch: 94.50
     _Row("B200", 178.35, "nvlink", ("NVIDIA B200",), compute_major=10),  # PyTorch: 178.35
@@ -120,6 +120,11 @@ _BY_NAME = {
 def catalogue() -> tuple[Device, ...]:
     """Every card known, empty, in the order of the table."""
     return tuple(_device(row) for row in _CATALOGUE)
+
+
+def link_of(device: Device) -> str:
+    """The link, and "unified" for memory shared with the processor, which is measured like no card's."""
+    return "unified" if device.unified else device.link
 
 
 def compute_major(name: str) -> int | None:

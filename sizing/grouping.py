@@ -72,7 +72,7 @@ def _as_kept(pages: Sequence[Page], release: Release) -> Sequence[Page]:
 
 
 def _share_a_group(pages: Sequence[Page], release: Release) -> bool:
-    distinct = dict.fromkeys(pages)
+    distinct = set({id(page): page for page in pages}.values())
     if release.groups_unequal_pages or release.engine == "V0":
         return all(same_kind(pages[0], page) for page in distinct)
     return len(distinct) == 1

@@ -22,15 +22,14 @@ from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
 from sizing.config_json import parse_config
 from sizing.errors import ModelFileError, ModelNotFoundError, UnsupportedModelError
-from sizing.gguf_header import GgufHeader, parse_gguf
-from sizing.gguf_model import file_types, gguf_config, gguf_tensors
+from sizing.gguf_files import GGUF, gguf_files, gguf_shape, only_gguf, read_gguf_header
+from sizing.gguf_header import parse_gguf
 from sizing.headers import LENGTH_PREFIX_BYTES, MAX_HEADER_BYTES, Tensor, parse_header
 from sizing.model import ModelShape
 
 _CONFIG = "config.json"
 _MODELOPT_CONFIG = "hf_quant_config.json"  # ModelOpt before 0.31 kept its quantization config beside the model's
 _INDEX = "model.safetensors.index.json"
-_GGUF = ".gguf"
 _OTHER_FORMATS = (".bin", ".pt", ".pth")
 _TIMEOUT_S = 10.0
 _PARALLEL_READS = 8
@@ -56,7 +55,7 @@ def load_model(
     path = Path(ref).expanduser()
     if path.is_dir():
         return _from_folder(path, ref)
-    if path.is_file() and path.suffix == _GGUF:
+    if path.is_file() and path.suffix == GGUF:
         return _from_gguf(path.parent, path.name, ref)
     if path.is_file():
         raise UnsupportedModelError(f"{ref} is a file; give the folder with its config.json and *.safetensors")
@@ -78,7 +77,7 @@ def load_model(
 
 def _repository(ref: str) -> tuple[str, str | None]:
     """A Hub id, and the GGUF file or type that is named behind it."""
-    if ref.endswith(_GGUF) and ref.count("/") > 1:
+    if ref.endswith(GGUF) and ref.count("/") > 1:
         owner, repository, file = ref.split("/", 2)
         return f"{owner}/{repository}", file
     repo, _, gguf = ref.partition(":")
@@ -87,7 +86,7 @@ def _repository(ref: str) -> tuple[str, str | None]:
 
 def _from_folder(folder: Path, name: str) -> ModelShape:
     files = sorted(entry.name for entry in folder.iterdir())
-    if _only_gguf(files):
+    if only_gguf(files):
         return _from_gguf(folder, None, name)
     config = _folder_json(folder / _CONFIG)
     if config is None:
@@ -98,57 +97,10 @@ def _from_folder(folder: Path, name: str) -> ModelShape:
     return parse_config(_with_modelopt(config, _folder_json(folder / _MODELOPT_CONFIG)), name=name, tensors=tensors)
 
 
-def _only_gguf(files: Sequence[str]) -> bool:
-    return any(file.endswith(_GGUF) for file in files) and not any(file.endswith(".safetensors") for file in files)
-
-
 def _from_gguf(folder: Path, wanted: str | None, name: str) -> ModelShape:
-    files = _gguf_files(name, [entry.name for entry in folder.iterdir()], wanted)
-    headers = [_gguf_header(folder / file) for file in files]
-    return _gguf_shape(headers, _folder_json(folder / _CONFIG), name)
-
-
-def _gguf_header(file: Path) -> GgufHeader:
-    try:
-        with file.open("rb") as stream:
-
-            def fetch(offset: int, size: int) -> bytes:
-                stream.seek(offset)
-                return stream.read(size)
-
-            return parse_gguf(fetch, file=str(file))
-    except OSError as error:
-        raise ModelFileError(f"{file}: cannot be read ({error.strerror}); check its permissions") from error
-
-
-def _gguf_shape(headers: Sequence[GgufHeader], config: Mapping[str, object] | None, name: str) -> ModelShape:
-    values = gguf_config(headers[0], config, name=name)
-    return parse_config(values, name=name, tensors=gguf_tensors(headers, name=name))
-
-
-def _gguf_files(name: str, files: Iterable[str], wanted: str | None) -> list[str]:
-    """The parts of one model: the file or the type that is named, or the only one there is.
-
-    Raises:
-        ModelFileError: none of that name, several to choose from, or a part that is missing.
-    """
-    types = file_types(files)
-    known = f"{', '.join(types) or 'no GGUF file'}; name one, as REPOSITORY:TYPE or by its file"
-    if wanted is None:
-        found = list(types.values())
-        if len(found) != 1:
-            raise ModelFileError(f"{name}: holds {known}")
-        parts = found[0]
-    else:
-        parts = types.get(wanted.upper()) or next((group for group in types.values() if wanted in group), [])
-        if not parts:
-            raise ModelFileError(f"{name}: there is no {wanted} in it, but {known}")
-    _, split, total = parts[0].removesuffix(_GGUF).partition("-of-")
-    if split and total.isdigit() and int(total) != len(parts):
-        raise ModelFileError(
-            f"{name}: {int(total) - len(parts)} of {int(total)} GGUF parts are missing; download the model again"
-        )
-    return parts
+    files = gguf_files(name, [entry.name for entry in folder.iterdir()], wanted)
+    headers = [read_gguf_header(folder / file) for file in files]
+    return gguf_shape(headers, _folder_json(folder / _CONFIG), name)
 
 
 def _folder_json(file: Path) -> dict[str, object] | None:
@@ -203,9 +155,11 @@ def _weight_files(name: str, files: Sequence[str], index: Mapping[str, object] |
 
 
 def _with_modelopt(config: dict[str, object], modelopt: dict[str, object] | None) -> dict[str, object]:
-    if modelopt is None or config.get("quantization_config") is not None:
+    """What the config's own section says comes first; the other file's lists of layers are only there."""
+    if modelopt is None:
         return config
-    return {**config, "quantization_config": modelopt}
+    section = config.get("quantization_config")
+    return {**config, "quantization_config": {**modelopt, **section} if isinstance(section, dict) else modelopt}
 
 
 def _json_object(content: bytes, file: str) -> dict[str, object]:
@@ -233,7 +187,7 @@ class _Hub:
     def model(self, gguf: str | None = None) -> ModelShape:
         with _hub_errors(self.repo, self.revision):
             files = self._files()
-            if gguf is not None or _only_gguf(files):
+            if gguf is not None or only_gguf(files):
                 return self._gguf_model(files, gguf)
             config = self._json(_CONFIG) if _CONFIG in files else None
             if config is None:
@@ -249,9 +203,9 @@ class _Hub:
         config = self._json(_CONFIG) if _CONFIG in files else None
         headers = [
             parse_gguf(self._fetch(file), file=f"{self.repo}/{file}", piece_bytes=_GGUF_PIECE_BYTES)
-            for file in _gguf_files(self.repo, files, wanted)
+            for file in gguf_files(self.repo, files, wanted)
         ]
-        return _gguf_shape(headers, config, self.repo)
+        return gguf_shape(headers, config, self.repo)
 
     def _fetch(self, file: str) -> Callable[[int, int], bytes]:
         url = hf_hub_url(self.repo, file, revision=self.revision, endpoint=self.endpoint)

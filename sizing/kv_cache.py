@@ -98,24 +98,29 @@ class KvCache:
 
     def holds(self, available: Bytes, max_model_len: int) -> bool:
         """Whether vLLM starts: what its release says one request of that length needs is there."""
-        usable = self._usable(available)
         if self.release.refusal == "tokens":
             return 0 < max_model_len <= self.num_blocks(available) * self.block_size
-        needed = self._needed_bytes(max_model_len)
-        return all(memory > 0 and need <= memory for memory, need in zip(usable, needed, strict=True))
+        return self._fits(self._usable(available), max_model_len)
 
     def longest_model_len(self, available: Bytes, limit: int) -> int:
         """The largest length up to `limit` that it starts with; 0 where none. vLLM's `--max-model-len auto`."""
-        if limit and self.holds(available, limit):
+        if self.release.refusal == "tokens":
+            return min(limit, self.num_blocks(available) * self.block_size)
+        usable = self._usable(available)
+        if limit and self._fits(usable, limit):
             return limit
-        shortest, longest = 0, limit if self.holds(available, 1) else 0
+        shortest, longest = 0, limit if self._fits(usable, 1) else 0
         while shortest < longest:
             length = (shortest + longest + 1) // 2
-            if self.holds(available, length):
+            if self._fits(usable, length):
                 shortest = length
             else:
                 longest = length - 1
         return shortest
+
+    def _fits(self, usable: Sequence[int], max_model_len: int) -> bool:
+        needed = self._needed_bytes(max_model_len)
+        return all(memory > 0 and need <= memory for memory, need in zip(usable, needed, strict=True))
 
     def requests_fit(self, available: Bytes, max_model_len: int) -> int:
         """Whole requests of that length at once, the null block left out."""

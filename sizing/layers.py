@@ -104,3 +104,13 @@ class CompressorState:
 Layer = Attention | Latent | Indexer | IndexKeys | Compressed | CompressorState | Recurrent
 Layers = tuple[tuple[Layer, ...], ...]
 """The caches of each decoder layer: none where it shares another's or has no attention, two where it has an indexer."""
+
+
+def keeps_whole_context(layer: Layer) -> bool:
+    """Whether the layer's cache grows with the context to its end."""
+    match layer:
+        case Attention():
+            return layer.window is None and layer.chunk is None
+        case Compressed():
+            return layer.window is None
+    return isinstance(layer, Latent | Indexer | IndexKeys)

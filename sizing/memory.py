@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sizing.activations import Batch, activation_peak, penalty_state_bytes
-from sizing.gpu import GIB, Device, compute_major
+from sizing.gpu import GIB, Device, compute_major, link_of
 from sizing.kv_cache import KvCache
 from sizing.layers import Indexer, Latent
 from sizing.model import ModelShape
@@ -18,6 +18,7 @@ from sizing.release import NEWEST, Release, batch_defaults
 from sizing.weights import weights_per_rank
 
 _WEIGHTS_SPREAD = 0.01
+_WEIGHTS_SPREAD_ASSUMED = 0.30  # a feed-forward layer without a gate is a third smaller than was assumed
 CUDA_BLOCK_SIZE = 16  # vllm/config/cache.py
 CPU_BLOCK_SIZE = 128  # vllm/platforms/cpu.py
 
@@ -94,7 +95,8 @@ class Corrections(Protocol):
         gpu: str,
         link: str,
         tensor_parallel_size: int,
-        release: Release,
+        release: object,
+        model: str = "",
     ) -> tuple[int, int, int]:
         """Value, low and high end of a term on that card, in bytes."""
 
@@ -231,10 +233,10 @@ def _gpu_terms(model: ModelShape, device: Device, engine: Engine, stage: int) ->
     found.append(_non_torch(device, engine))
     if engine.release.cudagraphs_in_budget:
         found.append(_cudagraphs(model, device, engine))
-    return tuple(_corrected(term, device, engine) for term in found)
+    return tuple(_corrected(term, model, device, engine) for term in found)
 
 
-def _corrected(term: Term, device: Device, engine: Engine) -> Term:
+def _corrected(term: Term, model: ModelShape, device: Device, engine: Engine) -> Term:
     """The term as the user's own logs correct it."""
     if engine.corrections is None:
         return term
@@ -244,9 +246,10 @@ def _corrected(term: Term, device: Device, engine: Engine) -> Term:
         low_bytes=term.low_bytes,
         high_bytes=term.high_bytes,
         gpu=device.name,
-        link=device.link,
+        link=link_of(device),
         tensor_parallel_size=engine.parallel.tensor_parallel_size,
         release=engine.release,
+        model=model.name,
     )
     return Term(term.name, value, term.why, low, high)
 
@@ -262,12 +265,13 @@ def _weights(model: ModelShape, device: Device, parallel: Parallel, stage: int) 
         pipeline_parallel_size=parallel.pipeline_parallel_size,
         enable_expert_parallel=parallel.enable_expert_parallel,
         compute_major=compute_major(device.name),
+        as_allocated=device.kind == "cuda",
     )
     held = per_stage[stage]
     rank = f", one rank of {parallel.num_cards}" if parallel.num_cards > 1 else ""
     number_type = model.quantization or model.dtype
     why = f"{model.num_parameters / 1e9:.2f}B parameters in {number_type}, by {model.weights_source}{rank}"
-    spread = _WEIGHTS_SPREAD
+    spread = _WEIGHTS_SPREAD_ASSUMED if model.assumed else _WEIGHTS_SPREAD
     return Term("weights", held, why, round(held * (1 - spread)), round(held * (1 + spread)))
 
 

@@ -8,7 +8,9 @@ from sizing.held import HeldWeights, Weight
 from sizing.layers import Attention, Layer, Layers
 
 Dtype = Literal["bfloat16", "float16", "float32"]
-KvCacheDtype = Literal["auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2"]
+KvCacheDtype = Literal[
+    "auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2", "fp8_ds_mla", "nvfp4", "nvfp4_ds_mla"
+]
 WeightsSource = Literal["safetensors headers", "GGUF header", "config"]
 
 DTYPE_BYTES: dict[Dtype, int] = {"bfloat16": 2, "float16": 2, "float32": 4}
@@ -110,7 +112,7 @@ class ModelShape:
     held: HeldWeights | None = field(default=None, compare=False, repr=False)
     """`weights_bytes` by layer and by what parallelism does to them."""
     blueprint: tuple[Weight, ...] = field(default=(), compare=False, repr=False)
-    """The decoder's parameters by name; empty for a family that is only counted."""
+    """The decoder's parameters by name."""
 
     @cached_property
     def cache_layers(self) -> Layers:
@@ -141,12 +143,13 @@ class ModelShape:
         if self.quantization or DTYPE_BYTES[dtype] == self.dtype_bytes:
             return replace(self, dtype=dtype)
         scale = DTYPE_BYTES[dtype] / self.dtype_bytes
+        held = self.held.scaled(scale) if self.held else None
         return replace(
             self,
             dtype=dtype,
-            weights_bytes=round(self.weights_bytes * scale),
+            weights_bytes=held.weights_bytes if held else round(self.weights_bytes * scale),
             encoder_bytes=round(self.encoder_bytes * scale),
-            held=self.held.scaled(scale) if self.held else None,
+            held=held,
         )
 
     @property

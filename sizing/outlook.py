@@ -1,59 +1,55 @@
-"""How fast an option is at the load that was asked for, and whether that keeps its SLO."""
-
-from dataclasses import dataclass
+"""How fast an option of a comparison is: sizing.forecast asked with what the answer settled."""
 
 from sizing.cards import card
-from sizing.errors import QuestionError, SizingError
-from sizing.forecast import forecast, setup
-from sizing.options import Outlook
+from sizing.compare import CurvePoint, Outlook, Workload
+from sizing.forecast import curve, forecast, setup, users
 from sizing.plan import Answer, Question
 
+_CONCURRENCIES = tuple(2.0**n for n in range(9))
 
-@dataclass(frozen=True)
-class Load:
-    """So many requests in flight over all replicas, and the mean times they may take; None: any."""
 
-    prompt_tokens: float
-    output_tokens: float
-    concurrency: float
-    ttft_s: float | None = None
-    tpot_s: float | None = None
+def outlook(question: Question, answer: Answer, workload: Workload) -> Outlook:
+    """A `sizing.compare.Forecaster`.
 
-    def __post_init__(self) -> None:
-        for name in ("prompt_tokens", "output_tokens", "concurrency"):
-            value = getattr(self, name)
-            if not value >= 1:
-                raise QuestionError(f"{name} is {value}; it has to be at least 1")
-
-    def outlook(self, question: Question, answer: Answer, replicas: int) -> Outlook | None:
-        """A `sizing.options.Forecast`. Of unlike cards the slowest stage's speaks for all."""
-        settings = answer.settings
-        try:
-            found = forecast(
-                setup(
-                    question.model,
-                    card(question.device.name),
-                    question.device.link,
-                    tensor_parallel_size=settings.tensor_parallel_size,
-                    pipeline_parallel_size=settings.pipeline_parallel_size,
-                    replicas=replicas,
-                    max_num_seqs=settings.max_num_seqs,
-                    max_num_batched_tokens=settings.max_num_batched_tokens,
-                    kv_cache_tokens=max(1, answer.kv_cache_tokens),
-                    kv_cache_dtype=settings.kv_cache_dtype,
-                ),
-                prompt_tokens=self.prompt_tokens,
-                output_tokens=self.output_tokens,
-                concurrency=self.concurrency,
-            ).speed
-        except SizingError:  # a card or a model whose speed is not known
-            return None
-        tpot_s = found.tpot_s.value if found.tpot_s else None
-        return Outlook(found.output_tokens_s.value, self._missed(found.ttft_s.value, tpot_s))
-
-    def _missed(self, ttft_s: float, tpot_s: float | None) -> str | None:
-        if self.ttft_s is not None and ttft_s > self.ttft_s:
-            return f"time to first token would be {ttft_s:.2f} s, not {self.ttft_s:g} s"
-        if self.tpot_s is not None and tpot_s is not None and tpot_s > self.tpot_s:
-            return f"time per output token would be {tpot_s * 1000:.1f} ms, not {self.tpot_s * 1000:g} ms"
-        return None
+    Raises:
+        QuestionError: a figure of the card that its maker does not publish, or a load below one request or token.
+    """
+    settings, device = answer.settings, question.device
+    asked = setup(
+        question.model,
+        card(device.name),
+        device.link,
+        tensor_parallel_size=settings.tensor_parallel_size,
+        pipeline_parallel_size=settings.pipeline_parallel_size,
+        max_num_seqs=settings.max_num_seqs,
+        max_num_batched_tokens=settings.max_num_batched_tokens,
+        kv_cache_tokens=answer.kv_cache_tokens,
+        kv_cache_dtype=settings.kv_cache_dtype,
+    )
+    prompt, output = workload.prompt_tokens, workload.output_tokens
+    found = forecast(asked, prompt_tokens=prompt, output_tokens=output, concurrency=workload.concurrency)
+    served = None
+    if workload.bound is not None:
+        served = users(
+            asked,
+            workload.bound,
+            prompt_tokens=prompt,
+            output_tokens=output,
+            think_time_s=workload.think_time_s,
+            percentile=workload.percentile,
+        )
+    points = curve(asked, prompt_tokens=prompt, output_tokens=output, concurrencies=_CONCURRENCIES)
+    return Outlook(
+        ttft_s=found.speed.ttft_s,
+        tpot_s=found.speed.tpot_s,
+        output_tokens_s=found.speed.output_tokens_s,
+        pace=found.speed.pace,
+        users=served,
+        limiter=found.limiter,
+        note=found.note,
+        outside=found.speed.outside,
+        curve=tuple(
+            CurvePoint(int(one.concurrency), one.speed.ttft_s, one.speed.tpot_s, one.speed.output_tokens_s)
+            for one in points
+        ),
+    )

@@ -45,24 +45,37 @@ class Overheads:
 
     # One row of logits being sampled, per vocabulary entry, beside the logits themselves in the served type. Sorting
     # (0.6 to 0.16) takes a 32-bit copy, the sorted ones, 64-bit indices and the sort's own scratch: 36.0 bytes for
-    # 1,024 x 151,936 (Qwen3-0.6B, 14B, 32B on H100, 0.11 to 0.16), 1,024 x 128,256, 1,024 x 201,088 and
-    # 4,096 x 128,256. FlashInfer, where 0.8 to 0.11 found it installed, takes as little as what came after. From 0.17 a
-    # Triton kernel masks in place: 12.5 bytes for 18 models with vocabularies from 32,016 to 262,208.
-    sampler: Since = Since(((0, Band(36.0, 34.0, 38.0)), (8, Band(36.0, 12.5, 38.0)), (17, Band(12.5, 11.5, 13.5))))
+    # 1,024 x 151,936 (Qwen3-0.6B, 14B, 32B on H100), 1,024 x 128,256, 1,024 x 201,088 and 4,096 x 128,256. V1 up to
+    # 0.11.0 let FlashInfer sample wherever it was installed, which images had and `pip install vllm` had not: 12.5
+    # bytes or 36, so the value lies between. From 0.17 a Triton kernel masks in place: 12.5 bytes for 18 models with
+    # vocabularies from 32,016 to 262,208.
+    sampler: Since = Since(
+        (
+            (0, Band(36.0, 34.0, 38.0)),
+            (8, Band(24.0, 12.0, 38.0)),
+            (12, Band(36.0, 34.0, 38.0)),
+            (17, Band(12.5, 11.5, 13.5)),
+        )
+    )
+    sampler_v0: Band = Band(36.0, 34.0, 38.0)
     # The second model runner samples by Gumbel noise in one kernel: the logits, and a gathered copy.
     sampler_in_place: Band = Band(2.0, 0.0, 6.0)
     # Copies of the feed-forward layer's width and of the hidden states that are alive at the forward pass's peak:
     # 2.06 against 2.07 GiB logged for 20,000 tokens of an 8B, 2.99 against 2.99 for 29,000 (0.6).
     forward_copies: Band = Band(3.0, 2.6, 3.6)
     activation_floor_gib: Since = Since(((0, Band(0.0, -0.05, 0.06)), (8, Band(0.05, 0.0, 0.10))))
+    # A first start that compiles leaves its work behind: 0.87-1.09 GiB cold and 0.15 warm in 0.27, second runner.
+    compiling_gib: Band = Band(0.0, -0.05, 0.9)
     # What an encoder (vision, audio) adds: 0.03 to 0.23 in 0.19 (Gemma 3, Mistral Small 3.1, Granite Vision, Kimi-VL,
     # Llama 4), 0.7 in 0.10 (LLaVA).
     encoder_gib: Band = Band(0.2, 0.0, 0.9)
     # CUDA context growth, cuBLAS workspaces: what the driver sees and PyTorch does not. 0.01-0.35 in 0.6 to 0.8,
     # 0.13-0.14 in 0.11 to 0.17, 0.24-0.27 from 0.18 on (0.46 for one family).
     non_torch_one_rank_gib: Since = Since(
-        ((0, Band(0.08, 0.01, 0.35)), (8, Band(0.13, 0.05, 0.20)), (18, Band(0.25, 0.20, 0.46)))
+        ((0, Band(0.12, 0.01, 0.36)), (8, Band(0.13, 0.05, 0.20)), (18, Band(0.25, 0.20, 0.46)))
     )
+    # ROCm counts what HIP and its libraries load: 6.07 in 0.6, about 2 for later ones.
+    non_torch_rocm_gib: Band = Band(2.0, 0.3, 6.3)
     # Several tensor-parallel ranks: NCCL's and the custom all-reduce's buffers as well. PCIe 0.20-0.36 whatever the
     # version; NVLink 0.54 (H100) to 1.39 (A100, H200) and 2.1 for 8 ranks, and 2.06-2.21 from 0.18 on.
     non_torch_pcie_gib: Since = Since(((0, Band(0.25, 0.18, 0.40)), (18, Band(0.40, 0.25, 0.80))))
@@ -85,10 +98,13 @@ class Overheads:
 
     def non_torch_gib(self, release: Release, link: Link, tensor_parallel_size: int, stages: int) -> Band:
         """What the driver sees beside PyTorch's memory on one rank."""
+        release = Release(0) if release.engine == "V0" else release
         if tensor_parallel_size > 1:
             fabric = link in ("nvlink", "xgmi")
             return (self.non_torch_fabric_gib if fabric else self.non_torch_pcie_gib).at(release)
-        return self.non_torch_stages_gib if stages > 1 else self.non_torch_one_rank_gib.at(release)
+        if stages > 1:
+            return self.non_torch_stages_gib
+        return self.non_torch_rocm_gib if link == "xgmi" else self.non_torch_one_rank_gib.at(release)
 
     def graphs_gib(self, layers: int, sizes: int, *, mixture: bool) -> Band:
         """vLLM's own estimate, which is what it takes from the KV cache."""

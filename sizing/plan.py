@@ -9,7 +9,7 @@ from sizing.engine_cache import Caches, Drafter, Serving
 from sizing.errors import QuestionError
 from sizing.gpu import GIB, Device, compute_major
 from sizing.kv_cache import KvCache
-from sizing.layers import Indexer, Latent, Recurrent
+from sizing.layers import Compressed, Latent, Recurrent
 from sizing.memory import (
     Budget,
     Corrections,
@@ -28,6 +28,7 @@ from sizing.release import NEWEST, Release
 from sizing.remedy import fitting_remedies
 
 _MOST_RANKS = 64
+_STATES_ARE_COUNTED = Release(20)
 SHORTEST_USEFUL_LEN = 1024
 """A context nobody asked for is never cut below this; a model that holds less does not fit."""
 
@@ -209,27 +210,11 @@ def check(question: Question) -> None:
 def _check_layers(question: Question) -> None:
     """Kinds of layers that vLLM lays out on this device in a way that is not known here."""
     kept = question.model.layer_types
-    if question.device.kind == "cpu" and kept & {Latent, Recurrent}:
+    if question.device.kind == "cpu" and kept & {Latent, Compressed}:
         raise QuestionError(
-            f"{question.model.name} has latent or recurrent layers, which vLLM serves on a processor by other rules "
-            "that are not sized yet; name a card by --gpu"
+            f"{question.model.name} has latent attention, whose blocks on a processor depend on its instruction set "
+            "and are not sized yet; name a card by --gpu"
         )
-    if Indexer in kept and not _sparse_layout_known(question):
-        raise QuestionError(
-            f"{question.model.name} on {question.device.name}: how its sparse attention lays out the KV cache there is "
-            "not sized yet; ask for --kv-cache-dtype bfloat16 on a Hopper or B200-class card"
-        )
-
-
-def _sparse_layout_known(question: Question) -> bool:
-    """Where vLLM keeps latent vectors beside an indexer as they are (vllm/platforms/cuda.py, model_executor/models).
-
-    Consumer Blackwell packs them even when told nothing, and so does GLM on B200-class cards.
-    """
-    major = compute_major(question.device.name)
-    if question.model.architecture == "GlmMoeDsaForCausalLM" and question.kv_cache_dtype == "auto":
-        return major == 9
-    return major in (9, 10)
 
 
 def _tensor_parallel_sizes(question: Question) -> tuple[int, ...]:
@@ -285,7 +270,13 @@ def _evaluate(question: Question, tensor_parallel_size: int, max_model_len: int)
     if device.kind == "cpu":
         kv_cache_memory_bytes = question.kv_cache_memory_bytes or max(0, budgets[0].kv_cache_bytes)
         settings = replace(settings, kv_cache_memory_bytes=kv_cache_memory_bytes)
-    return _judged(question, settings, cache, budgets)
+    found = _judged(question, settings, cache, budgets)
+    states_short = found.reason is not None and found.num_blocks < batch.max_num_seqs and question.max_num_seqs is None
+    if states_short and _too_few_states(question, found.num_blocks, batch.max_num_seqs) and found.num_blocks:
+        fewer = _evaluate(replace(question, max_num_seqs=found.num_blocks), tensor_parallel_size, max_model_len)
+        note = f"max_num_seqs is lowered from {batch.max_num_seqs:,}: each sequence needs a block of recurrent state"
+        return replace(fewer, note=_joined(note, fewer.note)) if fewer.fits else found
+    return found
 
 
 def _judged(question: Question, settings: EngineSettings, cache: KvCache, budgets: tuple[Budget, ...]) -> Answer:
@@ -295,14 +286,14 @@ def _judged(question: Question, settings: EngineSettings, cache: KvCache, budget
     # the stage that holds fewest blocks decides
     stage = min(range(len(budgets)), key=lambda at: available[at] / cache.stage_block_bytes[at])
     budget = budgets[stage]
-    reason = _refusal(question, budgets, stage, cache, max_model_len)
+    reason = _refusal(question, budgets, stage, cache, settings)
     capacity = cache.capacity(available, max_model_len)
     low, high = ([budget.kv_cache_band[end] for budget in budgets] for end in (0, 1))
     return Answer(
         fits=reason is None,
         reason=reason,
         way_out=None,
-        note=question.model.caveat,
+        note=_joined(question.model.assumed, question.model.caveat) or None,
         terms=budget.terms,
         limit_bytes=budget.limit_bytes,
         weights_bytes=budget.terms[0].bytes,
@@ -416,9 +407,10 @@ def _too_much(question: Question, budgets: tuple[Budget, ...]) -> bool:
 
 
 def _refusal(
-    question: Question, budgets: tuple[Budget, ...], stage: int, cache: KvCache, max_model_len: int
+    question: Question, budgets: tuple[Budget, ...], stage: int, cache: KvCache, settings: EngineSettings
 ) -> str | None:
     """Why vLLM would not start, in its own order: memory that is not free, then too little left for one request."""
+    max_model_len, max_num_seqs = settings.max_model_len, settings.max_num_seqs
     for budget, device in zip(budgets, _stage_devices(question), strict=True):
         free = _free(device)
         if budget.claimed_bytes > free:
@@ -426,8 +418,9 @@ def _refusal(
                 f"the engine would take {_gib(budget.claimed_bytes)} of {device.name}, "
                 f"where {_gib(max(0, free))} is free"
             )
-    if cache.holds([budget.kv_cache_bytes for budget in budgets], max_model_len):
-        return None
+    available = [budget.kv_cache_bytes for budget in budgets]
+    if cache.holds(available, max_model_len):
+        return _too_few_states(question, cache.num_blocks(available), max_num_seqs)
     budget = budgets[stage]
     where = f" on pipeline stage {stage}" if len(budgets) > 1 else ""
     block = cache.stage_block_bytes[stage]
@@ -439,6 +432,20 @@ def _refusal(
     return (
         f"one request of {max_model_len:,} tokens needs {needed} of KV cache{where}, "
         f"and {left} of {limit} is left for it"
+    )
+
+
+def _too_few_states(question: Question, num_blocks: int, max_num_seqs: int) -> str | None:
+    """vLLM captures graphs of `max_num_seqs` sequences, each with a block of recurrent state of its own.
+
+    vllm/config/compilation.py: resolve_cudagraph_mode_and_sizes, since 0.20.
+    """
+    states = any(isinstance(layer, Recurrent) for caches in question.model.cache_layers for layer in caches)
+    if not states or question.enforce_eager or question.release < _STATES_ARE_COUNTED or max_num_seqs <= num_blocks:
+        return None
+    return (
+        f"max_num_seqs is {max_num_seqs:,}, and each sequence needs a block for its recurrent state, "
+        f"of which {num_blocks:,} fit"
     )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from sizing.config_json import parse_config
-from sizing.errors import QuestionError, UnknownGpuError
+from sizing.errors import QuestionError, UnknownGpuError, UnsupportedModelError
 from sizing.gpu import GIB, Device, Link, catalogue, gpu
 from sizing.model import Dtype, ModelShape
 from sizing.plan import Question
@@ -38,12 +38,12 @@ _ASKED = frozenset(
         *("quantization", "vllm_version", "engine", "tensor_parallel_size", "pipeline_parallel_size"),
         *("enable_expert_parallel", "max_model_len", "max_num_seqs", "max_num_batched_tokens", "block_size"),
         *("gpu_memory_utilization", "gmu_default", "kv_cache_memory_bytes", "kv_cache_dtype", "enforce_eager"),
-        *("enable_prefix_caching", "revision"),
+        *("enable_prefix_caching", "revision", "lora"),
     }
 )
 _LOGGED = frozenset(
     {
-        *("source", "note", "gpu_total_note", "dp", "lora", "blocks", "load_gib", "ckpt_gib", "consumed_gib"),
+        *("source", "note", "gpu_total_note", "dp", "blocks", "load_gib", "ckpt_gib", "consumed_gib"),
         *("act_gib", "nontorch_gib", "peak_torch_gib", "cg_est_gib", "cg_gib", "kv_gib", "kv_tokens"),
         *("kv_tokens_approx", "conc", "est_max_len", "kv_needed_gib", "outcome", "mla_align", "skip_mm_profiling"),
         *("config_known", "complete", "page_check", "unified_memory", "outlier", "certainty"),
@@ -54,6 +54,8 @@ _DTYPES: dict[str, Dtype] = {
     **dict.fromkeys(("fp16", "float16", "half"), "float16"),
     **dict.fromkeys(("fp32", "float32", "float"), "float32"),
 }
+# what logs and publishers write around a scheme's name: "fp8 (online)", "compressed-tensors w8a8", "fp8 block128"
+_SCHEME_WORDS = re.compile(r"\(.*\)|^compressed-tensors\s|^modelopt\s|\b4bit\b|(?<=block)\d+")
 _GPU_SIZE = re.compile(r"(\d+)\s*GB", re.IGNORECASE)
 
 
@@ -77,6 +79,8 @@ def read_question(row: object, sources: Sources) -> Question:
         SizingError: as the model's own files say.
     """
     values = _values(row)
+    if _flag(values, "lora"):
+        raise QuestionError("LoRA adapters are not sized yet; leave lora out to size the model without them")
     device, count = _device(values, sources)
     release = parse_release(_text(values, "vllm_version"), _engine(values))
     stages = _count(values, "pipeline_parallel_size") or 1
@@ -136,14 +140,25 @@ def _model(values: Row, sources: Sources) -> ModelShape:
         raise QuestionError('the question names no model; give "model" (a folder or a Hub id) or "config"')
     found = config if config is not None else sources.configs.get(name or "")
     if found is not None:
-        model = parse_config(found, name=name or "inline config")
+        model = _parsed(found, name or "inline config", packed_as=_text(values, "quantization"))
     else:
         model = sources.load(name or "", _text(values, "revision"))
     scheme = _text(values, "quantization")
     if scheme is not None and model.quantization is None:
-        model = quantized(model, scheme)
+        model = quantized(model, _SCHEME_WORDS.sub("", scheme.lower()).strip())
     dtype = _dtype(values)
     return model if dtype is None else model.served_as(dtype)
+
+
+def _parsed(config: Row, name: str, *, packed_as: str | None) -> ModelShape:
+    """A config's model. One that names a quantization without its details is read as the row says it is packed."""
+    try:
+        return parse_config(config, name=name)
+    except UnsupportedModelError:
+        section = config.get("quantization_config")
+        if packed_as is None or not isinstance(section, dict) or len(section) > 1:
+            raise
+        return parse_config({key: value for key, value in config.items() if key != "quantization_config"}, name=name)
 
 
 def _dtype(values: Row) -> Dtype | None:
@@ -193,6 +208,8 @@ def _mentioned(text: str) -> Device | None:
     Of several cards of that name (A100-40GB, A100-80GB) the one of the size that the text gives.
     """
     words = re.findall(r"[a-z0-9]+", text.lower())
+    if {"laptop", "mobile"} & set(words):  # a card of its own, whatever its name begins with
+        return None
     joined = {"".join(words[first:last]) for first in range(len(words)) for last in range(first + 1, len(words) + 1)}
     known = {re.sub(r"[^a-z0-9]", "", card.name.lower()): card for card in catalogue()}
     named = [card for key, card in known.items() if key in joined]

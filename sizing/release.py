@@ -4,7 +4,7 @@ Read by comparing the sources of 0.8.5 to 0.32.0; a development build is taken a
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -17,6 +17,7 @@ MambaCacheMode = Literal["none", "align", "all"]
 
 _VERSION = re.compile(r"(?<![\w.])v?([01])\.(\d+)(?:\.(\d+))?")
 _LAST_V0_DEFAULT = 7
+_LAST_OF_TWO_ENGINES = 11  # V0 was removed in it: what names its engine after that has no reason to
 
 
 @dataclass(frozen=True, order=True)
@@ -37,6 +38,11 @@ class Release:
     def engine(self) -> Engine:
         """V1 is the default from 0.8.0 on (engine/arg_utils.py), where the card and the features allow it."""
         return self.named_engine or ("V1" if self >= Release(8) else "V0")
+
+    def on_card(self, compute_major: int) -> "Release":
+        """The release as it runs there: before 0.10.2 cards before Ampere fell back to V0 (engine/arg_utils.py)."""
+        falls_back = self.named_engine is None and Release(8) <= self < Release(10, 2) and compute_major < 8
+        return replace(self, named_engine="V0") if falls_back else self
 
     @property
     def gpu_memory_utilization(self) -> float:
@@ -170,6 +176,8 @@ class Release:
         fp8 on Hopper always is; 0.11 packed even when told nothing, consumer Blackwell still does, and B200-class cards
         keep a plain byte per element since 0.18.
         """
+        if kv_cache_dtype == "fp8_ds_mla":
+            return True
         if compute_major == 12:
             return kv_cache_dtype in ("auto", "fp8", "fp8_e4m3")
         if kv_cache_dtype == "auto":
@@ -198,11 +206,13 @@ UNKNOWN = Release(32, known=False)
 def parse_release(text: str | None, engine: Engine | None = None) -> Release:
     """What people and logs write, "v0.10.1+g1234" or "0.8.x (log 03-29)"; what says nothing is the newest release.
 
-    `engine` is what the log names; V0 without a version is the last release that started it by default.
+    `engine` is what the log names: V0 without a version is the last release that started it by default, and V1 the
+    last that had both.
     """
     found = _VERSION.search(text) if text else None
     if found is None:
-        return Release(_LAST_V0_DEFAULT if engine == "V0" else NEWEST.minor, known=False, named_engine=engine)
+        minor = {"V0": _LAST_V0_DEFAULT, "V1": _LAST_OF_TWO_ENGINES}.get(engine or "", NEWEST.minor)
+        return Release(minor, known=False, named_engine=engine)
     major, minor, patch = (int(part or 0) for part in found.groups())
     return Release(major * 1000 + minor, patch, named_engine=engine)  # a 1.0 is newer than every rule here
 

@@ -75,21 +75,22 @@ class Roofline:
         dense, experts = self._dense(running / self.engine.data_parallel_size), self._experts(running)
         return dense.compute_s + experts.compute_s > dense.read_s + experts.read_s
 
-    def prefill_s(self, tokens: float, cached: float = 0.0, *, beside: float = 0.0) -> float:
+    def prefill_s(self, tokens: float, cached: float = 0.0, *, beside: float = 0.0, together: float = 1.0) -> float:
         """What `tokens` of a prompt, after `cached` ones, add to steps that advance `beside` sequences anyway.
 
-        Weights that those sequences read are not read again. A prompt longer than a step's limit takes several steps.
+        Weights that those sequences read are not read again, and `together` prompts in one step read them once for all.
+        What does not fit in a step takes several.
         """
         shape, e = self.shape, self.efficiency
-        steps = max(1.0, tokens / self.engine.max_num_batched_tokens)
-        chunk, batch = tokens / steps, beside / self.engine.data_parallel_size
+        steps = max(1.0, tokens * together / self.engine.max_num_batched_tokens)
+        chunk, batch = tokens * together / steps, beside / self.engine.data_parallel_size
         linear_s = self._dense_s(chunk + batch) + self._experts_s(chunk + beside)
         if beside:
             linear_s -= self._dense_s(batch) + self._experts_s(beside)
         attention_flops = 2 * tokens * shape.attention_macs(cached + tokens / 2)
         rate = self._rate("16bit", e.dense_compute) * self.engine.tensor_parallel_size
         step_s = linear_s + self._exchange_s(chunk) + shape.layers * e.prefill_layer_s
-        return steps * step_s + attention_flops / rate
+        return steps * step_s / together + attention_flops / rate
 
     def touched_experts(self, tokens: float) -> float:
         """Of one layer's experts, how many `tokens` of one step are expected to need."""
@@ -200,11 +201,18 @@ def half_rate(card: Card) -> float:
 def _native_rate(card: Card, fmt: WeightFormat) -> float | None:
     """What the matrix units do with that format; None where it is widened to 16 bits first."""
     if fmt == "fp8":
-        return card.flops_fp8
+        return _fp8_rate(card)
     if fmt == "int8":
         return card.ops_int8
     if fmt == "nvfp4":
         return card.flops_fp4
     if fmt == "mxfp4" and card.flops_fp4 is not None:
-        return card.flops_fp8  # activations stay in FP8 beside MXFP4 weights
+        return _fp8_rate(card)  # activations stay in FP8 beside MXFP4 weights
     return None
+
+
+def _fp8_rate(card: Card) -> float | None:
+    """Where only FP4's rate is published, half of that."""
+    if card.flops_fp8 is None and card.flops_16bit is None and card.flops_fp4 is not None:
+        return card.flops_fp4 / 2
+    return card.flops_fp8

@@ -1,9 +1,9 @@
 """How fast an engine answers: time to first token, time per token and tokens per second at a steady load.
 
 Requests arrive as fast as others finish, `concurrency` of them in flight. A step advances every running sequence by
-one token; a prompt that comes in is computed between and beside those steps and holds all of them up (chunked prefill).
-With P the time of one prompt, d that of a step, n the requests in flight and u the requests finished per second,
-prompts of others take a share q = u P (n - 1) / n of the time, so that
+one token; a prompt that comes in is computed in the same steps and makes them longer for all (chunked prefill). With
+P the steps that carry one prompt, p what it adds to them, d a step without prompts, n the requests in flight and u the
+requests finished per second, prompts of others take a share q = u p (n - 1) / n of the time, so that
 
     TPOT = d / (1 - q)        TTFT = request + launches + P / (1 - q) + TPOT / 2        n = u (TTFT + (output - 1) TPOT)
 
@@ -134,19 +134,15 @@ def pace(shape: SpeedShape, engine: Engine, load: Load, *, efficiency: Efficienc
     limit = engine.max_running or load.concurrency
     running = min(load.concurrency, max(1.0, limit))
     queue = running if lockstep else max(1.0, running / engine.data_parallel_size)
-    cached = load.prompt_tokens - load.computed_tokens
-    prompt_s = roofline.prefill_s(load.computed_tokens, cached)
-    added_s = roofline.prefill_s(load.computed_tokens, cached, beside=running) if running > 1 else prompt_s
+    prompt = _prompt(roofline, load, running, queue)
     step_s = roofline.decode_s(running, load.prompt_tokens + load.output_tokens / 2)
     start_s = efficiency.request_s + roofline.fixed_s
-    # With several stages, as many prompts are under way at once: each holds up others by its share of the stages.
-    held_s = added_s / engine.pipeline_parallel_size
-    rate, share = _balance(queue, start_s, prompt_s, held_s, step_s, load.output_tokens)
+    rate, share = _balance(queue, start_s, prompt, step_s, load.output_tokens)
     rate *= running / queue
     tpot_s = step_s / (1 - share)
-    opening_s = efficiency.opening_share * (queue - 1) / 2 * held_s
+    opening_s = efficiency.opening_share * (queue - 1) / 2 * prompt.opening_s
     waiting_s = (load.concurrency - running) / rate
-    ttft_s = start_s + prompt_s / (1 - share) + tpot_s / 2 + opening_s + waiting_s
+    ttft_s = start_s + prompt.own_s / (1 - share) + tpot_s / 2 + opening_s + waiting_s
     requests_s = load.concurrency / (ttft_s + (load.output_tokens - 1) * tpot_s)
     return Pace(
         ttft_s=ttft_s,
@@ -154,19 +150,45 @@ def pace(shape: SpeedShape, engine: Engine, load: Load, *, efficiency: Efficienc
         requests_s=requests_s,
         output_tokens_s=requests_s * load.output_tokens,
         running=running,
-        prefill_share=min(1.0, requests_s * held_s / (1 if lockstep else engine.data_parallel_size)),
+        prefill_share=min(1.0, requests_s * prompt.held_s / (1 if lockstep else engine.data_parallel_size)),
     )
 
 
-def _balance(
-    n: float, start_s: float, prompt_s: float, held_s: float, step_s: float, output_tokens: float
-) -> tuple[float, float]:
+@dataclass(frozen=True)
+class _Prompt:
+    """The times of one prompt, in seconds. With several stages as many prompts are under way at once, so each holds up
+    others by its share of the stages."""
+
+    own_s: float
+    """The steps that carry it."""
+    held_s: float
+    """What it adds to them, the weights being read for the others anyway."""
+    opening_s: float
+    """The same where nothing else runs yet."""
+
+
+def _prompt(roofline: Roofline, load: Load, running: float, queue: float) -> _Prompt:
+    engine, tokens = roofline.engine, load.computed_tokens
+    cached, others = load.prompt_tokens - tokens, running - running / queue
+    together = max(1.0, queue / load.output_tokens)  # an answer takes as many steps as it has tokens
+    beside_s = 0.0
+    if others:
+        step_s = roofline.decode_s(others, load.prompt_tokens + load.output_tokens / 2) - roofline.fixed_s
+        beside_s = step_s * max(1.0, tokens / engine.max_num_batched_tokens)
+    return _Prompt(
+        own_s=roofline.prefill_s(tokens, cached, beside=others) + beside_s,
+        held_s=roofline.prefill_s(tokens, cached, beside=others, together=together) / engine.pipeline_parallel_size,
+        opening_s=roofline.prefill_s(tokens, cached) / engine.pipeline_parallel_size,
+    )
+
+
+def _balance(n: float, start_s: float, prompt: _Prompt, step_s: float, output_tokens: float) -> tuple[float, float]:
     """Requests per second u and the share q of time that others' prompts take.
 
     n = u (a + b / (1 - q)) with q = u k, a what no one queues for and b what prompts stretch.
     """
-    k = held_s * (n - 1) / n
-    a, b = start_s, prompt_s + (output_tokens - 0.5) * step_s
+    k = prompt.held_s * (n - 1) / n
+    a, b = start_s, prompt.own_s + (output_tokens - 0.5) * step_s
     middle = a + b + n * k
     rate = 2 * n / (middle + math.sqrt(middle * middle - 4 * a * k * n))
     return rate, rate * k

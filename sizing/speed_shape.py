@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sizing.errors import QuestionError
-from sizing.layers import Attention, Indexer, Latent, Layer, Recurrent
+from sizing.layers import Attention, Compressed, CompressorState, Indexer, IndexKeys, Latent, Layer, Recurrent
 from sizing.model import DTYPE_BYTES, ModelShape
 from sizing.parameters import count_parameters
 
@@ -149,7 +149,7 @@ def speed_shape_of(
         caches=tuple(
             _cache_read(model, layer, count, element_bytes)
             for layer, count in kinds.items()
-            if not isinstance(layer, Recurrent)
+            if not isinstance(layer, Recurrent | CompressorState)
         ),
         states=tuple((count, layer) for layer, count in kinds.items() if isinstance(layer, Recurrent)),
         state_dtype_bytes=model.dtype_bytes,
@@ -157,7 +157,10 @@ def speed_shape_of(
     )
 
 
-def _cache_read(model: ModelShape, layer: Attention | Latent | Indexer, count: int, element_bytes: float) -> CacheRead:
+_Cached = Attention | Latent | Indexer | IndexKeys | Compressed
+
+
+def _cache_read(model: ModelShape, layer: _Cached, count: int, element_bytes: float) -> CacheRead:
     heads = model.num_attention_heads
     if isinstance(layer, Attention):
         elements = layer.num_kv_heads * (layer.head_dim + layer.value_dim)
@@ -167,7 +170,12 @@ def _cache_read(model: ModelShape, layer: Attention | Latent | Indexer, count: i
         # Uncompressed in prefill: keys and values a quarter of the rank wide each, and the position's part of the key.
         width = heads * ((layer.width - _LATENT_POSITION) // 2 + _LATENT_POSITION)
         return CacheRead(count, layer.width * element_bytes, 1, width)
-    return CacheRead(count, layer.token_bytes, 1, layer.head_dim)
+    if isinstance(layer, IndexKeys):
+        return CacheRead(count, layer.head_dim * element_bytes, 1, layer.head_dim)
+    if isinstance(layer, Compressed):
+        rows = 1 / layer.tokens_per_state
+        return CacheRead(count, layer.row_bytes * rows, 1, round(heads * layer.head_dim * 2 * rows), layer.window)
+    return CacheRead(count, layer.token_bytes / layer.tokens_per_state, 1, layer.head_dim)
 
 
 def _element_bytes(model: ModelShape, kv_cache_dtype: str) -> float:
@@ -202,6 +210,8 @@ def _approximations(model: ModelShape, kinds: Counter[Layer]) -> tuple[str, ...]
         found.append("the scan of recurrent layers over a prompt is counted as free")
     if any(isinstance(layer, Latent) and layer.indexed for layer in kinds):
         found.append("sparse attention is counted as if it read every token")
+    if any(isinstance(layer, Compressed) for layer in kinds):
+        found.append("the compressor of its attention is counted as free")
     if model.encoder_bytes:
         found.append("the encoder of images or sound is left out: text only")
     if model.quantization is not None and model.quantization not in _FORMATS:

@@ -8,6 +8,17 @@ from sizing.layers import Attention, Layers, Recurrent
 from sizing.model import ParameterCount
 from sizing.recurrent import qwen3_5
 
+# vllm/transformers_utils/model_arch_config_convertor.py: is_deepseek_mla. Others with such keys keep heads as they are.
+_LATENT_TYPES = {
+    "axk1",
+    "deepseek_v2",
+    "deepseek_v3",
+    "deepseek_v32",
+    "glm_moe_dsa",
+    "glm4_moe_lite",
+    "kimi_k2",
+    "pangu_ultra_moe",
+}
 _NEEDED = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size")
 # Parts of key names that announce a layer, or a size of one, that a plain decoder's arithmetic would get wrong.
 _NOT_UNDERSTOOD: tuple[tuple[str, str], ...] = (
@@ -15,6 +26,8 @@ _NOT_UNDERSTOOD: tuple[tuple[str, str], ...] = (
     ("ssm_", "Mamba layers"),
     ("rwkv", "RWKV layers"),
     ("linear_attn", "linear attention layers"),
+    ("linear_num_heads", "linear attention layers"),
+    ("index_kpool", "sparse attention with an indexer cache"),
     ("lightning", "linear attention layers"),
     ("layer_group_size", "linear attention layers"),
     ("conv_l_cache", "convolution layers"),
@@ -30,6 +43,7 @@ _NOT_UNDERSTOOD: tuple[tuple[str, str], ...] = (
     ("attention_chunk_size", "chunked local attention"),
     ("num_kv_shared_layers", "layers that share their KV cache"),
     ("encoder_layers", "an encoder with cross-attention"),
+    ("cla_share", "layers that share their KV cache"),
     ("is_encoder_decoder", "an encoder with cross-attention"),
     ("cross_attention", "an encoder with cross-attention"),
 )
@@ -58,6 +72,11 @@ def by_structure(config: ConfigValues) -> Anatomy:
         named = {"mamba_ssm_dtype": "float32"} | dict(config.values)
         return qwen3_5(ConfigValues(config.name, named))
     if config.values.get("kv_lora_rank"):
+        if config.values.get("model_type", "deepseek_v3") not in _LATENT_TYPES:
+            raise UnsupportedModelError(
+                f"{config.name}: its architecture is not known here, nor whether vLLM keeps latent vectors for "
+                f"model_type {config.values['model_type']!r}; name an architecture that is sized"
+            )
         return deepseek_sparse(config) if config.values.get("index_topk") else deepseek(config)
     return _plain(config)
 
@@ -80,7 +99,10 @@ def _not_understood(config: ConfigValues) -> str | None:
         for part, kind in _NOT_UNDERSTOOD:
             if value and part in key.lower() and not (part == "mamba" and "linear_num_value_heads" in config.values):
                 return f"{kind} ({key})"
-    words = set(config.words("layer_types") or ()) - {"full_attention", "sliding_attention", "linear_attention"}
+    understood = {"full_attention", "sliding_attention"}
+    if config.values.get("linear_num_value_heads"):
+        understood.add("linear_attention")
+    words = set(config.words("layer_types") or ()) - understood
     return f"{' and '.join(sorted(words))} layers" if words else None
 
 
@@ -99,6 +121,7 @@ def _plain(config: ConfigValues) -> Anatomy:
         active = config.count("num_experts_per_tok")
         num_moe = num_layers - min(num_layers, _first(config, "first_k_dense_replace") or 0)
     shared = (_first(config, "n_shared_experts") or 0) * moe_width
+    shared = _first(config, "shared_expert_intermediate_size") or shared
     width = config.count("intermediate_size", default=moe_width or None)
     parameters = ends(hidden, config.count("vocab_size"), tied=config.flag("tie_word_embeddings", default=False))
     parts = (

@@ -3,14 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from sizing.blueprint import blueprint
+from sizing.blueprint import blueprint, is_spelt_out
 from sizing.config_values import ConfigValues
 from sizing.encoders import encoder_parameters
-from sizing.errors import ModelFileError, UnsupportedModelError
+from sizing.errors import ModelFileError
 from sizing.headers import Tensor, is_encoder, loaded_bytes, loaded_tensors
 from sizing.model import ModelShape
 from sizing.parameters import count_parameters
-from sizing.quantization import Quantization, read_quantization
+from sizing.quantization import Quantization
+from sizing.quantization_config import read_quantization
 from sizing.rotary import rotary_bytes
 from sizing.tensor_names import pieces_of
 from sizing.weights import Piece, expert_tiles, held, pieces
@@ -41,15 +42,7 @@ def weighed(
 def _by_config(shape: ModelShape, config: ConfigValues, wrapper: Mapping[str, object] | None) -> ModelShape:
     counted = count_parameters(shape).total
     quantization = read_quantization(config) if shape.quantization else None
-    if quantization is not None and not shape.blueprint:
-        raise UnsupportedModelError(
-            f"{shape.name}: weights quantized with {shape.quantization} are only known from safetensors headers, "
-            "and there are none; size the repository or the folder that holds them"
-        )
-    if shape.blueprint:
-        found = pieces(shape.blueprint, shape.dtype_bytes, quantization, num_layers=shape.num_hidden_layers)
-    else:
-        found = _spread(shape)
+    found = pieces(shape.blueprint, shape.dtype_bytes, quantization, num_layers=shape.num_hidden_layers)
     encoder = encoder_parameters(wrapper, name=shape.name) if wrapper is not None else 0
     found.append(Piece("encoder", None, (encoder or 0) * shape.dtype_bytes))
     whole = held(
@@ -64,11 +57,13 @@ def _by_config(shape: ModelShape, config: ConfigValues, wrapper: Mapping[str, ob
         weights_bytes=whole.weights_bytes,
         encoder_bytes=whole.encoder,
         held=whole,
-        caveat=_caveat(quantization, encoder, multimodal=wrapper is not None),
+        caveat=_caveat(shape, quantization, encoder, multimodal=wrapper is not None),
     )
 
 
-def _caveat(quantization: Quantization | None, encoder: int | None, *, multimodal: bool) -> str | None:
+def _caveat(
+    shape: ModelShape, quantization: Quantization | None, encoder: int | None, *, multimodal: bool
+) -> str | None:
     said = []
     if multimodal:
         said.append(
@@ -76,28 +71,9 @@ def _caveat(quantization: Quantization | None, encoder: int | None, *, multimoda
         )
     if quantization is not None and quantization.assumed:
         said.append(quantization.assumed)
+    if quantization is not None and not is_spelt_out(shape):
+        said.append("what its quantization takes is estimated, since its layers are only counted")
     return "; ".join(said) or None
-
-
-def _spread(shape: ModelShape) -> list[Piece]:
-    """A family that is only counted: all layers alike."""
-    count, layers, width = count_parameters(shape), shape.num_hidden_layers, shape.dtype_bytes
-    table = shape.vocab_size * shape.hidden_size * width
-    sharded = count.sharded * width - count.vocab_rows * table
-    found = [Piece("embedding", None, table)]
-    if count.vocab_rows > 1:
-        found.append(Piece("output", None, table))
-    for layer in range(layers):
-        found += [
-            Piece("sharded", layer, _share(sharded, layer, layers)),
-            Piece("kv", layer, _share(count.kv_projection * width, layer, layers)),
-            Piece("replicated", layer, _share(count.replicated * width, layer, layers)),
-        ]
-    return found
-
-
-def _share(total: int, index: int, parts: int) -> int:
-    return total * (index + 1) // parts - total * index // parts
 
 
 def _by_headers(shape: ModelShape, config: ConfigValues, tensors: Sequence[Tensor], *, multimodal: bool) -> ModelShape:

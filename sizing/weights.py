@@ -6,13 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sizing.allocator import slack_bytes
+from sizing.blueprint import is_spelt_out
 from sizing.engine_cache import pipeline_stages
 from sizing.errors import QuestionError
 from sizing.ggml import Mixture
 from sizing.held import ExpertTiles, HeldWeights, Portion, Split, Weight
 from sizing.layers import Latent
 from sizing.model import ModelShape
-from sizing.quantization import Quantization, named_quantization
+from sizing.quantization import Quantization
+from sizing.schemes import named_quantization
 
 VOCAB_PADDING = 64  # vllm/model_executor/layers/vocab_parallel_embedding.py: DEFAULT_VOCAB_PADDING_SIZE
 _EXPERT = re.compile(r"\.experts\.(?:\d+|\*)\.")
@@ -102,7 +104,7 @@ def held(
         num_experts=shape.num_experts,
         vocab_size=shape.vocab_size,
         tiles=tiles,
-        tensors=_tensors(found),
+        tensors=_tensors(found) if is_spelt_out(shape) else (),
     )
 
 
@@ -206,9 +208,12 @@ def _experts(
 
 
 def _held(shape: ModelShape) -> HeldWeights:
-    if shape.held is None:
-        raise QuestionError(f"{shape.name}: its weights were not weighed; make its shape by parse_config or load_model")
-    return shape.held
+    whole = shape.held
+    if whole is None or whole.weights_bytes != shape.weights_bytes or len(whole.layers) != shape.num_hidden_layers:
+        raise QuestionError(
+            f"{shape.name}: its weights are not those that were weighed; make its shape by parse_config or load_model"
+        )
+    return whole
 
 
 def quantized(shape: ModelShape, scheme: str) -> ModelShape:
@@ -217,11 +222,9 @@ def quantized(shape: ModelShape, scheme: str) -> ModelShape:
     A checkpoint that is packed already keeps its own format, which must be about as large as the one asked for.
 
     Raises:
-        QuestionError: an unknown scheme, a family whose layers are not spelt out, or a checkpoint of another format.
+        QuestionError: an unknown scheme, or a checkpoint of another format.
     """
     wanted = named_quantization(scheme, model=shape.name)
-    if not shape.blueprint:
-        raise QuestionError(f"{shape.name}: {shape.architecture} cannot be sized in {scheme}; give its own checkpoint")
     if wanted.method == "modelopt_fp4" and any(
         isinstance(cache, Latent) for caches in shape.layers for cache in caches
     ):

@@ -2,7 +2,6 @@
 
 from sizing.anatomy import Anatomy, ends, experts, gated_mlp, projections
 from sizing.config_values import ConfigValues
-from sizing.errors import UnsupportedModelError
 from sizing.layers import Attention, Layers
 from sizing.model import ParameterCount
 
@@ -68,13 +67,11 @@ def _gemma(config: ConfigValues, *, pattern: int, qk_norm: bool, default_window:
 
 
 def gemma4(config: ConfigValues) -> Anatomy:
-    """Gemma 4: full layers with fewer, wider heads; a mixture beside the dense layer; shared tails.
+    """Gemma 4: full layers with fewer, wider heads; a mixture beside the dense layer; shared tails; layer embeddings.
 
     vllm/model_executor/models/gemma4.py. Where `attention_k_eq_v` is absent, a file that gives
     `num_global_key_value_heads` is taken to mean it, as every published one does.
     """
-    if config.count_or_none("hidden_size_per_layer_input"):
-        raise UnsupportedModelError(f"{config.name}: Gemma 4 with per-layer embeddings is not sized yet")
     hidden, heads, kv_heads = _widths(config)
     head_dim, width = config.count("head_dim", default=256), config.count("intermediate_size")
     num_layers = config.count("num_hidden_layers")
@@ -89,7 +86,8 @@ def gemma4(config: ConfigValues) -> Anatomy:
     num_experts = config.count_or_none("num_experts") or 0
     moe_width = config.count("moe_intermediate_size") if num_experts else 0
 
-    parameters, layers = _ends(config, tied=True), []
+    parameters, layers = _ends(config, tied=True) + _layer_embeddings(config), []
+    widened = 2 if config.flag("use_double_wide_mlp", default=False) else 1
     for index, sliding in enumerate(types):
         shape = (
             Attention(kv_heads, head_dim, head_dim, window)
@@ -102,7 +100,7 @@ def gemma4(config: ConfigValues) -> Anatomy:
         norms = 4 * hidden + 1 + (2 if index < own else 1) * shape.head_dim
         parameters += (
             projections(hidden, heads * shape.head_dim, keys)
-            + gated_mlp(hidden, width)
+            + gated_mlp(hidden, width if index < own else widened * width)
             + ParameterCount(replicated=norms)
         )
         if num_experts:  # three norms more, the router's scale, and one scale for each expert
@@ -119,6 +117,44 @@ def gemma4(config: ConfigValues) -> Anatomy:
         active if num_experts else 0,
         moe_width,
         num_layers if num_experts else 0,
+    )
+
+
+def gemma3n(config: ConfigValues) -> Anatomy:
+    """Gemma 3n: windows but for every fifth layer, a tail that shares, and four streams (models/gemma3n.py)."""
+    hidden, heads, kv_heads = _widths(config)
+    head_dim, num_layers = config.count("head_dim", default=256), config.count("num_hidden_layers")
+    widths = config.values.get("intermediate_size")
+    widths = config.numbers("intermediate_size") if isinstance(widths, list) else [config.count("intermediate_size")]
+    window, types = config.count("sliding_window", default=512), _layer_types(config, num_layers, 5)
+    own = num_layers - config.count("num_kv_shared_layers", default=15)
+    streams, rank = config.count("altup_num_inputs", default=4), config.count("laurel_rank", default=64)
+    # norms of the layer, of the low-rank shortcut and of the router; the router and what mixes the streams
+    mixing = 7 * hidden + hidden * streams + streams**2 + streams**3
+    parameters = _ends(config, tied=True) + _layer_embeddings(config)
+    parameters += ParameterCount(sharded=2 * (streams - 1) * hidden * hidden)
+    for index in range(num_layers):
+        keys = kv_heads * head_dim if index < own else 0
+        parameters += projections(hidden, heads * head_dim, keys) + gated_mlp(hidden, widths[index % len(widths)])
+        norms = (2 if index < own else 1) * head_dim
+        parameters += ParameterCount(sharded=2 * hidden * rank, replicated=mixing + norms)
+    layers: Layers = tuple(
+        (Attention(kv_heads, head_dim, head_dim, window if sliding else None),) if index < own else ()
+        for index, sliding in enumerate(types)
+    )
+    return Anatomy(layers, parameters, head_dim, kv_heads, max(widths))
+
+
+def _layer_embeddings(config: ConfigValues) -> ParameterCount:
+    """An embedding of each token for every layer, and how it comes in there; nothing where the file has none."""
+    width, hidden = config.count_or_none("hidden_size_per_layer_input"), config.count("hidden_size")
+    if width is None:
+        return ParameterCount()
+    num_layers = config.count("num_hidden_layers")
+    vocab = config.count("vocab_size_per_layer_input", default=config.count("vocab_size"))
+    return ParameterCount(
+        sharded=(vocab + hidden) * num_layers * width,
+        replicated=width + num_layers * (2 * hidden * width + hidden),
     )
 
 

@@ -41,7 +41,9 @@ def shape() -> ModelShape:
 
 @pytest.fixture
 def small() -> ModelShape:
-    return parse_config({**LLAMA_8B, "num_hidden_layers": 4}, name="llama-2b")
+    """Four layers with a narrow feed-forward part and a short vocabulary: half a GiB."""
+    narrow = {"num_hidden_layers": 4, "intermediate_size": 1024, "vocab_size": 1024}
+    return parse_config({**LLAMA_8B, **narrow}, name="llama-8b")
 
 
 def machine(*names: str) -> Machine:

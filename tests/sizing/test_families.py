@@ -1,21 +1,22 @@
 """Families beyond plain decoders: published parameter counts, pages by hand, and logs of real starts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
-from sizing.config_json import parse_config
+from sizing.config_json import kv_layers, parse_config
 from sizing.engine_cache import Serving, engine_cache, pipeline_stages
 from sizing.errors import QuestionError
 from sizing.gpu import GIB, gpu
 from sizing.headers import Tensor, loaded_tensors
 from sizing.kv_cache import KvCache
+from sizing.layers import Latent, Recurrent
 from sizing.memory import block_size
 from sizing.model import ModelShape
 from sizing.pages import LatentPage
 from sizing.parameters import count_parameters
 from sizing.plan import Question, answer
-from sizing.release import NEWEST, Release
+from sizing.release import NEWEST, Release, batch_defaults
 from sizing.weights import weights_per_rank_bytes
 from tests.sizing.models import published, published_configs
 
@@ -76,6 +77,7 @@ def test_an_indexer_keeps_a_byte_an_element_and_a_scale() -> None:
         ("deepseek-ai/DeepSeek-V3.2", "fp8", 10, NEWEST, 576),
         ("deepseek-ai/DeepSeek-V3.2", "fp8", 10, Release(16), 656),
         ("deepseek-ai/DeepSeek-V3.2", "auto", 12, NEWEST, 656),
+        ("deepseek-ai/DeepSeek-V3.2", "nvfp4_ds_mla", 10, NEWEST, 352),
         ("zai-org/GLM-5", "auto", 9, NEWEST, 1152),
         ("zai-org/GLM-5", "auto", 10, NEWEST, 576),
         ("zai-org/GLM-5", "auto", 10, Release(28), 1152),
@@ -87,6 +89,48 @@ def test_beside_an_indexer_card_and_release_decide_the_layout(
     cache = served(name, block_size=64, kv_cache_dtype=dtype, compute_major=major, release=release)
     latent = [page for page in cache.groups[0].pages if isinstance(page, LatentPage) and page.role == "indexed"]
     assert {page.state_bytes for page in latent} == {token_bytes}
+
+
+def test_four_bits_and_a_scale_for_each_sixteen() -> None:
+    cache = served("Qwen/Qwen3-8B", kv_cache_dtype="nvfp4")
+    assert cache.bytes_per_token == 36 * 8 * 2 * (64 + 8)
+    with pytest.raises(QuestionError, match="no KV cache of type nvfp4"):
+        served("deepseek-ai/DeepSeek-R1", kv_cache_dtype="nvfp4")
+
+
+@pytest.mark.parametrize(("release", "fits"), [(Release(15, 2), False), (Release(17), True)])
+def test_a_release_that_counted_every_stages_layers_refused_more(release: Release, fits: bool) -> None:
+    # Qwen3-Coder-30B-A3B on two stages: "24.0 GiB KV cache is needed", 3.18 GiB there, "34736" estimated
+    cache = served("Qwen/Qwen3-30B-A3B", pipeline_parallel_size=2, release=release)
+    available = int(3.18 * GIB)
+    assert not cache.holds(available, 262_144)
+    assert cache.holds(available, 60_000) is fits
+    if not fits:
+        assert cache.needed_bytes(262_144) == 24 * GIB
+        assert cache.longest_model_len(available, 262_144) == pytest.approx(34_736, abs=32)
+
+
+def test_gemma_4_e2b_as_it_was_logged_on_a_card_of_192_gib() -> None:
+    """35 layers, the last 20 of which share: 155.04 GiB at 32,768 tokens is "9,026,017 tokens" and "275.45x"."""
+    types = (["sliding_attention"] * 4 + ["full_attention"]) * 7
+    config: dict[str, object] = {
+        "architectures": ["Gemma4ForCausalLM"],
+        "num_hidden_layers": 35,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 1,
+        "head_dim": 256,
+        "global_head_dim": 512,
+        "sliding_window": 512,
+        "layer_types": types,
+        "num_kv_shared_layers": 20,
+        "max_position_embeddings": 131_072,
+    }
+    model = kv_layers(config, name="gemma-4-E2B")
+    _, tokens = batch_defaults(NEWEST, memory_bytes=int(191.69 * GIB), name="MI300X")
+    cache = engine_cache(model, Serving(16, max_num_batched_tokens=tokens))
+    capacity = cache.capacity(int(155.04 * GIB), 32_768)
+    assert capacity.tokens == pytest.approx(9_026_017, rel=1e-4)
+    assert f"{capacity.max_concurrency:.2f}" == "275.45"
 
 
 def test_a_gated_delta_net_sets_the_block() -> None:
@@ -101,6 +145,71 @@ def test_a_gated_delta_net_sets_the_block() -> None:
     assert f"{cache.capacity(int(55.72 * GIB), 262_144).max_concurrency:.2f}" == "10.85"
 
 
+def test_delta_attention_beside_latent_attention_sets_the_block() -> None:
+    # GLM-5.3-Flash on eight ranks was logged with blocks of 640 tokens and its states padded by 20.75 %
+    state = Recurrent(3 * 72 * 128, 3, 72, 128 * 128, state_bytes=4)
+    assert state.page_bytes(8, 2) == 3 * 9 * 128 * 3 * 2 + 9 * 128 * 128 * 4 == 610_560
+    model = replace(unquantized("deepseek-ai/DeepSeek-R1"), layers=((state,), (state,), (Latent(576),)) * 20)
+    cache = engine_cache(replace(model, num_hidden_layers=60), Serving(64, tensor_parallel_size=8))
+    assert cache.block_size == 640
+    padding = 100 * (640 * 1152 / 610_560 - 1)
+    assert padding == pytest.approx(20.75, abs=0.01)
+
+
+def test_kimi_linear_and_deepseek_v4_count_what_was_published() -> None:
+    full = [4, 8, 12, 16, 20, 24, 27]
+    kimi: dict[str, object] = {
+        "architectures": ["KimiLinearForCausalLM"],
+        "hidden_size": 2304,
+        "num_hidden_layers": 27,
+        "num_attention_heads": 32,
+        "intermediate_size": 9216,
+        "moe_intermediate_size": 1024,
+        "num_experts": 256,
+        "num_experts_per_token": 8,
+        "num_shared_experts": 1,
+        "first_k_dense_replace": 1,
+        "kv_lora_rank": 512,
+        "qk_nope_head_dim": 128,
+        "qk_rope_head_dim": 64,
+        "v_head_dim": 128,
+        "vocab_size": 163840,
+        "max_position_embeddings": 1048576,
+        "linear_attn_config": {
+            "num_heads": 32,
+            "head_dim": 128,
+            "short_conv_kernel_size": 4,
+            "full_attn_layers": full,
+            "kda_layers": [layer for layer in range(1, 28) if layer not in full],
+        },
+    }
+    assert parse_config(kimi, name="Kimi-Linear-48B-A3B").num_parameters == pytest.approx(49.1e9, rel=1e-3)
+    v4: dict[str, object] = {
+        "architectures": ["DeepseekV4ForCausalLM"],
+        "hidden_size": 4096,
+        "num_hidden_layers": 43,
+        "num_attention_heads": 64,
+        "head_dim": 512,
+        "vocab_size": 129280,
+        "moe_intermediate_size": 2048,
+        "n_routed_experts": 256,
+        "num_experts_per_tok": 6,
+        "n_shared_experts": 1,
+        "sliding_window": 128,
+        "q_lora_rank": 1024,
+        "qk_rope_head_dim": 64,
+        "index_head_dim": 128,
+        "index_n_heads": 64,
+        "max_position_embeddings": 1048576,
+        "compress_ratios": [0, 0, *[4, 128] * 20, 4],
+    }
+    model = parse_config(v4, name="DeepSeek-V4-Flash")
+    assert model.num_parameters == pytest.approx(284e9, rel=2e-3)
+    # 21 rows of four tokens and 20 of 128, 21 indexers: 584 and 132 bytes a row, pages aligned to 576
+    cache = engine_cache(model, Serving(256, max_num_batched_tokens=8192))
+    assert max(cache.stage_block_bytes) == 21 * (65 * 576) + 20 * (3 * 576) + 21 * (15 * 576)
+
+
 def test_gemma_3_wastes_eight_layers_of_padding() -> None:
     cache = served("google/gemma-3-27b-it", max_num_batched_tokens=8192, async_scheduling=False)
     assert [len(group.layers) for group in cache.groups] == [9, 9, 9, 9, 8, 8, 10]
@@ -108,6 +217,9 @@ def test_gemma_3_wastes_eight_layers_of_padding() -> None:
     capacity = cache.capacity(int(109.86 * GIB), 4096)
     assert capacity.num_blocks == pytest.approx(89_994, abs=5)
     assert f"{capacity.max_concurrency:.2f}" == "50.05"
+    # the release that wrote this logged blocks // groups x 16 tokens
+    old = served("google/gemma-3-27b-it", max_num_batched_tokens=8192, release=Release(11))
+    assert old.capacity(int(109.86 * GIB), 4096).tokens == 205_696
 
 
 @dataclass(frozen=True)

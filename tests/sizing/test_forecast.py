@@ -113,9 +113,12 @@ def test_tokens_cost_what_the_catalogue_says_or_what_is_given() -> None:
 
 
 def test_impossible_setups_are_refused() -> None:
-    for change in ({"replicas": 0}, {"max_num_seqs": 0}, {"kv_cache_tokens": 0}):
-        with pytest.raises(QuestionError, match="at least 1"):
-            replace(LLAMA, **change)
+    with pytest.raises(QuestionError, match="replicas is 0"):
+        replace(LLAMA, replicas=0)
+    with pytest.raises(QuestionError, match="max_num_seqs is 0"):
+        replace(LLAMA, max_num_seqs=0)
+    with pytest.raises(QuestionError, match="kv_cache_tokens is 0"):
+        replace(LLAMA, kv_cache_tokens=0)
 
 
 def test_a_plan_over_all_cards_takes_milliseconds() -> None:

@@ -9,8 +9,8 @@ import pytest
 
 from sizing.errors import ModelFileError, SizingError, UnsupportedModelError
 from sizing.ggml import MIXTURES, TYPES
+from sizing.gguf_files import file_types
 from sizing.gguf_header import parse_gguf
-from sizing.gguf_model import file_types
 from sizing.held import Weight
 from sizing.hub import load_model
 from tests.hub import LoopbackHub, running

@@ -85,6 +85,17 @@ def test_modelopts_own_file_is_read(folder: Path) -> None:
     assert load_model(str(folder)).kv_cache_dtype == "fp8"
 
 
+def test_modelopts_list_of_layers_is_taken_from_its_own_file(folder: Path) -> None:
+    section = {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION"}
+    listed = {"model.layers.0.mlp.up_proj": {"quant_algo": "FP8"}}
+    (folder / "config.json").write_text(json.dumps({**SMOLLM2, "quantization_config": section}))
+    (folder / "hf_quant_config.json").write_text(
+        json.dumps({"quantization": {"quant_algo": "MIXED_PRECISION", "quantized_layers": listed}})
+    )
+    (folder / "model.safetensors").unlink()
+    assert load_model(str(folder)).weights_bytes == 2 * 134_515_008 - 1536 * 576
+
+
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     assert "no folder" in refusal(tmp_path / "missing", ModelNotFoundError)
     assert "no folder" in refusal("./missing", ModelNotFoundError)

@@ -80,8 +80,8 @@ def test_the_cache_type_sets_the_bytes(dtype: str, size: int) -> None:
 
 
 def test_a_cache_type_that_is_not_sized_is_refused() -> None:
-    with pytest.raises(QuestionError, match=r"'nvfp4' is not sized; use one of auto"):
-        served(smollm2(), tensor_parallel_size=1, kv_cache_dtype="nvfp4", block_size=16)
+    with pytest.raises(QuestionError, match=r"'turboquant_3bit' is not sized; use one of auto"):
+        served(smollm2(), tensor_parallel_size=1, kv_cache_dtype="turboquant_3bit", block_size=16)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ import json
 import os
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import pytest
 from sizing.architecture import WRAPPERS
 from sizing.config_json import parse_config
 from sizing.engine_cache import Serving, engine_cache
-from sizing.layers import Layers, Recurrent
 from sizing.parameters import count_parameters
 from tests.sizing.models import SMOLLM2, published_configs
 from tests.sizing.vllm_oracle import outcome
@@ -104,6 +102,65 @@ CHANGED: dict[str, dict[str, object]] = {
         "position_embedding_type": "nope",
         "tie_word_embeddings": True,
     },
+    "Gemma 3n": {
+        **SMALL,
+        "architectures": ["Gemma3nForCausalLM"],
+        "model_type": "gemma3n_text",
+        "head_dim": 64,
+        "sliding_window": 512,
+        "layer_types": ["sliding_attention", "sliding_attention", "sliding_attention", "full_attention"] * 7
+        + ["sliding_attention", "full_attention"],
+        "num_kv_shared_layers": 10,
+        "intermediate_size": 1536,
+        "hidden_size_per_layer_input": 32,
+        "vocab_size_per_layer_input": 49152,
+        "altup_num_inputs": 4,
+        "laurel_rank": 16,
+        "activation_sparsity_pattern": [0.0] * 30,
+    },
+    "Gemma 4 with layer embeddings": {
+        **SMALL,
+        "architectures": ["Gemma4ForCausalLM"],
+        "model_type": "gemma4_text",
+        "head_dim": 64,
+        "global_head_dim": 128,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 1,
+        "sliding_window": 512,
+        "layer_types": ["sliding_attention", "sliding_attention", "sliding_attention", "full_attention"] * 7
+        + ["sliding_attention", "full_attention"],
+        "num_kv_shared_layers": 10,
+        "use_double_wide_mlp": True,
+        "hidden_size_per_layer_input": 32,
+        "vocab_size_per_layer_input": 49152,
+        "enable_moe_block": False,
+    },
+    "Step 3.5": {
+        **SMALL,
+        "architectures": ["Step3p5ForCausalLM"],
+        "model_type": "step3p5",
+        "num_attention_heads": 8,
+        "num_attention_groups": 4,
+        "head_dim": 64,
+        "num_hidden_layers": 8,
+        "sliding_window": 512,
+        "layer_types": ["full_attention", "sliding_attention", "sliding_attention", "sliding_attention"] * 2,
+        "attention_other_setting": {
+            "attention_type": "sliding_attention",
+            "num_attention_heads": 16,
+            "num_attention_groups": 4,
+            "head_dim": 64,
+        },
+        "max_seq_len": 8192,
+        "use_head_wise_attn_gate": True,
+        "use_moe": True,
+        "moe_layers_enum": "3,4,5,6,7",
+        "moe_num_experts": 16,
+        "moe_top_k": 4,
+        "moe_intermediate_size": 128,
+        "share_expert_dim": 128,
+        "tie_word_embeddings": False,
+    },
     "Gemma 2": {
         **SMALL,
         "architectures": ["Gemma2ForCausalLM"],
@@ -163,7 +220,11 @@ def built(config: Mapping[str, object], folder: Path) -> tuple[Any, dict[str, An
 
     (folder / "config.json").write_text(json.dumps(config))
     arguments = EngineArgs(
-        model=str(folder), skip_tokenizer_init=True, load_format="dummy", enforce_eager=True, max_model_len=8192
+        model=str(folder),
+        skip_tokenizer_init=True,
+        load_format="dummy",
+        enforce_eager=True,
+        max_model_len=8192,
     )
     engine = arguments.create_engine_config()
     with set_current_vllm_config(engine):
@@ -178,18 +239,11 @@ def built(config: Mapping[str, object], folder: Path) -> tuple[Any, dict[str, An
         specs = {
             name: layer.get_kv_cache_spec(engine)
             for name, layer in layers.items()
-            if isinstance(layer, AttentionLayerBase)
+            # vLLM's runners leave out layers that share another's cache
+            if isinstance(layer, AttentionLayerBase) and getattr(layer, "kv_sharing_target_layer_name", None) is None
         }
     kept = {name: spec for name, spec in specs.items() if spec is not None}
     return engine, kept, sum(parameter.numel() for parameter in model.parameters())
-
-
-def with_wide_states(layers: Layers) -> Layers:
-    """On a processor vLLM keeps recurrent states in float32, whatever the model says."""
-    return tuple(
-        tuple(replace(layer, state_bytes=4) if isinstance(layer, Recurrent) else layer for layer in caches)
-        for caches in layers
-    )
 
 
 @pytest.mark.parametrize("name", [*CHANGED, *PUBLISHED])
@@ -204,11 +258,13 @@ def test_layers_parameters_and_capacity_are_those_of_vllms_model(
         assert count_parameters(ours).total == pytest.approx(parameters, rel=1e-4)
 
     cache = engine_cache(
-        replace(ours, layers=with_wide_states(ours.layers)),
+        ours,
         Serving(
             block_size=16 if "Latent" in str(ours.layers) else 128,
             max_num_batched_tokens=engine.max_in_flight_tokens,
             async_scheduling=False,
+            enable_prefix_caching=engine.cache_config.enable_prefix_caching,
+            on_processor=True,
         ),
     )
     assert cache.block_size == engine.cache_config.block_size

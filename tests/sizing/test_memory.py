@@ -78,7 +78,7 @@ def test_a_batch_is_no_larger_than_all_its_sequences() -> None:
 def test_the_budget_is_the_cards_share_less_every_term() -> None:
     found = budget(published(LLAMA_8B), Batch(256, 2048))
     assert found.limit_bytes == found.claimed_bytes
-    assert found.limit_bytes == pytest.approx(0.92 * 79.14 * GIB, rel=1e-9)
+    assert found.limit_bytes == pytest.approx(0.92 * 79.18 * GIB, rel=1e-9)
     assert found.kv_cache_bytes == found.limit_bytes - sum(term.bytes for term in found.terms)
     assert term_gib(found, "weights") == pytest.approx(14.9888, abs=1e-4)  # "Model loading took 14.9888 GiB"
 
@@ -95,10 +95,10 @@ MIXTRAL = "mistralai/Mixtral-8x7B-v0.1"
         ("0.6.3", LLAMA_8B, 1, Batch(256, 20_000), 2.07),
         ("0.6.3", LLAMA_8B, 1, Batch(256, 29_000), 2.99),
         ("0.6.6", "meta-llama/Llama-3.1-70B-Instruct", 1, Batch(4096, 32_768), 19.09),
-        # sorting the logits, 0.8 to 0.16 (llm-d's planner: accuracy report)
-        ("0.11.0", LLAMA_8B, 1, H100_DEFAULT, 4.76),
-        ("0.11.0", "Qwen/Qwen3-0.6B", 1, H100_DEFAULT, 5.56),
-        ("0.11.0", "Qwen/Qwen3-32B-FP8", 2, H100_DEFAULT, 5.64),
+        # sorting the logits, up to 0.16 (llm-d's planner: accuracy report)
+        ("0.16.0", LLAMA_8B, 1, H100_DEFAULT, 4.76),
+        ("0.16.0", "Qwen/Qwen3-0.6B", 1, H100_DEFAULT, 5.56),
+        ("0.16.0", "Qwen/Qwen3-32B-FP8", 2, H100_DEFAULT, 5.64),
         # masking them, from 0.17 (the same report, and llm-d's benchmark logs of 0.19)
         ("0.19.0", "Qwen/Qwen3-8B", 1, H100_DEFAULT, 2.21),
         ("0.19.0", LLAMA_8B, 1, H100_DEFAULT, 1.89),
@@ -128,7 +128,7 @@ def test_the_second_model_runner_keeps_token_counts_and_samples_in_place() -> No
     found = budget(published(LLAMA_8B), Batch(256, 2048), vllm="0.29.0")
     assert term_gib(found, "sampler state") == pytest.approx(256 * (4 * 128_256 + 128_256 / 8) / GIB)
     forward = 2048 * 3 * (14_336 + 4096) * 2 / GIB
-    assert term_gib(found, "activations") == pytest.approx(forward + 0.05)
+    assert term_gib(found, "activations") == pytest.approx(forward)
     assert [term.name for term in budget(published(LLAMA_8B), Batch(256, 2048), vllm="0.19.0").terms] == [
         "weights",
         "activations",

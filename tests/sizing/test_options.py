@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 
 from sizing.errors import QuestionError
+from sizing.goal import Goal
 from sizing.gpu import GIB, Device, gpu
 from sizing.islands import like_cards
 from sizing.model import ModelShape
 from sizing.options import Options, Outlook, Want, options
-from sizing.outlook import Load
 from sizing.plan import Answer, Question
 from sizing.weights import quantized
 from tests.sizing.models import published
@@ -170,7 +170,7 @@ def test_an_slo_decides_before_the_number_of_cards() -> None:
 def test_the_forecast_of_speed_finds_what_keeps_a_time_per_token() -> None:
     """70B in bfloat16 reads 70 GB a rank at 3.35 TB/s on two H100: 21 ms at best. On eight it is 5 ms and latencies."""
     cards: Sequence[Device] = like_cards(gpu("H100"), 8)
-    load = Load(prompt_tokens=1000, output_tokens=200, concurrency=1, tpot_s=0.018)
+    load = Goal(prompt_tokens=1000, output_tokens=200, concurrency=1, tpot_s=0.018)
     loose = options(asked(SEVENTY, max_model_len=8192), cards, forecast=replace(load, tpot_s=None).outlook)
     tight = options(asked(SEVENTY, max_model_len=8192), cards, forecast=load.outlook)
     assert loose.best is not None

@@ -4,11 +4,13 @@ import pytest
 
 from sizing.config_json import parse_config
 from sizing.config_values import ConfigValues
-from sizing.errors import QuestionError, UnsupportedModelError
+from sizing.errors import ModelFileError, QuestionError, UnsupportedModelError
 from sizing.held import Weight
 from sizing.model import ModelShape
-from sizing.number_format import FP8_BLOCK, FP8_CHANNEL, INT8_CHANNEL, MXFP4, NF4, NVFP4, integers
-from sizing.quantization import Quantization, named_quantization, read_quantization
+from sizing.number_format import FP8_BLOCK, FP8_CHANNEL, FP8_TENSOR, INT8_CHANNEL, MXFP4, NF4, NVFP4, integers
+from sizing.quantization import Quantization
+from sizing.quantization_config import read_quantization
+from sizing.schemes import named_quantization
 from sizing.weights import quantized
 from tests.sizing.models import SMOLLM2, published, smollm2
 
@@ -117,14 +119,15 @@ def test_names_are_read_as_wrappers_write_them() -> None:
         ({"quant_method": "gptq", "bits": 5}, "of 5 bits"),
         ({"quant_method": "awq", "bits": "four"}, "bits = 'four'"),
         ({"quant_method": "compressed-tensors", "format": "pack-quantized"}, "without config_groups"),
+        (compressed(FP8_WEIGHTS, "re:.*mlp.("), "is no regular expression"),
+        ({"quant_method": "fp8", "weight_block_size": [128]}, "weight_block_size = [128]"),
         (compressed({"num_bits": 3, "type": "float"}), "type float with 3 bits"),
-        ({"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION"}, "mixed precision"),
         ({"quant_method": "modelopt", "quant_algo": "W4A8_AWQ"}, "W4A8_AWQ"),
         ({"quant_method": "quark", "global_quant_config": {"weight": {"dtype": "fp8_e5m2"}}}, "fp8_e5m2"),
     ],
 )
-def test_what_is_not_known_is_refused_by_name(section: dict[str, object], named: str) -> None:
-    with pytest.raises(UnsupportedModelError) as caught:
+def test_what_is_not_known_or_not_possible_is_refused(section: dict[str, object], named: str) -> None:
+    with pytest.raises((UnsupportedModelError, ModelFileError)) as caught:
         parse_config({**SMOLLM2, "quantization_config": section}, name="m")
     assert named in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -134,6 +137,20 @@ def test_what_a_section_leaves_open_is_said() -> None:
     section = {"quant_method": "compressed-tensors", "format": "float-quantized"}
     shape = parse_config({**SMOLLM2, "quantization_config": section}, name="m")
     assert shape.caveat == ("its config.json lists no layers, so all linear ones are taken as FP8, a scale per output")
+
+
+def test_a_mixture_without_its_list_is_taken_to_be_the_usual_one() -> None:
+    section: dict[str, object] = {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION"}
+    quantization = read(section)
+    assert [quantization.format_of(weight) for weight in (UP, QUERY, EXPERT, OUTPUT)] == [
+        NVFP4,
+        FP8_TENSOR,
+        NVFP4,
+        None,
+    ]
+    caveat = parse_config({**SMOLLM2, "quantization_config": section}, name="m").caveat
+    assert caveat is not None
+    assert "does not list which layers are in FP8" in caveat
 
 
 def by_hand(linear_bytes: int, *, outputs_bytes: int = 0) -> int:

@@ -11,7 +11,7 @@ import pytest
 
 from sizing.errors import UnsupportedModelError
 from sizing.kv_cache import KvCache, kv_cache
-from sizing.pages import ChunkedPage, FullPage, Page, SlidingPage
+from sizing.pages import ChunkedPage, FullPage, Page, SlidingPage, StatePage
 from sizing.release import NEWEST, Release, batch_defaults, parse_release
 from tests.sizing.old_releases import order, stages_of
 
@@ -46,6 +46,13 @@ def test_an_engine_named_without_a_version_is_one_that_had_it() -> None:
     assert parse_release(None, "V0") < Release(8)
     assert parse_release("0.8.2").engine == "V1"
     assert parse_release("0.8.2", "V0").refusal == "tokens"
+    assert [parse_release(text).on_card(7).engine for text in ("0.7.3", "0.9.1", "0.10.2", None)] == [
+        "V0",
+        "V0",
+        "V1",
+        "V1",
+    ]
+    assert parse_release("0.9.1").on_card(8).engine == "V1"
 
 
 def cache_of(question: dict[str, Any], release: Release) -> KvCache:
@@ -53,8 +60,15 @@ def cache_of(question: dict[str, Any], release: Release) -> KvCache:
     pages: list[Page] = []
     for _, kind, heads, head_dim, window in order(question):
         sizes = (16, heads, head_dim, head_dim, 2)
-        page = {"sliding": SlidingPage(*sizes, window=window), "chunked": ChunkedPage(*sizes, chunk=window)}
-        pages.append(page.get(kind, FullPage(*sizes)))
+        match kind:
+            case "sliding":
+                pages.append(SlidingPage(*sizes, window=window))
+            case "chunked":
+                pages.append(ChunkedPage(*sizes, chunk=window))
+            case "state":
+                pages.append(StatePage(16, 16 * heads * 2 * head_dim * 2))
+            case _:
+                pages.append(FullPage(*sizes))
     in_flight = release.in_flight_tokens(question["max_num_batched_tokens"], 1, overlapped=True)
     stages = stages_of(len(pages), question["stages"])
     return kv_cache(pages, block_size=16, stages=stages, in_flight_tokens=in_flight, release=release)

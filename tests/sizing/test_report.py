@@ -2,7 +2,9 @@
 
 import io
 import json
+from dataclasses import replace
 
+import pytest
 from rich.console import Console
 
 from sizing.gpu import GIB, Device, gpu
@@ -14,9 +16,9 @@ LLAMA_8B = published("meta-llama/Llama-3.1-8B-Instruct")
 CPU = Device("cpu", "x86_64", 16 * GIB, 16 * GIB)
 
 
-def printed(question: Question) -> str:
+def printed(question: Question, width: int = 60) -> str:
     screen = io.StringIO()
-    Console(file=screen, width=60).print(render(question, answer(question)), soft_wrap=True)
+    Console(file=screen, width=width).print(render(question, answer(question)), soft_wrap=True)
     return screen.getvalue()
 
 
@@ -24,7 +26,7 @@ def test_the_log_line_is_vllms_to_the_letter() -> None:
     question = Question(smollm2(), CPU, max_model_len=2048, kv_cache_memory_bytes=268_435_456)
     expected = "CPU KV cache size: 11,648 tokens, Maximum concurrency for 2,048 tokens per request: 5.69x"
     assert log_line(question, answer(question)) == expected
-    assert expected in printed(question).splitlines()  # unbroken on a narrow screen
+    assert any(line.startswith(expected) for line in printed(question).splitlines())  # unbroken on a narrow screen
 
 
 def test_a_yes_shows_every_term_and_the_requests() -> None:
@@ -53,7 +55,7 @@ def test_json_has_the_promised_keys_and_survives_a_round_trip() -> None:
     question = Question(LLAMA_8B, gpu("H100"), count=2, tensor_parallel_size=2)
     found = answer(question)
     document = json.loads(json.dumps(as_json(question, found)))
-    assert set(document) == {
+    assert set(document) >= {
         "schema_version",
         "fits",
         "reason",
@@ -74,6 +76,15 @@ def test_json_has_the_promised_keys_and_survives_a_round_trip() -> None:
         "claimed_bytes",
         "settings",
         "log_line",
+        # since schema_version 1 was first given out
+        "certain",
+        "release",
+        "pipeline",
+        "kv_cache_bytes_range",
+        "kv_cache_tokens_range",
+        "needed_kv_bytes",
+        "longest_model_len",
+        "log_lines",
     }
     assert document["fits"] is True
     assert document["model"]["num_parameters"] == 8_030_261_248
@@ -88,3 +99,47 @@ def test_json_of_a_no_has_no_log_line() -> None:
     document = as_json(question, answer(question))
     assert (document["fits"], document["log_line"]) == (False, None)
     assert document["reason"]
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_the_bar_is_as_wide_as_the_screen_and_shares_it_by_bytes(width: int) -> None:
+    question = Question(LLAMA_8B, gpu("H100"))
+    found = answer(question)
+    bar = next(line for line in printed(question, width).splitlines() if line.startswith("█"))
+    cells = min(width, 100)
+    assert len(bar) == cells
+    assert bar.count("▞") == pytest.approx(found.kv_cache_bytes / question.device.memory_bytes * cells, abs=2)
+    assert set(bar) == set("█▓▒░▞·")  # told apart without colour, the smallest part too
+
+
+def test_the_bar_marks_the_limit_and_what_is_missing() -> None:
+    screen = printed(Question(LLAMA_8B, gpu("L4"), max_model_len=131_072), 100)
+    assert "limit 20.27 of 22.03 GiB" in screen
+    assert "! missing 1" in screen  # 16 GiB for one request, less what is there
+
+
+def test_memory_that_others_hold_is_in_the_bar() -> None:
+    card = gpu("H100")
+    question = Question(LLAMA_8B, replace(card, free_bytes=card.free_bytes - 20 * GIB))
+    assert "# held by others 20.00" in printed(question, 100)
+
+
+def test_terms_have_their_range_and_a_close_call_is_said() -> None:
+    question = Question(LLAMA_8B, gpu("L4"))
+    found = answer(question)
+    screen = printed(question, 120)
+    for term in found.terms:
+        if term.low_bytes != term.high_bytes:
+            assert f"{term.low_bytes / GIB:.2f}..{term.high_bytes / GIB:.2f}" in screen
+    assert not found.certain  # the longest context is one by the hair of a token
+    assert "A close call" in screen
+
+
+def test_the_stage_with_least_room_is_named() -> None:
+    question = Question(LLAMA_8B, gpu("L4"), count=2, pipeline_parallel_size=2, max_model_len=8192)
+    assert f"pipeline stage {answer(question).stage} of 2" in printed(question, 120)
+    assert as_json(question, answer(question))["pipeline"] == {
+        "size": 2,
+        "stage": answer(question).stage,
+        "devices": [],
+    }

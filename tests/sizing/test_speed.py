@@ -177,13 +177,20 @@ def test_the_balance_holds() -> None:
     load = Load(1000, 200, 8)
     found = pace(DENSE, Engine(ROUND, "none"), load, efficiency=IDEAL)
     by_hand = roofline(DENSE)
-    prompt, step = by_hand.prefill_s(1000), by_hand.decode_s(8, 1100)
-    added = by_hand.prefill_s(1000, beside=8)
-    assert added == pytest.approx((2 * 5e9 * 1008 + 2e10) / 100e12 - 10e-3)  # the weights are read once for all
+    beside, step = by_hand.decode_s(7, 1100), by_hand.decode_s(8, 1100)
+    added = by_hand.prefill_s(1000, beside=7)
+    assert added == pytest.approx((2 * 5e9 * 1007 + 2e10) / 100e12 - 10e-3)  # the weights are read once for all
     share = found.requests_s * added * 7 / 8
     assert found.tpot_s == pytest.approx(step / (1 - share), rel=1e-9)
-    assert found.ttft_s == pytest.approx((prompt + step / 2) / (1 - share), rel=1e-9)
+    assert found.ttft_s == pytest.approx((added + beside + step / 2) / (1 - share), rel=1e-9)
     assert found.requests_s * (found.ttft_s + 199 * (found.tpot_s or 0)) == pytest.approx(8)
+
+
+def test_prompts_of_one_step_read_the_weights_once_for_all() -> None:
+    experts = Roofline(replace(EXPERTS, caches=()), Engine(ROUND, "nvlink"), IDEAL)
+    alone, four = experts.prefill_s(8), experts.prefill_s(8, together=4)
+    assert alone == pytest.approx(10 * experts.touched_experts(8) * 50e6 / 1e12)  # about 7.2 of 8 experts
+    assert 4 * four == pytest.approx(10 * experts.touched_experts(32) * 50e6 / 1e12)  # all 8, for four prompts
 
 
 def test_one_token_has_no_time_per_token() -> None:
@@ -328,7 +335,7 @@ def test_more_bandwidth_is_never_slower(shape: str, tp: int, tokens: int, concur
     assert after.prefill_s(tokens) <= before.prefill_s(tokens) * SLACK
 
 
-@given(SHAPE, TP, TOKENS, TOKENS, st.integers(2, 4000), CONCURRENCY)
+@given(SHAPE, TP, TOKENS, TOKENS, st.integers(16, 4000), CONCURRENCY)
 def test_a_longer_prompt_is_never_faster(
     shape: str, tp: int, one: int, other: int, output: int, concurrency: int
 ) -> None:

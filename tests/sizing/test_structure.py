@@ -4,9 +4,11 @@ import pytest
 
 from sizing.config_json import kv_layers, parse_config
 from sizing.engine_cache import Serving, engine_cache
-from sizing.errors import ModelFileError
+from sizing.errors import ModelFileError, UnsupportedModelError
 from sizing.gpu import GIB
 from sizing.layers import Attention, Latent, Recurrent
+from sizing.pages import StatePage
+from sizing.release import Release
 from tests.sizing.models import SMOLLM2, published, published_configs, smollm2
 
 UNNAMED = {key: value for key, value in SMOLLM2.items() if key != "architectures"}
@@ -55,6 +57,19 @@ def test_a_wrapper_of_no_known_name_is_unwrapped() -> None:
     assert shape.caveat is not None
 
 
+def test_a_flat_multimodal_file_is_its_decoder_and_an_encoder() -> None:
+    config = {**published_configs()["Qwen/Qwen2.5-7B-Instruct"], "vision_config": {"depth": 32}}
+    shape = parse_config({**config, "architectures": ["Qwen2_5_VLForConditionalGeneration"]}, name="m")
+    assert shape.cache_layers == published("Qwen/Qwen2.5-7B-Instruct").cache_layers
+    assert (shape.assumed, shape.caveat is not None) == (None, True)
+
+
+def test_latent_attention_of_a_type_that_vllm_may_not_know_is_refused() -> None:
+    config = {**published_configs()["deepseek-ai/DeepSeek-V2-Lite"], "architectures": ["MiniCPM3ForCausalLM"]}
+    with pytest.raises(UnsupportedModelError, match="keeps latent vectors for model_type 'minicpm3'"):
+        parse_config({**config, "model_type": "minicpm3"}, name="m")
+
+
 # Qwen3.5-9B as far as its cache goes: logged with blocks of 528 tokens, padded by 0.76 %
 QWEN35_9B: dict[str, object] = {
     "num_hidden_layers": 32,
@@ -75,9 +90,15 @@ def test_a_file_without_widths_still_sizes_its_cache() -> None:
     assert sum(isinstance(caches[0], Recurrent) for caches in shape.cache_layers) == 24
     cache = engine_cache(shape, Serving(block_size=16, max_num_batched_tokens=2048))
     assert cache.block_size == 528
-    assert pytest.approx(1.0076, abs=1e-4) == 528 * 4 * 2 * 256 * 2 / 2_146_304
+    state = cache.pages[0]
+    assert isinstance(state, StatePage)
+    assert state.page_bytes / state.state_bytes == pytest.approx(1.0076, abs=1e-4)
     assert cache.block_bytes == 8 * 528 * 4 * 2 * 256 * 2
     assert cache.capacity(GIB, 4096).num_blocks == GIB // cache.block_bytes
+    # a release before prefix caching was the default beside states: "165,792 tokens" and "2.52x" at 262,144
+    old = engine_cache(shape, Serving(16, max_num_batched_tokens=2048, release=Release(17)))
+    capacity = old.capacity(1258 * old.block_bytes, 262_144)
+    assert (capacity.tokens, f"{capacity.max_concurrency:.2f}") == (165_792, "2.52")
     with pytest.raises(ModelFileError, match="no width"):
         kv_layers({key: value for key, value in QWEN35_9B.items() if key != "head_dim"}, name="m")
 

@@ -2,11 +2,15 @@
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 
 from sizing.allocator import slack_bytes
+from sizing.blueprint import blueprint, is_spelt_out
 from sizing.config_json import parse_config
+from sizing.config_values import ConfigValues
+from sizing.errors import QuestionError
 from sizing.gpu import GIB
 from sizing.headers import Tensor
 from sizing.model import ModelShape
@@ -203,9 +207,31 @@ def test_the_served_type_widens_what_is_not_packed() -> None:
     assert sizes[0] == 2 * sizes[1]
 
 
+def test_a_shape_that_was_changed_by_hand_is_not_answered_for() -> None:
+    with pytest.raises(QuestionError, match="not those that were weighed"):
+        weights_per_rank_bytes(replace(smollm2(), weights_bytes=1), 1)
+    with pytest.raises(QuestionError, match="not those that were weighed"):
+        weights_per_rank_bytes(replace(smollm2(), num_hidden_layers=4), 1)
+
+
 def test_an_answer_costs_microseconds() -> None:
     shape = published("deepseek-ai/DeepSeek-R1")
     start = time.perf_counter()
     for _ in range(480):  # 20 cards, 4 sizes, 6 contexts
         weights_per_rank(shape, tensor_parallel_size=8)
     assert time.perf_counter() - start < 0.05
+
+
+@pytest.mark.parametrize("name", ["deepseek-ai/DeepSeek-R1", "openai/gpt-oss-120b", "Qwen/Qwen3-8B"])
+@pytest.mark.parametrize("scheme", [None, "fp8-block", "nvfp4"])
+def test_a_family_that_is_only_counted_comes_close(name: str, scheme: str | None) -> None:
+    values = {key: value for key, value in published_configs()[name].items() if key != "quantization_config"}
+    shape = parse_config(values, name="m")
+    counted = replace(shape, architecture="SomethingNewForCausalLM", parameters=count_parameters(shape))
+    counted = replace(counted, blueprint=blueprint(ConfigValues("m", values), counted))
+    assert not is_spelt_out(counted)
+    assert sum(weight.num_elements for weight in counted.blueprint) == count_parameters(shape).total
+    if scheme:
+        shape, counted = quantized(shape, scheme), quantized(counted, scheme)
+    for tp in (1, 8):
+        assert weights_per_rank_bytes(counted, tp) == pytest.approx(weights_per_rank_bytes(shape, tp), rel=0.02)

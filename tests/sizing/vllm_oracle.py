@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from sizing.pages import ChunkedPage, CrossPage, FullPage, LatentPage, Page, SlidingPage, StatePage
+from sizing.pages import ChunkedPage, CrossPage, FullPage, LatentPage, Page, SlidingLatentPage, SlidingPage, StatePage
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,19 @@ class Outcome:
 
 
 def vllm_config(
-    max_model_len: int, *, in_flight_tokens: int = 4096, encoder_tokens: int = 0, mamba_cache_mode: str = "none"
+    max_model_len: int,
+    *,
+    in_flight_tokens: int = 4096,
+    encoder_tokens: int = 0,
+    mamba_cache_mode: str = "none",
+    packed: bool = False,
+    hybrid: bool = True,
+    context_shards: int = 1,
 ) -> Any:
-    """The few fields of a VllmConfig that the arithmetic reads."""
+    """The few fields of a VllmConfig that the arithmetic reads; `packed`: a layout with all layers of a block."""
     from vllm.v1.kv_cache_layout import KVCacheLayout
 
-    layout = KVCacheLayout.LBHNC
+    layout = KVCacheLayout.BLHNC if packed else KVCacheLayout.LBHNC
     return SimpleNamespace(
         model_config=SimpleNamespace(max_model_len=max_model_len, original_max_model_len=max_model_len),
         cache_config=SimpleNamespace(
@@ -35,12 +42,14 @@ def vllm_config(
             get_resolved_kv_cache_layout=lambda: layout,
         ),
         scheduler_config=SimpleNamespace(
-            disable_hybrid_kv_cache_manager=False,
+            disable_hybrid_kv_cache_manager=not hybrid,
             max_num_batched_tokens=in_flight_tokens // 2,
             max_num_encoder_input_tokens=encoder_tokens,
         ),
         parallel_config=SimpleNamespace(
-            decode_context_parallel_size=1, tensor_parallel_size=1, prefill_context_parallel_size=1
+            decode_context_parallel_size=context_shards,
+            tensor_parallel_size=context_shards,
+            prefill_context_parallel_size=1,
         ),
         device_config=SimpleNamespace(device_type="cuda"),
         attention_config=SimpleNamespace(hisparse_config=None),
@@ -56,6 +65,15 @@ def spec(page: Page) -> Any:
     import torch
     from vllm.v1 import kv_cache_interface as specs
 
+    if isinstance(page, SlidingLatentPage):
+        return specs.SlidingWindowMLASpec(
+            block_size=page.block_size,
+            num_kv_heads=1,
+            head_size=page.state_bytes,
+            dtype=torch.uint8,
+            sliding_window=page.window,
+            alignment=page.alignment if page.alignment > 1 else None,
+        )
     if isinstance(page, LatentPage):
         role = specs.SparseCacheRole.INDEXER if page.role == "indexer" else specs.SparseCacheRole.SPARSE
         return specs.MLAAttentionSpec(
@@ -74,7 +92,8 @@ def spec(page: Page) -> Any:
             shapes=((page.state_bytes,),),
             dtypes=(torch.uint8,),
             page_size_padded=page.padded_bytes,
-            num_prefill_checkpoint_blocks=max(0, page.request_blocks - 2),
+            num_prefill_checkpoint_blocks=0 if page.every_block else max(0, page.request_blocks - 2),
+            num_speculative_blocks=page.request_blocks if page.every_block else 0,
         )
     sizes = {
         "block_size": page.block_size,

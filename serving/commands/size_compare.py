@@ -1,0 +1,206 @@
+"""`berth size compare`: cards side by side for one model; and the files that `--html` and `--svg` name."""
+
+from pathlib import Path
+from typing import Annotated
+
+import orjson
+import typer
+from rich.console import Console
+
+from serving.commands.common import failing_in_one_line
+from serving.quantity import token_count
+from sizing.compare import Comparison, Forecaster, Workload, option
+from sizing.compare import compare as compared
+from sizing.compare_report import render_comparison, render_matrix
+from sizing.cost import ApiPrice
+from sizing.document import comparison_json
+from sizing.errors import QuestionError
+from sizing.hub import load_model
+from sizing.model import ModelShape
+from sizing.outlook import outlook
+from sizing.page import html_page
+from sizing.picture import svg_picture
+from sizing.plan import Question
+from sizing.release import UNKNOWN, parse_release
+from sizing.sheet import Sheet, comparison_matrices, comparison_sheet
+from sizing.users import LatencyBound
+
+SOME_FIT, NONE_FITS = 0, 1
+
+
+def compare(
+    model: Annotated[str, typer.Argument(help="A model folder, or a Hub id such as Qwen/Qwen3-8B.")],
+    gpus: Annotated[str, typer.Option(help="Cards of the catalogue, such as L4,A100-80GB,H100,2xH100.")],
+    also: Annotated[list[str] | None, typer.Option(help="Another model, for the matrix of models by GPUs.")] = None,
+    max_model_len: Annotated[
+        str | None, typer.Option(help="Tokens per request. Default: the prompt and output tokens together.")
+    ] = None,
+    prompt_tokens: Annotated[str, typer.Option(help="Of one request, such as 1024 or 1k.")] = "1024",
+    output_tokens: Annotated[str, typer.Option(help="Of one answer.")] = "256",
+    concurrency: Annotated[int, typer.Option(help="Requests in flight that speed is told at.")] = 16,
+    users: Annotated[int | None, typer.Option(help="People to serve: says how many engines they need.")] = None,
+    think_time: Annotated[float, typer.Option(help="Seconds between an answer and the next question.")] = 30.0,
+    slo: Annotated[str | None, typer.Option(help="Bounds in seconds, such as ttft=2,tpot=0.05.")] = None,
+    slo_percentile: Annotated[float, typer.Option(help="Share of the requests that have to keep the SLO.")] = 0.9,
+    api_price: Annotated[
+        str | None, typer.Option(help="An API's dollars per million prompt and output tokens, such as 0.5,1.5.")
+    ] = None,
+    max_num_seqs: Annotated[int | None, typer.Option(help="Requests in one step.")] = None,
+    gpu_memory_utilization: Annotated[float | None, typer.Option(help="Share of each card, 0 to 1.")] = None,
+    kv_cache_dtype: Annotated[str, typer.Option(help="auto, bfloat16, float16, fp8, fp8_e4m3 or fp8_e5m2.")] = "auto",
+    vllm_version: Annotated[str | None, typer.Option(help="Whose rules and log lines, such as 0.29.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write one self-contained page to this file.")] = None,
+    svg: Annotated[Path | None, typer.Option(help="Write one self-contained picture to this file.")] = None,
+) -> None:
+    """Say for each card whether MODEL fits, how fast it is, how many people it serves and what a token costs.
+
+    Exits with 0 when some card is enough, 1 when none is, and 2 when the question cannot be answered.
+    """
+    with failing_in_one_line("berth size compare"):
+        workload = Workload(
+            prompt_tokens=tokens(prompt_tokens, "--prompt-tokens"),
+            output_tokens=tokens(output_tokens, "--output-tokens"),
+            concurrency=concurrency,
+            users=users,
+            think_time_s=think_time,
+            bound=None if slo is None else latency_bound(slo),
+            percentile=slo_percentile,
+        )
+        models = [load_model(model, revision=revision), *(load_model(other) for other in also or ())]
+        found = side_by_side(
+            models[0],
+            gpus,
+            workload,
+            max_model_len=None if max_model_len is None else tokens(max_model_len, "--max-model-len"),
+            max_num_seqs=max_num_seqs,
+            gpu_memory_utilization=gpu_memory_utilization,
+            kv_cache_dtype=kv_cache_dtype,
+            vllm_version=vllm_version,
+            api=None if api_price is None else parse_api_price(api_price),
+        )
+        matrices = comparison_matrices(found, models, [row.option for row in found.rows])
+        write_sheet(comparison_sheet(found, matrices), html=html, svg=svg)
+    if json:
+        typer.echo(orjson.dumps(comparison_json(found, matrices), option=orjson.OPT_INDENT_2).decode())
+    else:
+        console = Console(highlight=False)
+        console.print(render_comparison(found))
+        for matrix in matrices:
+            console.print(render_matrix(matrix))
+    fitting = [row for row in found.rows if row.answer is not None and row.answer.fits]
+    raise typer.Exit(SOME_FIT if fitting else NONE_FITS)
+
+
+def side_by_side(
+    model: ModelShape,
+    gpus: str,
+    workload: Workload,
+    *,
+    max_model_len: int | None = None,
+    max_num_seqs: int | None = None,
+    gpu_memory_utilization: float | None = None,
+    kv_cache_dtype: str = "auto",
+    vllm_version: str | None = None,
+    api: ApiPrice | None = None,
+    forecaster: Forecaster | None = outlook,
+) -> Comparison:
+    """The comparison that the command prints; every engine is started for `max_model_len`, by default the workload's.
+
+    Raises:
+        SizingError: a card that is not known, or a question that no card could answer.
+    """
+    options = [option(text) for text in gpus.split(",") if text.strip()]
+    if not options:
+        raise QuestionError("no cards to compare; name them by --gpus, such as L4,H100,2xH100")
+    _checked(workload)
+    base = Question(
+        model,
+        options[0].device,
+        max_model_len=max_model_len or workload.prompt_tokens + workload.output_tokens,
+        max_num_seqs=max_num_seqs,
+        gpu_memory_utilization=gpu_memory_utilization,
+        kv_cache_dtype=kv_cache_dtype,
+        release=UNKNOWN if vllm_version is None else parse_release(vllm_version),
+    )
+    return compared(base, options, workload, forecaster=forecaster, api=api)
+
+
+def _checked(workload: Workload) -> None:
+    positive = {"--concurrency": workload.concurrency, "--users": workload.users}
+    for name, value in positive.items():
+        if value is not None and value < 1:
+            raise QuestionError(f"{name} is {value}; it has to be at least 1")
+    if workload.percentile is not None and not 0 < workload.percentile < 1:
+        raise QuestionError(f"slo_percentile is {workload.percentile:g}; write a share of requests, such as 0.9")
+    if not 0 <= workload.think_time_s < float("inf"):
+        raise QuestionError(f"--think-time is {workload.think_time_s:g}; it has to be 0 or more")
+
+
+def write_sheet(sheet: Sheet, *, html: Path | None, svg: Path | None) -> None:
+    """The page and the picture, where they are asked for.
+
+    Raises:
+        QuestionError: a file that cannot be written.
+    """
+    for path, made in ((html, html_page), (svg, svg_picture)):
+        if path is None:
+            continue
+        try:
+            path.write_text(made(sheet), encoding="utf-8")
+        except OSError as error:
+            raise QuestionError(
+                f"cannot write {path}: {error.strerror}; name a file in a folder that is there and yours"
+            ) from None
+
+
+def latency_bound(text: str) -> LatencyBound:
+    """Bounds as people write them, "ttft=2,tpot=0.05" or "ttft=800ms".
+
+    Raises:
+        QuestionError: not such bounds.
+    """
+    bounds: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, value = (piece.strip() for piece in part.partition("="))
+        if name not in ("ttft", "tpot"):
+            raise QuestionError(f"--slo {text!r}: {name!r} is no bound; write ttft=2,tpot=0.05 in seconds")
+        bounds[name] = _positive(value, f"--slo {text!r}")
+    return LatencyBound(ttft_s=bounds.get("ttft"), tpot_s=bounds.get("tpot"))
+
+
+def parse_api_price(text: str) -> ApiPrice:
+    """Dollars per million prompt and output tokens, "0.5,1.5".
+
+    Raises:
+        QuestionError: not two amounts.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) != 2:
+        raise QuestionError(f"--api-price {text!r} is not two amounts; write dollars for prompt and output, 0.5,1.5")
+    prices = [_positive(part.removeprefix("$"), f"--api-price {text!r}") for part in parts]
+    return ApiPrice(*prices)
+
+
+def _positive(text: str, where: str) -> float:
+    scale, number = (1e-3, text[:-2]) if text.endswith("ms") else (1.0, text.removesuffix("s"))
+    try:
+        value = float(number) * scale
+    except ValueError:
+        value = -1.0
+    if not 0 < value < float("inf"):
+        raise QuestionError(f"{where}: {text!r} is not a number above 0")
+    return value
+
+
+def tokens(text: str, name: str) -> int:
+    """A number of tokens of at least one; `name` is the flag that an error names.
+
+    Raises:
+        QuestionError: not such a number.
+    """
+    found = token_count(text)
+    if not found:
+        raise QuestionError(f"{name} {text!r} is not a number of tokens; write 8192, 32k (32,000) or 32K (32,768)")
+    return found
