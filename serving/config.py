@@ -37,7 +37,8 @@ _OUR_FLAGS = frozenset(
     for name in (
         *("uds", "host", "port", "api-key", "served-model-name", "max-model-len", "max-num-seqs", "dtype"),
         *("max-num-batched-tokens", "gpu-memory-utilization", "kv-cache-memory-bytes", "kv-cache-dtype"),
-        *("tensor-parallel-size", "shutdown-timeout", "enforce-eager"),
+        *("tensor-parallel-size", "pipeline-parallel-size", "enable-expert-parallel", "quantization"),
+        *("shutdown-timeout", "enforce-eager"),
     )
 )
 """What placement decides: given twice, the engine would not be the one that was sized."""
@@ -54,6 +55,10 @@ class ModelSection(_Section):
     name: str = ""
     replicas: Count = 1
     tensor_parallel_size: Count | None = None
+    pipeline_parallel_size: Count | None = None
+    enable_expert_parallel: bool | None = None
+    quantization: Literal["fp8"] | None = None
+    """Made of 16-bit weights while they are loaded; a checkpoint that is quantized already needs nothing said."""
     max_model_len: TokenCount | None = None
     max_num_seqs: Count | None = None
     max_num_batched_tokens: TokenCount | None = None

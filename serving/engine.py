@@ -41,6 +41,7 @@ class EngineSpec:
     log_path: Path
     dtype: str = "auto"
     enforce_eager: bool = False
+    quantization: str | None = None
     extra_args: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     drain_s: float = 5.0
@@ -68,11 +69,15 @@ def argv(spec: EngineSpec) -> list[str]:
         ("gpu-memory-utilization", settings.gpu_memory_utilization),
         ("kv-cache-memory-bytes", settings.kv_cache_memory_bytes),
         ("tensor-parallel-size", settings.tensor_parallel_size if settings.tensor_parallel_size > 1 else None),
+        ("pipeline-parallel-size", settings.pipeline_parallel_size if settings.pipeline_parallel_size > 1 else None),
+        ("quantization", spec.quantization),
         ("kv-cache-dtype", settings.kv_cache_dtype if settings.kv_cache_dtype != "auto" else None),
         ("dtype", spec.dtype if spec.dtype != "auto" else None),
         ("shutdown-timeout", round(spec.drain_s)),
     ]
     flags = [f"--{name}={value}" for name, value in options if value is not None]
+    if settings.enable_expert_parallel:
+        flags.append("--enable-expert-parallel")
     if spec.enforce_eager:
         flags.append("--enforce-eager")
     # prefix caching is on by default for generation; said here because Berth counts on it

@@ -1,4 +1,4 @@
-"""Which engine goes where: asks sizing about each replica in turn, on what the ones before it have left."""
+"""Which engine goes where: the first option that sizing has for each, on cards or parts of cards of its own."""
 
 import socket
 from collections.abc import Callable, Sequence
@@ -11,8 +11,13 @@ from serving.errors import PlacementError
 from sizing.detect import Machine
 from sizing.errors import SizingError
 from sizing.gpu import Device
+from sizing.islands import CardGroup
 from sizing.model import ModelShape
+from sizing.options import Rejected, Want
+from sizing.packing import Packing, Placed, Wanted, pack
 from sizing.plan import Answer, Question, answer
+from sizing.remedy import here_only
+from sizing.weights import quantized
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +28,10 @@ class Placement:
     question: Question
     answer: Answer
     where: str
+    notes: tuple[str, ...] = ()
+    """What was decided for the asker, and what could be had beside it."""
+    rejected: tuple[Rejected, ...] = ()
+    """What else there was, and why not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +42,20 @@ class Folders:
     logs: Path
 
 
-def place(
-    models: Sequence[tuple[ModelSection, ModelShape]], machine: Machine, cores: Sequence[int], folders: Folders
-) -> tuple[Placement, ...]:
+Model = tuple[ModelSection, ModelShape]
+_LONGEST_SOCKET_PATH = 107  # sun_path of Linux, less its final zero
+
+
+def place(models: Sequence[Model], machine: Machine, cores: Sequence[int], folders: Folders) -> tuple[Placement, ...]:
     """Place every replica of every model, or raise PlacementError with the numbers and the nearest way out.
 
-    GPUs are given whole, in order; on a machine without one the replicas share memory and cores evenly.
+    GPUs are given as sizing packs them: whole where there are enough. On a machine without one the replicas share
+    memory and cores evenly.
     """
+    if machine.gpus:
+        return _on_gpus(models, machine, folders)
     wanted = [(section, shape, number) for section, shape in models for number in range(section.replicas)]
-    put = _on_gpus(machine) if machine.gpus else _on_cpu(machine.cpu, cores, len(wanted))
+    put = _on_cpu(machine.cpu, cores, len(wanted))
     placements = []
     for index, (section, shape, number) in enumerate(wanted):
         name = f"{section.name}/{number}"
@@ -53,46 +67,97 @@ def place(
 
 
 Put = Callable[[int, str, ModelSection, ModelShape, Folders], Placement]
-_LONGEST_SOCKET_PATH = 107  # sun_path of Linux, less its final zero
 
 
-def _on_gpus(machine: Machine) -> Put:
-    free = list(machine.gpus)
-
-    def put(index: int, name: str, section: ModelSection, shape: ModelShape, folders: Folders) -> Placement:
-        if not free:
-            raise PlacementError(
-                f"{name}: all {len(machine.gpus)} GPUs are taken by the replicas before it; ask for fewer replicas"
-            )
-        like = sorted((gpu for gpu in free if gpu.name == free[0].name), key=lambda gpu: -gpu.free_bytes)
-        question, found = _on_fewest(name, section, shape, like)
-        taken = like[: found.settings.tensor_parallel_size]
-        for gpu in taken:
-            free.remove(gpu)
-        indices = ",".join(str(gpu.index) for gpu in taken)
-        env = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": indices}
-        return Placement(
-            _spec(index, name, section, question, found, folders, env), question, found, f"{taken[0].name} {indices}"
-        )
-
-    return put
+def _on_gpus(models: Sequence[Model], machine: Machine, folders: Folders) -> tuple[Placement, ...]:
+    wanted = [_wanted(section, shape, machine.gpus[0]) for section, shape in models]
+    try:
+        packing = pack(wanted, machine.gpus, quantized=quantized)
+    except SizingError as error:
+        raise PlacementError(str(error)) from error
+    for left_out in packing.unplaced:
+        name = f"{left_out.name}/{left_out.number}"
+        raise PlacementError(f"{name}: {left_out.why}" if left_out.alone else f"{name} does not fit: {left_out.why}")
+    sections = {section.name: section for section, _ in models}
+    return tuple(
+        _placement(index, sections[placed.name], placed, packing, folders)
+        for index, placed in enumerate(packing.placed)
+    )
 
 
-def _on_fewest(name: str, section: ModelSection, shape: ModelShape, cards: Sequence[Device]) -> tuple[Question, Answer]:
-    """The smallest number of the emptiest cards that will do; the fullest of them speaks for all: ranks are alike."""
-    for count in range(section.tensor_parallel_size or 1, len(cards)):
-        question = _question(section, shape, cards[count - 1], count)
-        found = answer(question)
-        if found.fits:
-            return question, found
-    question = _question(section, shape, cards[-1], len(cards))
-    return question, _fitting(name, question)
+def _wanted(section: ModelSection, shape: ModelShape, device: Device) -> Wanted:
+    try:
+        model = quantized(shape, section.quantization) if section.quantization else shape
+    except SizingError as error:
+        raise PlacementError(f"{section.name}: {error}") from error
+    want = Want(
+        pipeline_parallel_size=section.pipeline_parallel_size, enable_expert_parallel=section.enable_expert_parallel
+    )
+    return Wanted(section.name, _question(section, model, device, 1), section.replicas, want)
+
+
+def _placement(index: int, section: ModelSection, placed: Placed, packing: Packing, folders: Folders) -> Placement:
+    engine, group = placed.engine, placed.engine.group
+    names = [card.mig_uuid or str(card.index) for card in group.cards]
+    env = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(names)}
+    name = f"{placed.name}/{placed.number}"
+    spec = _spec(index, name, section, engine.question, engine.answer, folders, env)
+    spec = replace(spec, quantization=section.quantization or placed.variant.quantization)
+    first = placed.number == 0
+    return Placement(
+        spec,
+        engine.question,
+        engine.answer,
+        _where(group),
+        tuple(_notes(placed, packing)),
+        placed.options.why_not if first and placed.options else (),
+    )
+
+
+def _where(group: CardGroup) -> str:
+    """`H100 0,1`; stages of unlike cards one by one."""
+    parts: dict[str, list[str]] = {}
+    for card in group.cards:
+        parts.setdefault(card.name, []).append(card.mig_uuid or str(card.index))
+    return " + ".join(f"{name} {','.join(indices)}" for name, indices in parts.items())
+
+
+def _notes(placed: Placed, packing: Packing) -> list[str]:
+    """In sentences: a context that was cut, what changes answers, a card that is shared, cards that nobody uses."""
+    found = [placed.engine.answer.note] if placed.engine.answer.note else []
+    variant = placed.variant
+    if variant.flags:
+        found.append(f"with {', '.join(variant.flags)}, since it does not fit or holds too little without")
+    found += variant.costs
+    if placed.shares:
+        found.append("shares its card, so its KV cache is given in bytes")
+    if not placed.engine.answer.certain:
+        found.append("a close call: it may not start if its terms are at the bad end of their bands")
+    if placed.number == 0:
+        found += _idle(placed, packing)
+    return found
+
+
+def _idle(placed: Placed, packing: Packing) -> list[str]:
+    """How many replicas more the cards that nobody is on would hold, of the kind this model is on."""
+    cards = placed.engine.group.cards
+    alike = sum(card.name == cards[0].name for card in packing.idle)
+    more = 0 if placed.shares else alike // len(cards)
+    if not more or len({card.name for card in cards}) > 1:
+        return []
+    replicas = sum(each.name == placed.name for each in packing.placed)
+    are = "is" if alike == 1 else "are"
+    return [
+        f"{alike} more {cards[0].name} {are} idle; replicas: {replicas + more} would use {more * len(cards)} of them"
+    ]
 
 
 def _on_cpu(cpu: Device, cores: Sequence[int], replicas: int) -> Put:
     left = {"bytes": cpu.free_bytes, "replicas": replicas}
 
     def put(index: int, name: str, section: ModelSection, shape: ModelShape, folders: Folders) -> Placement:
+        if section.quantization:
+            raise PlacementError(f"{name}: quantization {section.quantization} is done on a GPU; leave it out here")
         share = replace(cpu, free_bytes=left["bytes"] // left["replicas"])
         number = replicas - left["replicas"]
         question = _question(section, shape, share, 1)
@@ -101,7 +166,8 @@ def _on_cpu(cpu: Device, cores: Sequence[int], replicas: int) -> Put:
         left["replicas"] -= 1
         env = _core_binding(cores, number, replicas)
         where = f"CPU cores {env['VLLM_CPU_OMP_THREADS_BIND']}" if env else "CPU"
-        return Placement(_spec(index, name, section, question, found, folders, env), question, found, where)
+        spec = _spec(index, name, section, question, found, folders, env)
+        return Placement(spec, question, found, where, notes=(found.note,) if found.note else ())
 
     return put
 
@@ -121,6 +187,8 @@ def _question(section: ModelSection, shape: ModelShape, device: Device, count: i
         device=device,
         count=count,
         tensor_parallel_size=section.tensor_parallel_size,
+        pipeline_parallel_size=section.pipeline_parallel_size or 1,
+        enable_expert_parallel=bool(section.enable_expert_parallel),
         max_model_len=section.max_model_len,
         max_num_seqs=section.max_num_seqs,
         max_num_batched_tokens=section.max_num_batched_tokens,
@@ -139,15 +207,8 @@ def _eager(section: ModelSection, device: Device) -> bool:
 def _fitting(name: str, question: Question) -> Answer:
     found = answer(question)
     if not found.fits:
-        raise PlacementError(f"{name} does not fit: {found.reason}{_way_out_here(found)}")
+        raise PlacementError(f"{name} does not fit: {found.reason}{here_only(found.way_out)}")
     return found
-
-
-def _way_out_here(found: Answer) -> str:
-    """Of the remedies those that this machine allows: more or other cards are for whoever buys them."""
-    remedies = (found.way_out or "").removeprefix("try ").split(", or ")
-    here = [remedy for remedy in remedies if remedy and not remedy.startswith(("--count ", "--gpu "))]
-    return f"; try {', or '.join(here)}" if here else ""
 
 
 def _spec(

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
+from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -12,9 +13,27 @@ from serving.placement import Placement
 from serving.progress import Progress
 from serving.supervisor import Supervisor
 
+_FEW_REJECTED = 3
+Rejections = Literal["none", "few", "all"]
 
-def show_plan(placements: Sequence[Placement], console: Console, *, commands: bool) -> None:
-    """The placement as a table, each answer with its numbers, and on request the exact commands."""
+
+def show_plan(
+    placements: Sequence[Placement], console: Console, *, commands: bool, rejected: Rejections = "none"
+) -> None:
+    """The placement as a table, each answer with its numbers; on request exact commands, and what else there was."""
+    console.print(_table(placements))
+    for placement in placements:
+        for note in placement.notes:
+            console.print(f"{placement.spec.name}: {note}", highlight=False, markup=False)
+    for placement in placements if commands else ():
+        console.print(f"\n# {placement.spec.name}", highlight=False)
+        variables = [f"{name}={shlex.quote(value)}" for name, value in placement.spec.env.items()]
+        print(" ".join([*variables, shlex.join(argv(placement.spec))]))  # to be copied: never wrapped
+    for placement in placements if rejected != "none" else ():
+        _show_rejected(placement, all_of_them=rejected == "all")
+
+
+def _table(placements: Sequence[Placement]) -> Table:
     table = Table(title="Placement", title_justify="left", header_style="bold")
     for heading in ("replica", "on", "weights", "KV cache", "KV tokens", "context", "requests that fit"):
         table.add_column(heading, justify="left" if heading in ("replica", "on") else "right")
@@ -29,15 +48,19 @@ def show_plan(placements: Sequence[Placement], console: Console, *, commands: bo
             f"{found.settings.max_model_len:,}",
             f"{found.requests_fit}",
         )
-    console.print(table)
-    for placement in placements:
-        if placement.answer.note:
-            console.print(f"{placement.spec.name}: {placement.answer.note}", highlight=False)
-    if commands:
-        for placement in placements:
-            console.print(f"\n# {placement.spec.name}", highlight=False)
-            variables = [f"{name}={shlex.quote(value)}" for name, value in placement.spec.env.items()]
-            print(" ".join([*variables, shlex.join(argv(placement.spec))]))  # to be copied: never wrapped
+    return table
+
+
+def _show_rejected(placement: Placement, *, all_of_them: bool) -> None:
+    """Every other way to serve the model, and why not, a line each."""
+    if not placement.rejected:
+        return
+    shown = placement.rejected if all_of_them else placement.rejected[:_FEW_REJECTED]
+    print(f"\n# {placement.spec.served_model_name}: what else there was, and why not")
+    for each in shown:
+        print(f"  {each.what}: {each.why}")
+    if len(shown) < len(placement.rejected):
+        print(f"  and {len(placement.rejected) - len(shown)} more: --explain")
 
 
 def announce(progress: Progress, gateway: Gateway, url: str, supervisors: Sequence[Supervisor]) -> None:

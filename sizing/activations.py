@@ -134,7 +134,7 @@ def _expert_workspace(model: ModelShape, tp: int, expert_parallel: bool) -> floa
 
 def _latent_workspace(model: ModelShape, batch: Batch, tp: int, max_model_len: int) -> float:
     """Latent vectors of earlier chunks expanded to keys and values, simulated at its largest during the profile run."""
-    if not any(isinstance(layer, Latent) for caches in model.cache_layers for layer in caches):
+    if Latent not in model.layer_types:
         return 0.0
     tokens = min(max(8 * max_model_len, 4 * batch.max_num_seqs * 16), _MLA_WORKSPACE_TOKENS)
     return tokens * model.num_attention_heads / tp * _MLA_EXPANDED_WIDTH * model.dtype_bytes

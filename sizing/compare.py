@@ -8,10 +8,11 @@ from typing import Literal
 
 from sizing.cards import Price, card
 from sizing.cost import ApiPrice, BreakEven, HourlyCost, TokenCost, break_even, rented, token_cost
+from sizing.division import indivisible
 from sizing.errors import QuestionError, SizingError
 from sizing.gpu import GIB, Device, gpu
 from sizing.model import ModelShape
-from sizing.plan import Answer, Question, answer, indivisible, settle
+from sizing.plan import Answer, Question, answer, settle
 from sizing.speed import Estimate, Pace
 from sizing.users import LatencyBound, Users
 

@@ -13,6 +13,7 @@ from sizing.architecture import (
     check_supported,
 )
 from sizing.config_values import ConfigValues
+from sizing.division import read_granule
 from sizing.errors import ModelFileError
 from sizing.headers import Tensor, stored_dtype
 from sizing.model import Dtype, ModelShape, ParameterCount
@@ -150,6 +151,7 @@ def _base_shape(config: ConfigValues, architecture: str, tensors: Sequence[Tenso
         weights_bytes=0,
         weights_source="config" if tensors is None else "safetensors headers",
         kv_cache_dtype=kv_cache_dtype,
+        granule=read_granule(config.section("quantization_config", "compression_config")),
     )
 
 

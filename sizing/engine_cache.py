@@ -82,6 +82,21 @@ class Serving:
         return self.speculative.num_speculative_tokens if self.speculative else 0
 
 
+class Caches:
+    """The caches of one model by how it is served, each worked out once however many cards are asked about."""
+
+    def __init__(self, model: ModelShape) -> None:
+        self.model = model
+        self._found: dict[Serving, KvCache] = {}
+
+    def of(self, serving: Serving) -> KvCache:
+        """engine_cache, remembered. Raises what it raises."""
+        found = self._found.get(serving)
+        if found is None:
+            found = self._found[serving] = engine_cache(self.model, serving)
+        return found
+
+
 def engine_cache(model: ModelShape, serving: Serving) -> KvCache:
     """The cache of one rank; key-value heads are replicated where there are more ranks than heads.
 

@@ -27,6 +27,14 @@ class Device:
     """How several of these cards reach each other."""
     index: int | None = None
     """The driver's number for a card that is here; None for one out of the catalogue."""
+    island: int | None = None
+    """Cards with the same number reach each other over NVLink; None: not known, or, without a link, none."""
+    numa_node: int | None = None
+    """Of the processor's memory, what this card is attached to; None: not known."""
+    compute_capability: tuple[int, int] | None = None
+    """As the driver reports it; None for a card out of the catalogue (sizing.cards has those)."""
+    mig_uuid: str | None = None
+    """Of one MIG instance: how a process names it. A process can use one of these and no other card."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +107,16 @@ _CATALOGUE = (
 )
 
 
+def _normalised(name: str) -> str:
+    words = re.sub(r"nvidia|geforce|tesla|\bamd\b|instinct", " ", name.lower())
+    return re.sub(r"[^a-z0-9]", "", words)
+
+
+_BY_NAME = {
+    _normalised(spelling): row for row in _CATALOGUE for spelling in (row.name, row.name + "GB", *row.driver_names)
+}
+
+
 def catalogue() -> tuple[Device, ...]:
     """Every card known, empty, in the order of the table."""
     return tuple(_device(row) for row in _CATALOGUE)
@@ -111,7 +129,7 @@ def link_of(device: Device) -> str:
 
 def compute_major(name: str) -> int | None:
     """The major number of a card's CUDA compute capability; None for cards without one and for unknown ones."""
-    row = _by_name().get(_normalised(name))
+    row = _BY_NAME.get(_normalised(name))
     return row.compute_major if row else None
 
 
@@ -122,15 +140,9 @@ def gpu(name: str) -> Device:
         UnknownGpuError: naming the nearest cards.
     """
     wanted = _normalised(name)
-    if row := _by_name().get(wanted):
+    if row := _BY_NAME.get(wanted):
         return _device(row)
     raise UnknownGpuError(f"no GPU called {name!r} in the catalogue; {_nearest(wanted)}")
-
-
-def _by_name() -> dict[str, _Row]:
-    return {
-        _normalised(spelling): row for row in _CATALOGUE for spelling in (row.name, row.name + "GB", *row.driver_names)
-    }
 
 
 def _nearest(wanted: str) -> str:
@@ -140,11 +152,6 @@ def _nearest(wanted: str) -> str:
     if near:
         return "did you mean " + " or ".join(names[key] for key in near[:3]) + "?"
     return "known are " + ", ".join(names.values())
-
-
-def _normalised(name: str) -> str:
-    words = re.sub(r"nvidia|geforce|tesla|\bamd\b|instinct", " ", name.lower())
-    return re.sub(r"[^a-z0-9]", "", words)
 
 
 def _device(row: _Row) -> Device:

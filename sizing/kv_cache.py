@@ -4,6 +4,7 @@ Equal to vLLM 0.32 (v1/core/kv_cache_utils.py) for every kind of layer in sizing
 rules that sizing.release names; the tests compare them.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -71,7 +72,7 @@ class KvCache:
     def blocks_per_request(self, max_model_len: int) -> int:
         """Blocks that one request of that length holds at most, of all groups together."""
         request = self._request(max_model_len)
-        return sum(group.pages[0].blocks(request) for group in self.groups)
+        return sum(count * page.blocks(request) for page, count in self._first_pages)
 
     def needed_bytes(self, max_model_len: int) -> int:
         """What vLLM says one request of that length needs, on the stage with the largest blocks."""
@@ -106,7 +107,9 @@ class KvCache:
         if self.release.refusal == "tokens":
             return min(limit, self.num_blocks(available) * self.block_size)
         usable = self._usable(available)
-        shortest, longest = 0, limit
+        if limit and self._fits(usable, limit):
+            return limit
+        shortest, longest = 0, limit if self._fits(usable, 1) else 0
         while shortest < longest:
             length = (shortest + longest + 1) // 2
             if self._fits(usable, length):
@@ -122,6 +125,11 @@ class KvCache:
     def requests_fit(self, available: Bytes, max_model_len: int) -> int:
         """Whole requests of that length at once, the null block left out."""
         return max(0, self.num_blocks(available) - 1) // self.blocks_per_request(max_model_len)
+
+    @cached_property
+    def _first_pages(self) -> tuple[tuple[Page, int], ...]:
+        """Of the groups, which are often alike: each page once, and how many groups have it first."""
+        return tuple(Counter(group.pages[0] for group in self.groups).items())
 
     @property
     def _whole_block_bytes(self) -> int:

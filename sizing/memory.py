@@ -69,13 +69,17 @@ class Budget:
         return sum(term.bytes for term in self.terms)
 
     @property
+    def more_bytes(self) -> int:
+        """What the terms may take beyond their sum; errors of the terms are independent, so they add in squares."""
+        return round(math.hypot(*(term.high_bytes - term.bytes for term in self.terms)))
+
+    @property
     def kv_cache_band(self) -> tuple[int, int]:
-        """The KV bytes at the bad and at the good end: errors of the terms are independent, so they add in squares."""
+        """The KV bytes at the bad and at the good end."""
         if self.kv_cache_given:
             return self.kv_cache_bytes, self.kv_cache_bytes
-        more = math.hypot(*(term.high_bytes - term.bytes for term in self.terms))
         less = math.hypot(*(term.bytes - term.low_bytes for term in self.terms))
-        return self.kv_cache_bytes - round(more), self.kv_cache_bytes + round(less)
+        return self.kv_cache_bytes - self.more_bytes, self.kv_cache_bytes + round(less)
 
 
 class Corrections(Protocol):
@@ -114,7 +118,7 @@ def block_size(device: Device, model: ModelShape, kv_cache_dtype: str = "auto") 
     """The smallest block that the attention kernels vLLM picks on that device take (vllm/platforms/cuda.py)."""
     if device.kind == "cpu":
         return CPU_BLOCK_SIZE
-    kept = {type(layer) for caches in model.cache_layers for layer in caches}
+    kept = model.layer_types
     if Indexer in kept:
         return 64
     if Latent not in kept:

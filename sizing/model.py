@@ -47,6 +47,17 @@ class ParameterCount:
 
 
 @dataclass(frozen=True)
+class Granule:
+    """The smallest part of a quantized matrix that has scales of its own: no rank can hold half of one."""
+
+    kind: Literal["block", "group"]
+    outputs: int
+    inputs: int
+    attention: bool = True
+    """Whether the attention's projections are quantized too."""
+
+
+@dataclass(frozen=True)
 class ModelShape:
     """A decoder. Where `layers` says nothing else, each of its layers keeps keys and values of every token.
 
@@ -92,6 +103,8 @@ class ModelShape:
     """Counted by the family's own rules; None: by those of a plain decoder."""
     encoder_bytes: int = 0
     """Of the weights: a vision or audio encoder in front of the decoder."""
+    granule: Granule | None = None
+    """Of its quantized matrices, where vLLM refuses to cut them."""
     caveat: str | None = None
     """What the sum leaves out for this model, in a sentence."""
     assumed: str | None = None
@@ -109,8 +122,12 @@ class ModelShape:
 
     @cached_property
     def distinct_layers(self) -> tuple[Layer, ...]:
-        """The caches that differ, in order of appearance."""
-        return tuple(dict.fromkeys(layer for caches in self.cache_layers for layer in caches))
+        """Each kind of cache the model keeps, once, in the order of its layers."""
+        return tuple(dict.fromkeys(layer for caches in dict.fromkeys(self.cache_layers) for layer in caches))
+
+    @cached_property
+    def layer_types(self) -> frozenset[type[Layer]]:
+        return frozenset(type(layer) for layer in self.distinct_layers)
 
     @property
     def has_encoder(self) -> bool:

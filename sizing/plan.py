@@ -1,9 +1,11 @@
 """From a Question to its Answer: does it fit, with which settings, and if not, which settings would."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 from sizing.activations import Batch
-from sizing.engine_cache import Drafter, Serving, engine_cache
+from sizing.division import indivisible
+from sizing.engine_cache import Caches, Drafter, Serving
 from sizing.errors import QuestionError
 from sizing.gpu import GIB, Device, compute_major
 from sizing.kv_cache import Capacity, KvCache
@@ -25,6 +27,7 @@ from sizing.model import ModelShape
 from sizing.release import NEWEST, Release
 from sizing.remedy import fitting_remedies
 
+_MOST_RANKS = 64
 _STATES_ARE_COUNTED = Release(20)
 SHORTEST_USEFUL_LEN = 1024
 """A context nobody asked for is never cut below this; a model that holds less does not fit."""
@@ -57,6 +60,8 @@ class Question:
     release: Release = NEWEST
     speculative: Drafter | None = None
     corrections: Corrections | None = None
+    caches: Caches | None = field(default=None, compare=False, repr=False)
+    """Worked out before for this model; a plan that asks hundreds of questions hands them on."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +132,8 @@ class Answer:
     """Whether both ends of the range give the same yes or no."""
     stage: int = 0
     """The pipeline stage whose bytes these are."""
+    budgets: tuple[Budget, ...] = ()
+    """Of every pipeline stage."""
 
 
 def answer(question: Question) -> Answer:
@@ -135,7 +142,7 @@ def answer(question: Question) -> Answer:
     Raises:
         QuestionError: settings that contradict each other, the model or the device.
     """
-    _check(question)
+    check(question)
     settled = settle(question)
     if settled.fits:
         return settled
@@ -175,7 +182,8 @@ def settle(question: Question) -> Answer:
     return tried[-1]
 
 
-def _check(question: Question) -> None:
+def check(question: Question) -> None:
+    """Raises QuestionError for settings that contradict each other or the model; `answer` asks this first."""
     positive = {
         "count": question.count,
         "tensor_parallel_size": question.tensor_parallel_size,
@@ -215,7 +223,7 @@ def _check(question: Question) -> None:
 
 def _check_layers(question: Question) -> None:
     """Kinds of layers that vLLM lays out on this device in a way that is not known here."""
-    kept = {type(layer) for layer in question.model.distinct_layers}
+    kept = question.model.layer_types
     if question.device.kind == "cpu" and kept & {Latent, Compressed}:
         raise QuestionError(
             f"{question.model.name} has latent attention, whose blocks on a processor depend on its instruction set "
@@ -226,38 +234,21 @@ def _check_layers(question: Question) -> None:
 def _tensor_parallel_sizes(question: Question) -> tuple[int, ...]:
     """The sizes to try, smallest first: the one asked for, or the powers of two the cards and the heads allow."""
     asked, stages = question.tensor_parallel_size, question.pipeline_parallel_size
+    model = question.model
+    rules = partial(indivisible, enable_expert_parallel=question.enable_expert_parallel, release=question.release)
     cards = question.count // stages
     if asked is None and cards:
         powers = [2**n for n in range(cards.bit_length()) if 2**n <= cards]
-        return tuple(size for size in powers if indivisible(question.model, size) is None)
+        return tuple(size for size in powers if rules(model, size) is None)
     needed = (asked or 1) * stages
     if asked is None or asked > cards:
         split = f"tensor_parallel_size is {asked or 1}" + (f" in {stages} pipeline stages" if stages > 1 else "")
         raise QuestionError(f"{split}, but there are {question.count} devices; --count {needed}")
-    why = indivisible(question.model, asked)
+    why = rules(model, asked)
     if why is not None:
-        allowed = [size for size in range(1, 65) if indivisible(question.model, size) is None]
-        raise QuestionError(
-            f"tensor_parallel_size {asked} {why} of {question.model.name}; use one of {', '.join(map(str, allowed))}"
-        )
+        allowed = ", ".join(str(size) for size in range(1, _MOST_RANKS + 1) if rules(model, size) is None)
+        raise QuestionError(f"tensor_parallel_size {asked} {why} of {model.name}; use one of {allowed}")
     return (asked,)
-
-
-def indivisible(model: ModelShape, size: int) -> str | None:
-    """Why vLLM cannot split the model that many ways, or None where it can."""
-    heads, kv_heads = model.num_attention_heads, model.num_key_value_heads
-    if heads % size:
-        return f"does not divide the {heads} attention heads"
-    if kv_heads % size and size % kv_heads:
-        return f"neither divides nor is a multiple of the {kv_heads} key-value heads"
-    states = {layer for caches in model.cache_layers for layer in caches if isinstance(layer, Recurrent)}
-    for state in states:
-        if state.heads % size:
-            return f"does not divide the {state.heads} recurrent heads"
-    width = model.moe_intermediate_size or model.intermediate_size
-    if width % size:
-        return f"does not divide the feed-forward width {width}"
-    return None
 
 
 def _shortened(question: Question, attempt: Answer) -> Answer | None:
@@ -340,13 +331,14 @@ def _judged(question: Question, settings: EngineSettings, cache: KvCache, budget
         ),
         certain=cache.holds(low, max_model_len) == cache.holds(high, max_model_len) or _too_much(question, budgets),
         stage=stage,
+        budgets=budgets,
     )
 
 
 def _cache(question: Question, settings: EngineSettings, batch: Batch) -> KvCache:
     model, device = question.model, question.device
-    return engine_cache(
-        model,
+    caches = question.caches if question.caches and question.caches.model is model else Caches(model)
+    return caches.of(
         Serving(
             block_size=question.block_size or block_size(device, model, question.kv_cache_dtype),
             tensor_parallel_size=settings.tensor_parallel_size,

@@ -27,6 +27,13 @@ class Remedy:
     question: "Question"
 
 
+def here_only(way_out: str | None) -> str:
+    """`; try ...` with those remedies that a machine allows as it stands: more or other cards are for whoever buys."""
+    remedies = (way_out or "").removeprefix("try ").split(", or ")
+    here = [remedy for remedy in remedies if remedy and not remedy.startswith(("--count ", "--gpu "))]
+    return f"; try {', or '.join(here)}" if here else ""
+
+
 def fitting_remedies(
     question: "Question", settled: "Answer", settle: Callable[["Question"], "Answer"]
 ) -> tuple[Remedy, ...]:

@@ -35,9 +35,15 @@ def serve(
     kv_cache_memory_bytes: Annotated[int | None, typer.Option(help="Bytes of KV cache per GPU, not a share.")] = None,
     kv_cache_dtype: Annotated[str | None, typer.Option(help="Such as fp8. [default: the model's own]")] = None,
     tensor_parallel_size: Annotated[int | None, typer.Option(help="GPUs one engine spreads over.")] = None,
+    pipeline_parallel_size: Annotated[int | None, typer.Option(help="Stages one engine is cut into.")] = None,
+    enable_expert_parallel: Annotated[
+        bool | None, typer.Option("--enable-expert-parallel", help="Whole experts on each GPU.")
+    ] = None,
+    quantization: Annotated[str | None, typer.Option(help="fp8: 16-bit weights, packed while they are loaded.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the placement and the engine commands only.")
     ] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="--dry-run, and why not for every other way.")] = False,
 ) -> None:
     """Serve open models: one command sizes them, starts vLLM engines where they fit, and opens the gateway."""
     console = Console()
@@ -52,15 +58,18 @@ def serve(
         "kv_cache_memory_bytes": kv_cache_memory_bytes,
         "kv_cache_dtype": kv_cache_dtype,
         "tensor_parallel_size": tensor_parallel_size,
+        "pipeline_parallel_size": pipeline_parallel_size,
+        "enable_expert_parallel": enable_expert_parallel,
+        "quantization": quantization,
     }
     with failing_in_one_line("berth serve"):
         environment = Environment()
         config = load_stack(target, environment, overrides)
-        if dry_run:
+        if dry_run or explain:
             with tempfile.TemporaryDirectory(prefix="berth-") as sockets:
                 folders = Folders(Path(sockets), environment.state() / "logs" / "dry-run")
                 placements = stack.prepare(config, environment, folders, Progress(console))
-                report.show_plan(placements, console, commands=True)
+                report.show_plan(placements, console, commands=True, rejected="all" if explain else "few")
             return
         logging_to_stderr()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

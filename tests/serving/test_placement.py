@@ -4,11 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from serving.config import ModelSection
 from serving.engine import argv
 from serving.errors import PlacementError
 from serving.placement import Folders, Placement, place
+from serving.report import show_plan
 from sizing.config_json import parse_config
 from sizing.detect import Machine
 from sizing.gpu import GIB, Device, gpu
@@ -154,3 +156,116 @@ def test_settings_in_the_file_reach_the_command(small: ModelShape) -> None:
     assert command[-1] == "--enable-auto-tool-choice"
     assert placed.spec.url.startswith("http://127.0.0.1:")
     assert placed.spec.env["HF_HUB_OFFLINE"] == "1"
+
+
+def mixture(**changes: object) -> ModelShape:
+    """A mixture of 3 GB whose experts are 768 wide: 192 for each of four ranks, which is no multiple of 128."""
+    config: dict[str, object] = {
+        "architectures": ["Qwen3MoeForCausalLM"],
+        "model_type": "qwen3_moe",
+        "torch_dtype": "bfloat16",
+        "hidden_size": 2048,
+        "intermediate_size": 6144,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 4,
+        "head_dim": 128,
+        "num_experts": 64,
+        "num_experts_per_tok": 8,
+        "moe_intermediate_size": 768,
+        "vocab_size": 151936,
+        "max_position_embeddings": 32768,
+        "tie_word_embeddings": False,
+    }
+    return parse_config({**config, **changes}, name="mixture")
+
+
+def flags(placement: Placement) -> set[str]:
+    return set(argv(placement.spec))
+
+
+def test_stages_that_were_asked_for_reach_the_command_and_the_cards_their_order(shape: ModelShape) -> None:
+    section = ModelSection(model="meta/llama", tensor_parallel_size=2, pipeline_parallel_size=2, max_model_len=4096)
+    (placed,) = place([(section, shape)], machine(*["L4"] * 4), CORES, FOLDERS)
+    assert {"--tensor-parallel-size=2", "--pipeline-parallel-size=2"} <= flags(placed)
+    assert devices(placed) == "0,1,2,3"
+
+
+def test_expert_parallelism_is_asked_for_or_found_where_experts_cannot_be_cut() -> None:
+    asked = ModelSection(model="a/b", enable_expert_parallel=True, tensor_parallel_size=2)
+    (placed,) = place([(asked, mixture())], machine("L4", "L4"), CORES, FOLDERS)
+    assert "--enable-expert-parallel" in flags(placed)
+    groups = {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "config_groups": {
+            "group_0": {
+                "targets": ["Linear"],
+                "weights": {"type": "int", "num_bits": 4, "strategy": "group", "group_size": 128},
+            }
+        },
+    }
+    cut = ModelSection(model="a/b", tensor_parallel_size=4)
+    (placed,) = place([(cut, mixture(quantization_config=groups))], machine(*["L4"] * 4), CORES, FOLDERS)
+    assert "--enable-expert-parallel" in flags(placed)
+
+
+def test_fp8_weights_are_made_where_nothing_else_fits(shape: ModelShape) -> None:
+    """15 GiB of an 8B in bfloat16 are too much for 14 GiB free of an L4; 8 in fp8 are not."""
+    one = machine("L4")
+    one = replace(one, gpus=(replace(one.gpus[0], free_bytes=14 * GIB),))
+    (placed,) = place([(ModelSection(model="meta/llama"), shape)], one, CORES, FOLDERS)
+    assert "--quantization=fp8" in flags(placed)
+    assert any("fp8 weights change answers" in note for note in placed.notes)
+    asked = ModelSection(model="meta/llama", quantization="fp8")
+    (placed,) = place([(asked, shape)], machine("L4"), CORES, FOLDERS)
+    assert "--quantization=fp8" in flags(placed)
+    assert placed.answer.weights_bytes < 9 * GIB
+
+
+def test_two_models_on_one_card_get_bytes_of_their_own(shape: ModelShape, small: ModelShape) -> None:
+    models = [(ModelSection(model="a/big"), shape), (ModelSection(model="a/small"), small)]
+    placements = place(models, machine("L40S"), CORES, FOLDERS)
+    assert [devices(placed) for placed in placements] == ["0", "0"]
+    for placed in placements:
+        given = [flag.partition("=")[0] for flag in argv(placed.spec)]
+        assert "--kv-cache-memory-bytes" in given
+        assert "--gpu-memory-utilization" in given  # vLLM asks for that much to be free at start
+        assert any("shares its card" in note for note in placed.notes)
+
+
+def test_cards_that_nobody_is_on_are_named_with_what_would_use_them(shape: ModelShape) -> None:
+    (placed,) = place([(ModelSection(model="meta/llama"), shape)], machine(*["L40S"] * 4), CORES, FOLDERS)
+    assert placed.notes == ("3 more L40S are idle; replicas: 4 would use 3 of them",)
+    assert any(each.what.startswith("2 x L40S, tensor_parallel_size 2") for each in placed.rejected)
+
+
+def test_a_mig_instance_is_named_by_its_uuid(small: ModelShape) -> None:
+    one = machine("A100-80GB")
+    part = replace(one.gpus[0], name="NVIDIA A100-SXM4-80GB MIG 3g.40gb", memory_bytes=39 * GIB, free_bytes=39 * GIB)
+    parts = tuple(replace(part, mig_uuid=f"MIG-{name}", link="none") for name in "ab")
+    section = ModelSection(model="a/b", replicas=2)
+    first, second = place([(section, small)], replace(one, gpus=parts), CORES, FOLDERS)
+    assert (devices(first), devices(second)) == ("MIG-a", "MIG-b")
+    two = ModelSection(model="a/b", tensor_parallel_size=2)
+    with pytest.raises(PlacementError, match="one MIG instance only"):
+        place([(two, small)], replace(one, gpus=parts), CORES, FOLDERS)
+
+
+def test_what_needs_a_gpu_is_refused_on_a_cpu(small: ModelShape) -> None:
+    here = Machine(gpus=(), cpu=CPU, cpu_count=4)
+    for section in (ModelSection(model="a/b", quantization="fp8"), ModelSection(model="a/b", pipeline_parallel_size=2)):
+        with pytest.raises(PlacementError, match=r"a/b/0: (quantization fp8 is done on a GPU|a processor is one)"):
+            place([(section, small)], here, CORES, FOLDERS)
+
+
+def test_the_plan_shows_a_few_of_the_other_ways_or_all(shape: ModelShape, capsys: pytest.CaptureFixture[str]) -> None:
+    placements = place([(ModelSection(model="meta/llama"), shape)], machine(*["L40S"] * 4), CORES, FOLDERS)
+    show_plan(placements, Console(width=200), commands=False, rejected="few")
+    few = capsys.readouterr().out
+    show_plan(placements, Console(width=200), commands=False, rejected="all")
+    every = capsys.readouterr().out
+    assert "more: --explain" in few
+    assert "--explain" not in every
+    assert "takes 2 cards where 1 will do" in few
+    assert len(every.splitlines()) > len(few.splitlines())

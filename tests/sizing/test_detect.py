@@ -1,6 +1,6 @@
 """What is detected: cards as NVML reports them, memory as vLLM counts it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -85,22 +85,41 @@ class Card:
     name: str
     memory: SimpleNamespace | None
     """Total, reserved and free bytes; None for a card that reports none."""
+    bus: str = "00000000:00:00.0"
+    capability: tuple[int, int] | None = None
+    instances: tuple["Card", ...] | None = None
+    """Of a card that is cut up."""
 
 
-def card(name: str, *, total: int, reserved: int, free: int) -> Card:
-    return Card(name, SimpleNamespace(total=total, reserved=reserved, free=free))
+def card(
+    name: str,
+    *,
+    total: int,
+    reserved: int = 0,
+    free: int,
+    bus: str = "00000000:00:00.0",
+    capability: tuple[int, int] | None = None,
+    instances: tuple[Card, ...] | None = None,
+) -> Card:
+    memory = SimpleNamespace(total=total, reserved=reserved, free=free)
+    return Card(name, memory, bus, capability, instances)
 
 
 @dataclass
 class ScriptedNvml:
-    """NVML as it answers on a machine this one is not. A handle is the card's number."""
+    """NVML as it answers on a machine this one is not. A handle is the card."""
 
     cards: list[Card] = field(default_factory=list)
     nvlinks: int = 0
+    islands: tuple[frozenset[int], ...] = ()
+    """Cards that reach each other over NVLink."""
     installed: bool = True
     open: int = 0
     NVMLError: type[Exception] = NvmlError
     nvmlMemory_v2: int = 2  # noqa: N815 - NVML's own names
+    NVML_P2P_CAPS_INDEX_NVLINK: int = 2
+    NVML_P2P_STATUS_OK: int = 0
+    NVML_NVLINK_MAX_LINKS: int = 36
 
     def nvmlInit(self) -> None:  # noqa: N802
         if not self.installed:
@@ -113,22 +132,51 @@ class ScriptedNvml:
     def nvmlDeviceGetCount(self) -> int:  # noqa: N802
         return len(self.cards)
 
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:  # noqa: N802
-        return index
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> Card:  # noqa: N802
+        return self.cards[index]
 
-    def nvmlDeviceGetName(self, handle: int) -> str:  # noqa: N802
-        return self.cards[handle].name
+    def nvmlDeviceGetName(self, handle: Card) -> str:  # noqa: N802
+        return handle.name
 
-    def nvmlDeviceGetMemoryInfo(self, handle: int, version: int) -> SimpleNamespace:  # noqa: N802
-        memory = self.cards[handle].memory
+    def nvmlDeviceGetPciInfo(self, handle: Card) -> SimpleNamespace:  # noqa: N802
+        return SimpleNamespace(busId=handle.bus)
+
+    def nvmlDeviceGetCudaComputeCapability(self, handle: Card) -> tuple[int, int]:  # noqa: N802
+        if handle.capability is None:
+            raise NvmlError("Not Supported")
+        return handle.capability
+
+    def nvmlDeviceGetUUID(self, handle: Card) -> str:  # noqa: N802
+        return f"MIG-{handle.name[-6:]}"
+
+    def nvmlDeviceGetMigMode(self, device: Card) -> list[int]:  # noqa: N802
+        if device.capability is not None and device.capability < (8, 0):
+            raise NvmlError("Not Supported")
+        return [int(device.instances is not None)] * 2
+
+    def nvmlDeviceGetMaxMigDeviceCount(self, device: Card) -> int:  # noqa: N802
+        return 7
+
+    def nvmlDeviceGetMigDeviceHandleByIndex(self, device: Card, index: int) -> Card:  # noqa: N802
+        instances = device.instances or ()
+        if index >= len(instances):
+            raise NvmlError("Not Found")
+        return instances[index]
+
+    def nvmlDeviceGetP2PStatus(self, device1: Card, device2: Card, p2pIndex: int) -> int:  # noqa: N802, N803
+        one, other = (next(at for at, card in enumerate(self.cards) if card is asked) for asked in (device1, device2))
+        return 0 if any({one, other} <= island for island in self.islands) else 5
+
+    def nvmlDeviceGetMemoryInfo(self, handle: Card, version: int) -> SimpleNamespace:  # noqa: N802
+        memory = handle.memory
         if memory is None or version != self.nvmlMemory_v2:
             raise NvmlError("Not Supported")
         return memory
 
-    def nvmlDeviceGetNvLinkState(self, handle: int, link: int) -> int:  # noqa: N802
+    def nvmlDeviceGetNvLinkState(self, handle: Card, link: int) -> int:  # noqa: N802
         if not self.nvlinks:
             raise NvmlError("Not Supported")
-        return int(link < self.nvlinks)
+        return int(link == self.nvlinks - 1)  # a bridge need not use the first
 
 
 def test_cards_come_with_what_others_hold_taken_off() -> None:
@@ -144,6 +192,48 @@ def test_cards_come_with_what_others_hold_taken_off() -> None:
 def test_a_card_without_nvlink_is_on_pcie() -> None:
     (l4,) = nvidia_gpus(ScriptedNvml([card("NVIDIA L4", total=23 * GIB, reserved=0, free=22 * GIB)]))
     assert l4.link == "pcie"
+
+
+def test_cards_that_reach_each_other_are_an_island() -> None:
+    """Two bridged pairs and a card by itself; then four on one switch."""
+    five = [card("NVIDIA GeForce RTX 3090", total=24 * GIB, free=24 * GIB) for _ in range(5)]
+    pairs = ScriptedNvml(five, nvlinks=4, islands=(frozenset({0, 3}), frozenset({1, 2})))
+    assert [gpu.island for gpu in nvidia_gpus(pairs)] == [0, 1, 1, 0, None]
+    assert [gpu.link for gpu in nvidia_gpus(pairs)] == ["nvlink"] * 4 + ["pcie"]
+    switched = ScriptedNvml(five[:4], nvlinks=18, islands=(frozenset(range(4)),))
+    assert [gpu.island for gpu in nvidia_gpus(switched)] == [0, 0, 0, 0]
+
+
+def test_a_ring_is_no_island() -> None:
+    """In a ring of four each card reaches two of three: vLLM asks for all, so it is two pairs."""
+    ring = tuple(frozenset({at, (at + 1) % 4}) for at in range(4))
+    cards = [card("Tesla V100-SXM2-16GB", total=16 * GIB, free=16 * GIB) for _ in range(4)]
+    assert [gpu.island for gpu in nvidia_gpus(ScriptedNvml(cards, nvlinks=2, islands=ring))] == [0, 0, 1, 1]
+
+
+def test_numa_node_and_compute_capability(tmp_path: Path) -> None:
+    for bus, node in (("0000:3b:00.0", "1"), ("0000:18:00.0", "-1")):
+        (tmp_path / bus).mkdir()
+        (tmp_path / bus / "numa_node").write_text(f"{node}\n")
+    buses = ("00000000:3B:00.0", "00000000:18:00.0", "00000000:AF:00.0")
+    cards = [card("NVIDIA L4", total=23 * GIB, free=22 * GIB, bus=bus, capability=(8, 9)) for bus in buses]
+    found = nvidia_gpus(ScriptedNvml(cards), tmp_path)
+    assert [gpu.numa_node for gpu in found] == [1, None, None]
+    assert {gpu.compute_capability for gpu in found} == {(8, 9)}
+
+
+def test_a_card_that_is_cut_up_is_its_instances() -> None:
+    parts = tuple(
+        card(f"NVIDIA A100-SXM4-40GB MIG {n}g.{5 * n}gb", total=5 * n * GIB, free=4 * n * GIB) for n in (1, 3)
+    )
+    whole = card("NVIDIA A100-SXM4-40GB", total=40 * GIB, free=39 * GIB)
+    found = nvidia_gpus(ScriptedNvml([replace(whole, instances=parts), whole, replace(whole, instances=())]))
+    assert [(gpu.name[-7:], gpu.memory_bytes // GIB, gpu.index) for gpu in found] == [
+        (" 1g.5gb", 5, 0),
+        ("3g.15gb", 15, 0),
+        ("M4-40GB", 40, 1),
+    ]
+    assert [gpu.mig_uuid for gpu in found] == ["MIG-1g.5gb", "MIG-g.15gb", None]
 
 
 def test_a_card_that_reports_no_memory_shares_the_systems() -> None:
