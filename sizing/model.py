@@ -97,7 +97,7 @@ class ModelShape:
     num_moe_layers: int = 0
     num_shared_experts: int = 0
     """Counted in `num_experts_per_tok`, though no router picks them."""
-    layers: Layers = ()
+    layers: Layers = field(default=(), repr=False)
     """What each decoder layer keeps; empty: full attention in all of them."""
     parameters: ParameterCount | None = None
     """Counted by the family's own rules; None: by those of a plain decoder."""

@@ -9,7 +9,7 @@ from sizing.engine_cache import Caches, Drafter, Serving
 from sizing.errors import QuestionError
 from sizing.gpu import GIB, Device, compute_major
 from sizing.kv_cache import Capacity, KvCache
-from sizing.layers import Compressed, Latent, Recurrent
+from sizing.layers import Compressed, Indexer, Latent, Recurrent
 from sizing.memory import (
     Budget,
     Corrections,
@@ -157,7 +157,7 @@ def cache_capacity(question: Question, kv_cache_bytes: int) -> Capacity:
     Raises:
         QuestionError: as `answer`, for what the cache depends on.
     """
-    _check(question)
+    check(question)
     _check_layers(question)
     max_model_len = question.max_model_len or question.model.max_model_len
     batch = _batch(question, max_model_len)
@@ -228,6 +228,11 @@ def _check_layers(question: Question) -> None:
         raise QuestionError(
             f"{question.model.name} has latent attention, whose blocks on a processor depend on its instruction set "
             "and are not sized yet; name a card by --gpu"
+        )
+    if kept & {Indexer, Compressed} and question.device.kind == "cuda" and compute_major(question.device.name) is None:
+        raise QuestionError(
+            f"{question.model.name} on {question.device.name}: how its sparse attention lays out the KV cache there is "
+            "not known; name an NVIDIA card of the catalogue"
         )
 
 

@@ -96,7 +96,7 @@ def read_question(row: object, sources: Sources, *, cache_only: bool = False) ->
     return Question(
         model=_cached_only(values, sources) if cache_only else _model(values, sources),
         device=device,
-        count=max(count, (tensor_parallel_size or 1) * stages),
+        count=count if _says_how_many(values) else max(count, (tensor_parallel_size or 1) * stages),
         tensor_parallel_size=tensor_parallel_size,
         max_model_len=_count(values, "max_model_len"),
         max_num_seqs=_count(values, "max_num_seqs"),
@@ -186,7 +186,8 @@ def _dtype(values: Row) -> Dtype | None:
 
 
 def _device(values: Row, sources: Sources) -> tuple[Device, int]:
-    count = _count(values, "count") or _count(values, "ngpu")
+    count = _count(values, "count")
+    count = _count(values, "ngpu") if count is None else count
     if _flag(values, "detected"):
         device, here = sources.machine()
         if count is not None and count > here:
@@ -205,6 +206,10 @@ def _device(values: Row, sources: Sources) -> tuple[Device, int]:
     if free_gib is not None:
         device = replace(device, free_bytes=int(free_gib * GIB))
     return replace(device, link=_link(values, device.link)), 1 if count is None else count
+
+
+def _says_how_many(values: Row) -> bool:
+    return any(_count(values, key) is not None for key in ("count", "ngpu")) or bool(_flag(values, "detected"))
 
 
 def _card(name: str, total_gib: float | None) -> Device:

@@ -18,7 +18,7 @@ from sizing.calibration import Calibration
 from sizing.compare import Outlook, Workload
 from sizing.detect import Machine, detect
 from sizing.document import as_json
-from sizing.errors import QuestionError
+from sizing.errors import QuestionError, SizingError
 from sizing.gpu import Device
 from sizing.hub import load_model
 from sizing.outlook import outlook
@@ -134,7 +134,7 @@ def _speed(question: Question, found: Answer, workload: Workload) -> Outlook | N
         return None
     try:
         return outlook(question, found, workload)
-    except QuestionError:
+    except SizingError:  # a card of no catalogue has no figures at all
         return None
 
 

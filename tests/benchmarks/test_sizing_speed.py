@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.sizing_speed import OWN_CONFIGS, OWN_ROWS, in_fit_half, main, percentile
+from benchmarks.sizing_speed import OWN_CONFIGS, OWN_ROWS, in_fit_half, main
 from benchmarks.speed_rows import measurement, read_rows
+from benchmarks.statistics import percentile
 from tests.sizing.models import published_configs
 
 PUBLISHED = published_configs()

@@ -96,7 +96,7 @@ def test_a_used_card_gets_a_smaller_share() -> None:
     assert asked.reason is not None
     assert "where 39.50 GiB is free" in asked.reason
     assert asked.way_out is not None
-    assert asked.way_out.startswith("try --gpu-memory-utilization 0.499")
+    assert asked.way_out.startswith("try --gpu-memory-utilization 0.498")
 
 
 def test_kv_bytes_that_are_given_replace_the_utilization_on_a_card() -> None:
