@@ -1,7 +1,7 @@
 """Several models on one machine: every engine gets cards of its own, or, where there are too few, a part of one.
 
-Nothing is claimed twice: what the engines on a card take, at the bad end of their bands and with a CUDA context each,
-is never more than what is free on it.
+Nothing is claimed twice: what the engines on a card take, with a CUDA context each, is never more than what is free on
+it. For engines that share a card that holds at the bad end of their bands; one by itself may be a close call.
 """
 
 from collections.abc import Callable, Iterator, Sequence
