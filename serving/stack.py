@@ -31,13 +31,14 @@ from serving.config import (
 )
 from serving.environment import Environment
 from serving.errors import PlacementError
-from serving.placement import Folders, Placement, place
-from serving.preflight import is_cpu_build, require_engine
+from serving.placement import Folders, Known, Placement, place
+from serving.preflight import engine_release, is_cpu_build, require_engine
 from serving.progress import Progress
 from serving.supervisor import Supervisor
 from sizing.detect import Machine, detect
 from sizing.errors import SizingError
 from sizing.hub import load_model
+from sizing.memory import Corrections
 from sizing.model import ModelShape
 
 _log = logging.getLogger("berth.serving")
@@ -97,7 +98,18 @@ def prepare(
         return []
     models = [_shaped(section, environment) for section in config.models]
     cores = sorted(os.sched_getaffinity(0))
-    return list(place(models, machine, cores, folders))
+    known = Known(engine_release(), _corrections(environment))
+    return list(place(models, machine, cores, folders, known))
+
+
+def _corrections(environment: Environment) -> Corrections | None:
+    """What earlier starts said; a table that cannot be read is a warning, since the engines start without it."""
+    try:
+        table = calibrating.current(environment)
+    except SizingError as error:
+        _log.warning("sizing without earlier starts: %s", error)
+        return None
+    return table if table.entries else None
 
 
 async def run(config: StackConfig, environment: Environment, console: Console) -> int:

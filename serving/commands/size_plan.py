@@ -1,0 +1,131 @@
+"""`berth size plan`: every way to serve a model on some cards, ranked, and why not the others."""
+
+from typing import Annotated
+
+import orjson
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from serving.calibrating import current
+from serving.commands.common import failing_in_one_line
+from serving.commands.size_compare import latency_bound, tokens
+from serving.environment import Environment
+from sizing.compare import option
+from sizing.detect import detect
+from sizing.document import as_json
+from sizing.errors import QuestionError
+from sizing.goal import Goal
+from sizing.gpu import Device
+from sizing.hub import load_model
+from sizing.islands import like_cards
+from sizing.options import Option, Options, Want, options
+from sizing.plan import Question
+from sizing.release import parse_release
+from sizing.weights import quantized
+
+SOME_FIT, NONE_FITS = 0, 1
+
+
+def plan(
+    model: Annotated[str, typer.Argument(help="A model folder, or a Hub id such as Qwen/Qwen3-8B.")],
+    cards: Annotated[
+        str | None, typer.Option(help="The box, such as 4xL40S or 2xRTX4090,H100. Default: the cards that are here.")
+    ] = None,
+    max_model_len: Annotated[str | None, typer.Option(help="Tokens per request. Default: the model's own.")] = None,
+    concurrency: Annotated[int, typer.Option(help="Requests in flight, over all engines.")] = 16,
+    replicas: Annotated[int | None, typer.Option(help="Engines. Default: as many as the concurrency needs.")] = None,
+    prompt_tokens: Annotated[str, typer.Option(help="Of one request, such as 1024 or 1k.")] = "1024",
+    output_tokens: Annotated[str, typer.Option(help="Of one answer.")] = "256",
+    slo: Annotated[str | None, typer.Option(help="Bounds of the means in seconds, such as ttft=2,tpot=0.05.")] = None,
+    vllm_version: Annotated[str | None, typer.Option(help="Whose rules. Default: the newest.")] = None,
+    quantize: Annotated[bool, typer.Option(help="Offer fp8 weights and an fp8 KV cache where that is needed.")] = True,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Rank every way to serve MODEL on these cards; `berth serve` takes the first.
+
+    Exits with 0 when there is one, 1 when there is none, and 2 when the question cannot be answered.
+    """
+    with failing_in_one_line("berth size plan"):
+        box = _box(cards)
+        bound = latency_bound(slo) if slo else None
+        goal = Goal(
+            tokens(prompt_tokens, "--prompt-tokens"),
+            tokens(output_tokens, "--output-tokens"),
+            concurrency,
+            ttft_s=bound.ttft_s if bound else None,
+            tpot_s=bound.tpot_s if bound else None,
+        )
+        table = current(Environment())
+        question = Question(
+            model=load_model(model, revision=revision),
+            device=box[0],
+            max_model_len=None if max_model_len is None else tokens(max_model_len, "--max-model-len"),
+            release=parse_release(vllm_version),
+            corrections=table if table.entries else None,
+        )
+        want = Want(concurrency=concurrency, replicas=replicas)
+        found = options(question, box, want, quantized=quantized if quantize else None, forecast=goal.outlook)
+    if json:
+        typer.echo(orjson.dumps(_document(found), option=orjson.OPT_INDENT_2).decode())
+    else:
+        _show(Console(highlight=False), found)
+    raise typer.Exit(SOME_FIT if found.best else NONE_FITS)
+
+
+def _box(text: str | None) -> tuple[Device, ...]:
+    if text is None:
+        here = detect().gpus
+        if not here:
+            raise QuestionError("this machine has no GPU; name a box by --cards, such as 4xL40S")
+        return here
+    kinds = [option(part) for part in text.split(",") if part.strip()]
+    if not kinds:
+        raise QuestionError("--cards names none; write such as 4xL40S or 2xRTX4090,H100")
+    return tuple(card for kind in kinds for card in like_cards(kind.device, kind.count))
+
+
+def _show(console: Console, found: Options) -> None:
+    if found.ranked:
+        table = Table(title="Ways that work, best first", title_justify="left")
+        for name in ("", "on", "KV tokens", "context", "requests", "output tok/s", "and"):
+            table.add_column(name, justify="left" if name in ("on", "and") else "right", overflow="fold")
+        for place, way in enumerate(found.ranked, 1):
+            table.add_row(str(place), *_cells(way))
+        console.print(table)
+    for rejected in found.why_not:
+        console.print(f"not {rejected.what}: {rejected.why}", soft_wrap=True, markup=False)
+
+
+def _cells(way: Option) -> tuple[str, ...]:
+    found = way.answer
+    notes = [*way.variant.costs, *([] if way.sure else ["a close call"]), *([way.shortfall] if way.shortfall else [])]
+    return (
+        str(way),
+        f"{sum(engine.answer.kv_cache_tokens for engine in way.engines):,}",
+        f"{found.settings.max_model_len:,}",
+        f"{way.seats:,}",
+        f"{way.outlook.output_tokens_s:,.0f}" if way.outlook else "-",
+        "; ".join(notes),
+    )
+
+
+def _document(found: Options) -> dict[str, object]:
+    return {
+        "ranked": [
+            {
+                "on": str(way),
+                "cards": [card.name for card in way.cards],
+                "replicas": way.replicas,
+                "certain": way.sure,
+                "shortfall": way.shortfall,
+                "costs": list(way.variant.costs),
+                "requests": way.seats,
+                "output_tokens_s": way.outlook.output_tokens_s if way.outlook else None,
+                "answer": as_json(way.question, way.answer),
+            }
+            for way in found.ranked
+        ],
+        "why_not": [{"what": each.what, "why": each.why} for each in found.why_not],
+    }
