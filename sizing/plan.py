@@ -257,15 +257,28 @@ def _tensor_parallel_sizes(question: Question) -> tuple[int, ...]:
 
 
 def _shortened(question: Question, attempt: Answer) -> Answer | None:
-    """The attempt again with the longest context its memory holds; None where that is of no use."""
-    size = attempt.settings.tensor_parallel_size
+    """The attempt again with the longest context that its memory surely holds; None where none is of use.
+
+    Surely: at the bad end of the terms' bands, since a start that fails costs more than a shorter context. Only where
+    that is too short to be of use the longest that is likely.
+    """
     own = question.model.max_model_len
-    longest = attempt.longest_model_len
-    if longest < min(own, SHORTEST_USEFUL_LEN):
-        return None
-    shorter = _evaluate(question, size, longest)
-    note = f"the model's own context of {own:,} tokens does not fit; {longest:,} is the longest that does"
-    return replace(shorter, note=_joined(note, shorter.note)) if shorter.fits else None
+    useful = min(own, SHORTEST_USEFUL_LEN)
+    for longest, how in ((_surely_longest(question, attempt), "surely does"), (attempt.longest_model_len, "does")):
+        if longest < useful:
+            continue
+        shorter = _evaluate(question, attempt.settings.tensor_parallel_size, longest)
+        note = f"the model's own context of {own:,} tokens does not fit; {longest:,} is the longest that {how}"
+        if shorter.fits:
+            return replace(shorter, note=_joined(note, shorter.note))
+    return None
+
+
+def _surely_longest(question: Question, attempt: Answer) -> int:
+    """The longest context where every stage's KV cache is at the small end of its range; 0 where none."""
+    max_model_len = attempt.settings.max_model_len
+    cache = _cache(question, attempt.settings, _batch(question, max_model_len))
+    return cache.longest_model_len([budget.kv_cache_band[0] for budget in attempt.budgets], max_model_len)
 
 
 def _evaluate(question: Question, tensor_parallel_size: int, max_model_len: int) -> Answer:

@@ -16,8 +16,20 @@ from tests.hub import LoopbackHub, running
 from tests.sizing.models import published_configs, qwen3_tensors, write_safetensors
 
 README = Path(__file__).parents[1] / "README.md"
-COMMANDS = ("", "serve", "size", "gateway", "bench run", "keys new")
+COMMANDS = (
+    "",
+    "serve",
+    "size",
+    "size plan",
+    "size compare",
+    "size calibrate",
+    "gateway",
+    "bench run",
+    "keys new",
+)
 SIZE = ("size", "Qwen/Qwen3-8B", "--gpu", "L40S", "--max-model-len", "32K")
+PLAN = ("size", "plan", "Qwen/Qwen3-8B", "--cards", "2xRTX4090,L40S", "--max-model-len", "32K", "--concurrency", "8")
+COMPARE = ("size", "compare", "Qwen/Qwen3-8B", "--gpus", "L4,L40S,H100,2xRTX4090", "--slo", "ttft=2,tpot=0.05")
 _MODEL = "Qwen/Qwen3-8B"
 _WIDTH = 110
 
@@ -40,18 +52,30 @@ def help_part() -> str:
 
 
 def size_part() -> str:
-    """The sizing example, answered from `config.json` and safetensors headers by ranged reads."""
+    return _sized(SIZE)
+
+
+def plan_part() -> str:
+    return _sized(PLAN)
+
+
+def compare_part() -> str:
+    return _sized(COMPARE)
+
+
+def _sized(command: tuple[str, ...]) -> str:
+    """A sizing example, answered from `config.json` and safetensors headers by ranged reads."""
     with tempfile.TemporaryDirectory() as scratch:
         weights = Path(scratch) / "model.safetensors"
         config = published_configs()[_MODEL]
         write_safetensors(weights, qwen3_tensors(config))
         files = {"config.json": json.dumps(config).encode(), "model.safetensors": weights.read_bytes()}
         with running(LoopbackHub(_MODEL, files)) as hub:
-            env = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": scratch}
-            return f"```console\n$ berth {' '.join(SIZE)}\n{run(*SIZE, env=env)}\n```"
+            env = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": scratch, "BERTH_STATE_DIR": scratch}
+            return f"```console\n$ berth {' '.join(command)}\n{run(*command, env=env)}\n```"
 
 
-PARTS = {"help": help_part, "size": size_part}
+PARTS = {"help": help_part, "size": size_part, "plan": plan_part, "compare": compare_part}
 
 
 def written(text: str) -> str:

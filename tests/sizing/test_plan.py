@@ -54,8 +54,11 @@ def test_a_context_nobody_asked_for_is_cut_to_what_fits() -> None:
     assert found.note is not None
     assert "131,072" in found.note
     assert f"{found.settings.max_model_len:,}" in found.note
-    longer = answer(Question(LLAMA_8B, gpu("L4"), max_model_len=found.settings.max_model_len + 1))
-    assert not longer.fits
+    assert found.certain
+    assert found.kv_cache_tokens_range.low // 16 == found.settings.max_model_len // 16 + 1  # and the null block
+    longer = answer(Question(LLAMA_8B, gpu("L4"), max_model_len=found.settings.max_model_len + 16))
+    assert longer.fits
+    assert not longer.certain
 
 
 def test_a_context_that_was_asked_for_is_never_cut() -> None:
