@@ -28,6 +28,7 @@ from sizing.release import NEWEST, Release
 from sizing.remedy import fitting_remedies
 
 _MOST_RANKS = 64
+_FREE_IS_CHECKED = Release(9, 1)
 _STATES_ARE_COUNTED = Release(20)
 SHORTEST_USEFUL_LEN = 1024
 """A context nobody asked for is never cut below this; a model that holds less does not fit."""
@@ -430,14 +431,17 @@ def _budgets(question: Question, batch: Batch, cache: KvCache, settings: EngineS
     )
 
 
-def _free(device: Device) -> int:
-    return device.free_bytes if device.kind == "cpu" else usable_bytes(device)
+def _free(question: Question, device: Device) -> int:
+    """What vLLM lets an engine claim: since 0.9.1 only what it finds free at start (v1/worker/gpu_worker.py)."""
+    looks = question.release.engine == "V1" and question.release >= _FREE_IS_CHECKED
+    return usable_bytes(device) if device.kind == "cuda" and looks else device.free_bytes
 
 
 def _too_much(question: Question, budgets: tuple[Budget, ...]) -> bool:
     """Whether a stage claims memory that is not free on its card."""
     return any(
-        budget.claimed_bytes > _free(device) for budget, device in zip(budgets, _stage_devices(question), strict=True)
+        budget.claimed_bytes > _free(question, device)
+        for budget, device in zip(budgets, _stage_devices(question), strict=True)
     )
 
 
@@ -447,7 +451,7 @@ def _refusal(
     """Why vLLM would not start, in its own order: memory that is not free, then too little left for one request."""
     max_model_len, max_num_seqs = settings.max_model_len, settings.max_num_seqs
     for budget, device in zip(budgets, _stage_devices(question), strict=True):
-        free = _free(device)
+        free = _free(question, device)
         if budget.claimed_bytes > free:
             return (
                 f"the engine would take {_gib(budget.claimed_bytes)} of {device.name}, "

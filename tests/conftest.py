@@ -3,8 +3,12 @@
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.fake_engine import FakeEngine, running
+
+settings.register_profile("untimed", deadline=None)  # what a test takes says more about the machine than about us
+settings.load_profile("untimed")
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from sizing.errors import QuestionError
 from sizing.gpu import GIB, Device, catalogue, gpu
 from sizing.model import ModelShape
-from sizing.plan import Answer, Question, answer, settle
+from sizing.plan import Answer, Question, answer, cache_capacity, settle
+from sizing.release import parse_release
 from sizing.remedy import fitting_remedies
 from tests.sizing.models import published, smollm2
 
@@ -239,3 +240,31 @@ def test_more_memory_never_means_fewer_tokens(model: ModelShape, card: str, a: f
         answer(Question(model, gpu(card), max_model_len=4096, gpu_memory_utilization=share)) for share in sorted((a, b))
     )
     assert tokens(less) <= tokens(more)
+
+
+def test_older_releases_do_not_look_at_what_is_free() -> None:
+    """16 cards at 0.99 of 23.58 GiB started under V0, which leaves less beside it than a CUDA context."""
+    card = replace(gpu("RTX3090"), memory_bytes=int(23.58 * GIB), free_bytes=int(23.58 * GIB))
+    asked = Question(LLAMA_8B, card, max_model_len=8192, gpu_memory_utilization=0.99)
+    assert answer(replace(asked, release=parse_release("0.8.5", "V0"))).fits
+    assert not answer(replace(asked, release=parse_release("0.19.0"))).fits
+
+
+def test_recurrent_states_bound_the_sequences() -> None:
+    """Logged by 0.26 on an L40S: max_num_seqs (256) exceeds available Mamba cache blocks (184)."""
+    model = published("Qwen/Qwen3.5-27B")
+    asked = Question(model, gpu("H100"), max_model_len=32_768, release=parse_release("0.26.0"))
+    told = answer(replace(asked, max_num_seqs=1024))
+    assert not told.fits
+    assert told.reason is not None
+    assert f"of which {told.num_blocks:,} fit" in told.reason
+    left_open = answer(asked)  # the default of 1,024 is then lowered, and said
+    assert left_open.fits
+    assert left_open.settings.max_num_seqs <= left_open.num_blocks
+    assert left_open.note is not None
+    assert "max_num_seqs is lowered from 1,024" in left_open.note
+
+
+def test_the_capacity_of_given_memory_needs_no_weights() -> None:
+    asked = Question(LLAMA_8B, gpu("L4"), max_model_len=8192)
+    assert cache_capacity(asked, 4 * GIB).tokens == 4 * GIB // 131_072
