@@ -6,7 +6,7 @@ TORCH := torch==2.13.0+cpu
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
 ARGS ?=
 
-.PHONY: serve test check fix docs bench-sizing bench-speed clean
+.PHONY: serve test check fix docs bench-sizing bench-plan bench-speed clean
 
 serve: $(VENV)/.cpu  ## serve the embedded model (or ARGS="Qwen/Qwen3-0.6B", ARGS="berth.yaml")
 	@exec $(BIN)/berth serve $(ARGS)
@@ -47,6 +47,9 @@ $(VENV)/.dev: $(VENV)/.cpu deploy/locks/dev.txt
 bench-sizing: $(VENV)/.dev  ## predicted beside logged memory and measured speed: LOGS=... CONFIGS=... PERF=... OUT=rows.jsonl
 	@$(BIN)/python -m benchmarks.sizing_logs $(if $(LOGS),--logs $(LOGS)) $(if $(CONFIGS),--configs $(CONFIGS)) \
 		$(if $(PERF),--perf $(PERF)) --out $(or $(OUT),runs/bench-sizing.jsonl)
+
+bench-plan: $(VENV)/.dev  ## how long a plan takes, and berth size in all beside a floor
+	@$(BIN)/python -m benchmarks.plan_speed $(ARGS)
 
 bench-speed: $(VENV)/.dev  ## predicted beside measured speed: PERF=runs.json CONFIGS=configs.json [OUT=rows.jsonl]
 	@$(BIN)/python -m benchmarks.sizing_speed $(if $(PERF),--perf '$(PERF)') $(if $(CONFIGS),--configs '$(CONFIGS)') \

@@ -1,11 +1,18 @@
-"""How long a plan takes once a model's metadata is read: 20 kinds of card, 4 parallel sizes, 6 contexts.
+"""How long an answer takes: a plan once metadata is read, and `berth size` as a whole process beside a floor.
 
-python -m benchmarks.plan_speed path/to/config.json ...
+    python -m benchmarks.plan_speed [path/to/config.json ...]
+
+A plan is 20 kinds of card, 4 parallel sizes and 6 contexts of one model. The floor of the command is a Python that
+imports what it prints with (typer, rich) and ends.
 """
 
 import json
+import statistics
+import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +30,9 @@ KINDS = 20
 PARALLEL_SIZES = (1, 2, 4, 8)
 CONTEXTS = (4096, 8192, 16_384, 32_768, 65_536, 131_072)
 _REPEATS = 5
+_PROCESSES = 7
+_CONFIGS = Path(__file__).with_name("data") / "model_configs.json"
+_MODELS = ("Qwen/Qwen2.5-72B-Instruct", "mistralai/Mistral-Small-3.1-24B-Instruct-2503", "google/gemma-3-12b-it")
 
 
 def plan(model: ModelShape) -> tuple[int, int]:
@@ -40,27 +50,56 @@ def plan(model: ModelShape) -> tuple[int, int]:
     return fit, refused
 
 
-def main(paths: list[str]) -> None:
-    """One line for each config file."""
-    console = Console(soft_wrap=True, highlight=False)
+def timed_plan(name: str, config: Mapping[str, object]) -> str:
+    """One line: the best of a few runs, each with a shape of its own, which works some figures out once."""
     box = like_cards(catalogue()[0], 8)
-    for path in paths:
-        config = json.loads(Path(path).read_text(encoding="utf-8"))
-        best_s = ranked_s = float("inf")
-        fit = refused = 0
-        for _ in range(_REPEATS):  # a shape works some figures out once: each run gets one of its own
-            model = parse_config(config, name=Path(path).parent.name)
-            start = time.perf_counter()
-            fit, refused = plan(model)
-            best_s = min(best_s, time.perf_counter() - start)
-            start = time.perf_counter()
-            options(Question(model=model, device=box[0]), box)
-            ranked_s = min(ranked_s, time.perf_counter() - start)
-        cells = KINDS * len(PARALLEL_SIZES) * len(CONTEXTS)
-        console.print(
-            f"{path}: {cells} cells in {best_s * 1000:.0f} ms, of which {fit} fit and {refused} are refused; "
-            f"all ways on 8 cards of one kind ranked in {ranked_s * 1000:.0f} ms"
-        )
+    best_s = ranked_s = float("inf")
+    fit = refused = 0
+    for _ in range(_REPEATS):
+        model = parse_config(config, name=name)
+        start = time.perf_counter()
+        fit, refused = plan(model)
+        best_s = min(best_s, time.perf_counter() - start)
+        start = time.perf_counter()
+        options(Question(model=model, device=box[0]), box)
+        ranked_s = min(ranked_s, time.perf_counter() - start)
+    cells = KINDS * len(PARALLEL_SIZES) * len(CONTEXTS)
+    return (
+        f"{name}: {cells} cells in {best_s * 1000:.0f} ms, of which {fit} fit and {refused} are refused; "
+        f"all ways on 8 cards of one kind ranked in {ranked_s * 1000:.0f} ms"
+    )
+
+
+def timed_command(config: Mapping[str, object]) -> str:
+    """`berth size FOLDER` beside the floor: medians of whole processes, taken in turn."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(json.dumps(config))
+        berth = [sys.executable, "-m", "serving.cli", "size", folder, "--gpu", "B300", "--max-model-len", "4096"]
+        floor = [sys.executable, "-c", "import typer, rich.console, rich.table"]
+        taken: dict[str, list[float]] = {"berth size": [], "floor": []}
+        for _ in range(_PROCESSES):
+            for name, command in (("floor", floor), ("berth size", berth)):
+                start = time.perf_counter()
+                subprocess.run(command, check=True, capture_output=True)
+                taken[name].append(time.perf_counter() - start)
+    ours, least = (statistics.median(taken[name]) for name in ("berth size", "floor"))
+    return (
+        f"berth size from a local folder: {ours:.2f} s in all, floor (typer, rich) {least:.2f} s, "
+        f"ratio {ours / least:.1f}"
+    )
+
+
+def main(paths: list[str]) -> None:
+    """A line for each config file, by default for a few models of benchmarks/data."""
+    console = Console(soft_wrap=True, highlight=False)
+    if paths:
+        configs = {Path(path).parent.name: json.loads(Path(path).read_text(encoding="utf-8")) for path in paths}
+    else:
+        known = json.loads(_CONFIGS.read_text(encoding="utf-8"))
+        configs = {name: known[name] for name in _MODELS}
+    for name, config in configs.items():
+        console.print(timed_plan(name, config))
+    console.print(timed_command(next(iter(configs.values()))))
 
 
 if __name__ == "__main__":

@@ -78,3 +78,7 @@ def berth(
 def main() -> None:
     """Entry point of the `berth` script."""
     app()
+
+
+if __name__ == "__main__":
+    main()
