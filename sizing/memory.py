@@ -223,7 +223,7 @@ def cpu_budget(
 
 def _gpu_terms(model: ModelShape, device: Device, engine: Engine, stage: int) -> tuple[Term, ...]:
     parallel, batch = engine.parallel, engine.batch
-    found = [_weights(model, device, parallel, stage)]
+    found = [_weights(model, device, parallel, stage, engine.release)]
     state = penalty_state_bytes(model, batch, engine.release)
     if state:
         found.append(Term.exact("sampler state", state, f"token counts of {batch.max_num_seqs:,} sequences"))
@@ -258,7 +258,9 @@ def _term(name: str, band: Band, why: str) -> Term:
     return Term(name, round(band.value), why, round(band.low), round(band.high))
 
 
-def _weights(model: ModelShape, device: Device, parallel: Parallel, stage: int) -> Term:
+def _weights(
+    model: ModelShape, device: Device, parallel: Parallel, stage: int, release: Release = NEWEST
+) -> Term:
     per_stage = weights_per_rank(
         model,
         tensor_parallel_size=parallel.tensor_parallel_size,
@@ -266,6 +268,7 @@ def _weights(model: ModelShape, device: Device, parallel: Parallel, stage: int) 
         enable_expert_parallel=parallel.enable_expert_parallel,
         compute_major=compute_major(device.name),
         as_allocated=device.kind == "cuda",
+        release=release,
     )
     held = per_stage[stage]
     rank = f", one rank of {parallel.num_cards}" if parallel.num_cards > 1 else ""
