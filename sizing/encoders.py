@@ -50,6 +50,21 @@ def read_encoder(config: Mapping[str, object], *, name: str = "the model") -> En
     )
 
 
+def undivided_item_tokens(config: Mapping[str, object], *, name: str = "the model") -> int:
+    """Tokens of the largest picture or video that has to be in one batch as a whole; 0 where none has to be.
+
+    Gemma 4 may look both ways within one (`use_bidirectional_attention`); its largest is a video of 32 frames with 78
+    tokens each (models/gemma4_mm.py). Where the key is absent, the files without embeddings for each layer are taken
+    to say "vision", as the published ones do.
+    """
+    if config.get("architectures") != ["Gemma4ForConditionalGeneration"]:
+        return 0
+    text = ConfigValues(name, config).section("text_config")
+    small = bool(text.get("hidden_size_per_layer_input"))
+    both_ways = text.get("use_bidirectional_attention", None if small else "vision")
+    return 32 * 78 if both_ways == "vision" else 0
+
+
 def _tower(
     hidden: int, width: int, layers: int, *, biased: bool = True, gated: bool = False, norms: int = 4
 ) -> Encoder:

@@ -137,8 +137,12 @@ def batch_limits(
     max_num_seqs: int | None,
     max_num_batched_tokens: int | None,
     release: Release = NEWEST,
+    undivided_item_tokens: int = 0,
 ) -> Batch:
-    """What was asked, else vLLM's defaults for a server on that device (engine/arg_utils.py: get_batch_defaults)."""
+    """What was asked, else vLLM's defaults for a server on that device (engine/arg_utils.py: get_batch_defaults).
+
+    Pictures and videos that are not cut into batches raise the default since 0.22.
+    """
     if device.kind == "cpu":
         default_seqs, default_tokens = 128, 2048
     else:
@@ -149,6 +153,8 @@ def batch_limits(
             unified=device.unified,
             max_model_len=max_model_len,
         )
+    if release >= Release(22):
+        default_tokens = max(default_tokens, undivided_item_tokens)
     seqs = max_num_seqs or default_seqs
     tokens = max_num_batched_tokens or min(default_tokens, seqs * max_model_len)
     if max_num_seqs is None:
