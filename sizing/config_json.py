@@ -14,6 +14,7 @@ from sizing.architecture import (
 )
 from sizing.config_values import ConfigValues
 from sizing.division import read_granule
+from sizing.encoders import undivided_item_tokens
 from sizing.errors import ModelFileError
 from sizing.headers import Tensor, stored_dtype
 from sizing.model import Dtype, ModelShape, ParameterCount
@@ -92,6 +93,7 @@ class _Unweighed:
 def _unweighed(values: Mapping[str, object], *, name: str, tensors: Sequence[Tensor] | None) -> _Unweighed:
     """The shape without its weights."""
     architecture = architecture_name(values)
+    item_tokens = undivided_item_tokens(values, name=name)
     wrapped = architecture in WRAPPERS
     known = WRAPPERS.get(architecture or "", architecture)
     if wrapped or (known not in ARCHITECTURES and known not in FAMILIES and values.keys() & set(_TEXT_SECTIONS)):
@@ -109,6 +111,7 @@ def _unweighed(values: Mapping[str, object], *, name: str, tensors: Sequence[Ten
         raise config.impossible(
             "num_key_value_heads", f"does not divide the {shape.num_attention_heads} attention heads"
         )
+    shape = replace(shape, undivided_item_tokens=item_tokens)
     return _Unweighed(shape, config, architecture or "", wrapped or bool(values.get("vision_config")))
 
 

@@ -1,14 +1,35 @@
 """Parameters of the vision encoder in front of a multimodal model's decoder, counted from its `vision_config`."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sizing.config_values import ConfigValues
+from sizing.release import Release
 
 _CHANNELS = 3  # red, green and blue
+_EVER = Release(0)
 
 
-def encoder_parameters(config: Mapping[str, object], *, name: str = "the model") -> int | None:
+@dataclass(frozen=True)
+class Encoder:
+    """An encoder's parameters by what tensor parallelism does to them (vllm/model_executor/models)."""
+
+    sharded: int = 0
+    """Matrices of parallel layers, and the biases of those that are divided by outputs."""
+    whole: int = 0
+    """On every rank: patches, positions, norms, and what is a plain or a replicated layer."""
+    whole_in: tuple[Release, Release] = (_EVER, _EVER)
+    """From the first of these releases to before the second every rank held all of it."""
+
+    @property
+    def num_parameters(self) -> int:
+        return self.sharded + self.whole
+
+    def __add__(self, other: "Encoder") -> "Encoder":
+        return replace(self, sharded=self.sharded + other.sharded, whole=self.whole + other.whole)
+
+
+def read_encoder(config: Mapping[str, object], *, name: str = "the model") -> Encoder | None:
     """What vLLM holds beside the decoder: the tower's layers as far as it uses them, and the projector.
 
     `config` is the wrapper's. A size that the file leaves out is the one that the published models of that family
@@ -29,155 +50,180 @@ def encoder_parameters(config: Mapping[str, object], *, name: str = "the model")
     )
 
 
-@dataclass(frozen=True)
-class _Tower:
-    """A transformer over patches. Widths in elements."""
+def undivided_item_tokens(config: Mapping[str, object], *, name: str = "the model") -> int:
+    """Tokens of the largest picture or video that has to be in one batch as a whole; 0 where none has to be.
 
-    hidden: int
-    width: int
-    layers: int
-    biased: bool = True
-    gated: bool = False
-    norms: int = 4
-    """Vectors as wide as the hidden states in each layer: two LayerNorms have four, two RMSNorms two."""
-
-    @property
-    def num_parameters(self) -> int:
-        hidden, width = self.hidden, self.width
-        attention = 4 * hidden * hidden + (4 * hidden if self.biased else 0)
-        matrices = 3 if self.gated else 2
-        mlp = matrices * hidden * width + (((matrices - 1) * width + hidden) if self.biased else 0)
-        return self.layers * (attention + mlp + self.norms * hidden)
+    Gemma 4 may look both ways within one (`use_bidirectional_attention`); its largest is a video of 32 frames with 78
+    tokens each (models/gemma4_mm.py). Where the key is absent, the files without embeddings for each layer are taken
+    to say "vision", as the published ones do.
+    """
+    if config.get("architectures") != ["Gemma4ForConditionalGeneration"]:
+        return 0
+    text = ConfigValues(name, config).section("text_config")
+    small = bool(text.get("hidden_size_per_layer_input"))
+    both_ways = text.get("use_bidirectional_attention", None if small else "vision")
+    return 32 * 78 if both_ways == "vision" else 0
 
 
-def _linear(into: int, out: int, *, bias: bool = True) -> int:
-    return into * out + (out if bias else 0)
+def _tower(
+    hidden: int, width: int, layers: int, *, biased: bool = True, gated: bool = False, norms: int = 4
+) -> Encoder:
+    """A transformer over patches. `norms`: vectors in each layer; two LayerNorms have four, two RMSNorms two."""
+    matrices = 3 if gated else 2
+    sharded = 4 * hidden * hidden + matrices * hidden * width
+    whole = norms * hidden
+    if biased:  # the biases of what a row-parallel matrix gives are not divided
+        sharded += 3 * hidden + (matrices - 1) * width
+        whole += 2 * hidden
+    return Encoder(layers * sharded, layers * whole)
 
 
-def _patches(vision: ConfigValues, hidden: int, patch: int, *, bias: bool, frames: int = 1) -> int:
+def _pair(into: int, between: int, out: int, *, bias: bool = True) -> Encoder:
+    """Two layers, the first divided by its outputs and the second by its inputs."""
+    return Encoder(into * between + between * out + (between if bias else 0), out if bias else 0)
+
+
+def _patches(vision: ConfigValues, hidden: int, patch: int, *, bias: bool, frames: int = 1) -> Encoder:
     side = vision.count("patch_size", default=patch)
-    return _linear(_CHANNELS * frames * side * side, hidden, bias=bias)
+    return Encoder(whole=_CHANNELS * frames * side * side * hidden + (hidden if bias else 0))
 
 
-def _merger(hidden: int, merge: int, out: int, *, norm: int) -> int:
+def _positions(vision: ConfigValues, hidden: int, image: int, *, more: int = 0) -> Encoder:
+    side = vision.count("image_size", default=image) // vision.count("patch_size", default=14)
+    return Encoder(whole=(side * side + more) * hidden)
+
+
+def _merger(hidden: int, merge: int, out: int, *, norm: int) -> Encoder:
     """Qwen's: neighbouring patches side by side through two layers."""
     wide = hidden * merge * merge
-    return norm + _linear(wide, wide) + _linear(wide, out)
+    return Encoder(whole=norm) + _pair(wide, wide, out)
 
 
-def _qwen2_vl(_: ConfigValues, vision: ConfigValues, text_hidden: int) -> int:
+def _qwen2_vl(_: ConfigValues, vision: ConfigValues, text_hidden: int) -> Encoder:
     hidden = vision.count("embed_dim", default=1280)
     width = hidden * vision.count("mlp_ratio", default=4)
-    tower = _Tower(hidden, width, vision.count("depth", default=32))
     merge = vision.count("spatial_merge_size", default=2)
     patches = _patches(vision, hidden, 14, bias=False, frames=vision.count("temporal_patch_size", default=2))
-    return patches + tower.num_parameters + _merger(hidden, merge, text_hidden, norm=2 * hidden)
+    tower = _tower(hidden, width, vision.count("depth", default=32))
+    return patches + tower + _merger(hidden, merge, text_hidden, norm=2 * hidden)
 
 
-def _qwen2_5_vl(_: ConfigValues, vision: ConfigValues, text_hidden: int) -> int:
+def _qwen2_5_vl(_: ConfigValues, vision: ConfigValues, text_hidden: int) -> Encoder:
     hidden = vision.count("hidden_size", default=1280)
     width, depth = vision.count("intermediate_size", default=3420), vision.count("depth", default=32)
-    tower = _Tower(hidden, width, depth, gated=True, norms=2)
     merge = vision.count("spatial_merge_size", default=2)
     patches = _patches(vision, hidden, 14, bias=False, frames=vision.count("temporal_patch_size", default=2))
     out = vision.count("out_hidden_size", default=text_hidden)
-    return patches + tower.num_parameters + _merger(hidden, merge, out, norm=hidden)
+    return patches + _tower(hidden, width, depth, gated=True, norms=2) + _merger(hidden, merge, out, norm=hidden)
 
 
-def _qwen3_vl(_: ConfigValues, vision: ConfigValues, text_hidden: int, *, deepstack: int = 3) -> int:
+def _qwen3_vl(_: ConfigValues, vision: ConfigValues, text_hidden: int, *, deepstack: int = 3) -> Encoder:
     hidden = vision.count("hidden_size", default=1152)
-    tower = _Tower(hidden, vision.count("intermediate_size", default=4304), vision.count("depth", default=27))
+    tower = _tower(hidden, vision.count("intermediate_size", default=4304), vision.count("depth", default=27))
     merge, out = vision.count("spatial_merge_size", default=2), vision.count("out_hidden_size", default=text_hidden)
     patches = _patches(vision, hidden, 16, bias=True, frames=vision.count("temporal_patch_size", default=2))
-    positions = vision.count("num_position_embeddings", default=2304) * hidden
+    positions = Encoder(whole=vision.count("num_position_embeddings", default=2304) * hidden)
     if vision.values.get("deepstack_visual_indexes") is not None:
         deepstack = len(vision.numbers("deepstack_visual_indexes"))
-    deeper = deepstack * _merger(hidden, merge, out, norm=2 * hidden * merge * merge)
-    return patches + positions + tower.num_parameters + _merger(hidden, merge, out, norm=2 * hidden) + deeper
+    found = patches + positions + tower + _merger(hidden, merge, out, norm=2 * hidden)
+    for _index in range(deepstack):
+        found += _merger(hidden, merge, out, norm=2 * hidden * merge * merge)
+    return found
 
 
-def _qwen3_5(whole: ConfigValues, vision: ConfigValues, text_hidden: int) -> int:
+def _qwen3_5(whole: ConfigValues, vision: ConfigValues, text_hidden: int) -> Encoder:
     return _qwen3_vl(whole, vision, text_hidden, deepstack=0)
 
 
-def _gemma3(_: ConfigValues, vision: ConfigValues, text_hidden: int) -> int:
+def _gemma3(_: ConfigValues, vision: ConfigValues, text_hidden: int) -> Encoder:
     """SigLIP So400m at 896 pixels, and one matrix behind it."""
     hidden = vision.count("hidden_size", default=1152)
     width, layers = vision.count("intermediate_size", default=4304), vision.count("num_hidden_layers", default=27)
-    side = vision.count("image_size", default=896) // vision.count("patch_size", default=14)
-    patches = _patches(vision, hidden, 14, bias=True) + side * side * hidden
-    return patches + _Tower(hidden, width, layers).num_parameters + 2 * hidden + hidden + hidden * text_hidden
+    embeddings = _patches(vision, hidden, 14, bias=True) + _positions(vision, hidden, 896)
+    return embeddings + _tower(hidden, width, layers) + Encoder(whole=2 * hidden + hidden + hidden * text_hidden)
 
 
-def _gemma4(_: ConfigValues, vision: ConfigValues, text_hidden: int) -> int:
+def _gemma4(_: ConfigValues, vision: ConfigValues, text_hidden: int) -> Encoder:
+    """Its tower is Transformers' own module, which no rank divides."""
     hidden = vision.count("hidden_size", default=1152)
     width, layers = vision.count("intermediate_size", default=4304), vision.count("num_hidden_layers", default=27)
-    tower = _Tower(hidden, width, layers, biased=False, gated=True)
+    tower = _tower(hidden, width, layers, biased=False, gated=True)
     positions = 2 * vision.count("position_embedding_size", default=10 * 1024) * hidden
-    head_dim = vision.count("head_dim", default=64)
-    patches = _patches(vision, hidden, 16, bias=False)
-    return patches + positions + tower.num_parameters + layers * 2 * head_dim + hidden * text_hidden
+    norms = layers * 2 * vision.count("head_dim", default=64)
+    found = _patches(vision, hidden, 16, bias=False) + tower
+    return Encoder(whole=found.num_parameters + positions + norms + hidden * text_hidden)
 
 
-def _llava_next(whole: ConfigValues, vision: ConfigValues, text_hidden: int) -> int:
-    """CLIP-L at 336 pixels up to the layer whose features are taken, a two-layer projector, and a row's end."""
+def _llava_next(whole: ConfigValues, vision: ConfigValues, text_hidden: int) -> Encoder:
+    """CLIP-L at 336 pixels or SigLIP, up to the deepest layer whose features are taken, and a two-layer projector.
+
+    Features of several layers enter the projector side by side. A vector ends each row.
+    """
+    clip = vision.values.get("model_type", "clip_vision_model") == "clip_vision_model"
     hidden = vision.count("hidden_size", default=1024)
-    layers = vision.count("num_hidden_layers", default=24)
+    layers, total = 0, vision.count("num_hidden_layers", default=24)
     taken = whole.values.get("vision_feature_layer", -2)
-    if isinstance(taken, int) and not isinstance(taken, bool):
-        layers = min(layers, layers + taken + 1 if taken < 0 else taken + 1)
-    tower = _Tower(hidden, vision.count("intermediate_size", default=4096), layers)
-    side = vision.count("image_size", default=336) // vision.count("patch_size", default=14)
-    patches = _patches(vision, hidden, 14, bias=False) + (side * side + 1) * hidden + hidden + 2 * hidden
-    return (
-        patches + tower.num_parameters + _linear(hidden, text_hidden) + _linear(text_hidden, text_hidden) + text_hidden
-    )
+    indexes = [index for index in (taken if isinstance(taken, list) else [taken]) if isinstance(index, int)] or [-1]
+    layers = min(total, max(total + index + 1 if index < 0 else index for index in indexes))
+    tower = _tower(hidden, vision.count("intermediate_size", default=4096), layers)
+    embeddings = _patches(vision, hidden, 14, bias=not clip) + _positions(vision, hidden, 336, more=int(clip))
+    # CLIP has a vector for the whole picture and a norm before its layers; after the last one both have one
+    norms = (hidden + 2 * hidden if clip else 0) + (2 * hidden if layers == total else 0)
+    projector = _pair(hidden * len(indexes), text_hidden, text_hidden)
+    return embeddings + tower + projector + Encoder(whole=norms + text_hidden)
 
 
-def _mistral3(whole: ConfigValues, vision: ConfigValues, text_hidden: int) -> int:
-    """Pixtral, and a projector that first merges neighbouring patches."""
+def _mistral3(whole: ConfigValues, vision: ConfigValues, text_hidden: int) -> Encoder:
+    """Pixtral, and a projector that first merges neighbouring patches.
+
+    Mistral's own repositories hold its own format beside this file, and vLLM prefers that since 0.12
+    (transformers_utils/config.py). Its class for it (models/pixtral.py) was not divided before 0.20, and its projector
+    still is not.
+    """
     hidden = vision.count("hidden_size", default=1024)
     width, layers = vision.count("intermediate_size", default=4096), vision.count("num_hidden_layers", default=24)
-    tower = _Tower(hidden, width, layers, biased=False, gated=True, norms=2)
     merge, bias = whole.count("spatial_merge_size", default=2), whole.flag("multimodal_projector_bias", default=False)
-    projector = hidden + hidden * merge * merge * hidden
-    projector += _linear(hidden, text_hidden, bias=bias) + _linear(text_hidden, text_hidden, bias=bias)
-    return _patches(vision, hidden, 14, bias=False) + hidden + tower.num_parameters + projector
+    found = _patches(vision, hidden, 14, bias=False) + _tower(hidden, width, layers, biased=False, gated=True, norms=2)
+    found += Encoder(whole=2 * hidden + hidden * merge * merge * hidden)
+    projector = _pair(hidden, text_hidden, text_hidden, bias=bias)
+    if not whole.name.startswith("mistralai/"):
+        return found + projector
+    return replace(found + Encoder(whole=projector.num_parameters), whole_in=(Release(12), Release(20)))
 
 
-def _llama4(_: ConfigValues, vision: ConfigValues, text_hidden: int) -> int:
-    """A tower, the adapter behind its pixel shuffle, and one matrix."""
+def _llama4(_: ConfigValues, vision: ConfigValues, text_hidden: int) -> Encoder:
+    """A tower, the adapter behind its pixel shuffle, and one matrix. Its patches go through a parallel layer."""
     hidden = vision.count("hidden_size", default=1408)
     width, layers = vision.count("intermediate_size", default=5632), vision.count("num_hidden_layers", default=34)
-    side = vision.count("image_size", default=336) // vision.count("patch_size", default=14)
-    patches = _patches(vision, hidden, 14, bias=False) + (side * side + 1) * hidden + hidden + 4 * hidden
+    patches = Encoder(_patches(vision, hidden, 14, bias=False).num_parameters)
+    embeddings = patches + _positions(vision, hidden, 336, more=1) + Encoder(whole=hidden + 4 * hidden)
     wide, out = vision.count("projector_input_dim", default=4096), vision.count("projector_output_dim", default=4096)
-    adapter = width * wide + wide * out
-    return patches + _Tower(hidden, width, layers).num_parameters + adapter + out * text_hidden
+    adapter = Encoder(width * wide + wide * out)
+    return embeddings + _tower(hidden, width, layers) + adapter + Encoder(out * text_hidden)
 
 
-def _kimi_k25(_: ConfigValues, vision: ConfigValues, text_hidden: int) -> int:
+def _moonvit(_: ConfigValues, vision: ConfigValues, text_hidden: int) -> Encoder:
     """MoonViT with a table of positions, and a projector over merged patches."""
     hidden = vision.count("vt_hidden_size", default=vision.count("hidden_size", default=1152))
     width = vision.count("vt_intermediate_size", default=vision.count("intermediate_size", default=4304))
     layers = vision.count("vt_num_hidden_layers", default=vision.count("num_hidden_layers", default=27))
     table = vision.count("init_pos_emb_height", default=64) * vision.count("init_pos_emb_width", default=64) * hidden
-    merged = 4 * hidden
-    projector = 2 * hidden + _linear(merged, merged) + _linear(merged, text_hidden)
-    return (
-        _patches(vision, hidden, 14, bias=True)
-        + table
-        + _Tower(hidden, width, layers).num_parameters
-        + 2 * hidden
-        + projector
-    )
+    projector = 2 * hidden + _pair(4 * hidden, 4 * hidden, text_hidden).num_parameters
+    found = _patches(vision, hidden, 14, bias=True) + _tower(hidden, width, layers)
+    return found + Encoder(whole=table + 2 * hidden + projector)
 
 
-_Family = Callable[[ConfigValues, ConfigValues, int], int]
+def _kimi_vl(whole: ConfigValues, vision: ConfigValues, text_hidden: int) -> Encoder:
+    """Its tower was of plain layers before 0.14 (models/moonvit.py)."""
+    return replace(_moonvit(whole, vision, text_hidden), whole_in=(_EVER, Release(14)))
+
+
+_Family = Callable[[ConfigValues, ConfigValues, int], Encoder]
 _FAMILIES: Mapping[str, _Family] = {
     "Gemma3ForConditionalGeneration": _gemma3,
     "Gemma4ForConditionalGeneration": _gemma4,
-    "KimiK25ForConditionalGeneration": _kimi_k25,
+    "KimiK25ForConditionalGeneration": _moonvit,
+    "KimiVLForConditionalGeneration": _kimi_vl,
     "Llama4ForConditionalGeneration": _llama4,
     "LlavaNextForConditionalGeneration": _llava_next,
     "Mistral3ForConditionalGeneration": _mistral3,

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from sizing.release import Release
+
 Split = Literal["sharded", "kv", "replicated", "experts", "embedding", "output", "encoder"]
 """`sharded`: divided by the tensor-parallel size; `kv`: as far as there are key-value heads, repeated beyond;
 `experts`: divided, or dealt out whole under expert parallelism; the vocabulary's two tables; a multimodal encoder."""
@@ -104,6 +106,12 @@ class HeldWeights:
     num_experts: int
     vocab_size: int
     tiles: ExpertTiles | None = None
+    encoder_whole: int = 0
+    """Of `encoder`: what every rank holds of it undivided."""
+    encoder_whole_in: tuple[Release, Release] = (Release(0), Release(0))
+    """From the first of these releases to before the second that is all of it."""
+    latent: bool = False
+    """Whether some layers keep latent vectors, for which some releases hold a workspace from the start."""
     tensors: tuple[tuple[Portion, int], ...] = ()
     """The layers' matrices as vLLM fuses them, and how many there are of each size."""
 
@@ -111,6 +119,12 @@ class HeldWeights:
     def weights_bytes(self) -> int:
         """What the checkpoint's tensors weigh once loaded."""
         return self.decoder.total + self.embedding + self.output + self.last_norm + self.encoder
+
+    def encoder_per_rank(self, ranks: int, release: Release) -> float:
+        first, end = self.encoder_whole_in
+        if first <= release < end:
+            return self.encoder
+        return self.encoder_whole + (self.encoder - self.encoder_whole) / ranks
 
     def scaled(self, scale: float) -> "HeldWeights":
         """The same model in a number type that is `scale` times as wide."""
@@ -122,6 +136,7 @@ class HeldWeights:
             output=round(self.output * scale),
             last_norm=round(self.last_norm * scale),
             encoder=round(self.encoder * scale),
+            encoder_whole=round(self.encoder_whole * scale),
             buffers=round(self.buffers * scale),
             tensors=tuple((portion.scaled(scale), count) for portion, count in self.tensors),
         )

@@ -137,8 +137,12 @@ def batch_limits(
     max_num_seqs: int | None,
     max_num_batched_tokens: int | None,
     release: Release = NEWEST,
+    undivided_item_tokens: int = 0,
 ) -> Batch:
-    """What was asked, else vLLM's defaults for a server on that device (engine/arg_utils.py: get_batch_defaults)."""
+    """What was asked, else vLLM's defaults for a server on that device (engine/arg_utils.py: get_batch_defaults).
+
+    Pictures and videos that are not cut into batches raise the default since 0.22.
+    """
     if device.kind == "cpu":
         default_seqs, default_tokens = 128, 2048
     else:
@@ -149,6 +153,8 @@ def batch_limits(
             unified=device.unified,
             max_model_len=max_model_len,
         )
+    if release >= Release(22):
+        default_tokens = max(default_tokens, undivided_item_tokens)
     seqs = max_num_seqs or default_seqs
     tokens = max_num_batched_tokens or min(default_tokens, seqs * max_model_len)
     if max_num_seqs is None:
@@ -223,7 +229,7 @@ def cpu_budget(
 
 def _gpu_terms(model: ModelShape, device: Device, engine: Engine, stage: int) -> tuple[Term, ...]:
     parallel, batch = engine.parallel, engine.batch
-    found = [_weights(model, device, parallel, stage)]
+    found = [_weights(model, device, parallel, stage, engine.release)]
     state = penalty_state_bytes(model, batch, engine.release)
     if state:
         found.append(Term.exact("sampler state", state, f"token counts of {batch.max_num_seqs:,} sequences"))
@@ -258,7 +264,9 @@ def _term(name: str, band: Band, why: str) -> Term:
     return Term(name, round(band.value), why, round(band.low), round(band.high))
 
 
-def _weights(model: ModelShape, device: Device, parallel: Parallel, stage: int) -> Term:
+def _weights(
+    model: ModelShape, device: Device, parallel: Parallel, stage: int, release: Release = NEWEST
+) -> Term:
     per_stage = weights_per_rank(
         model,
         tensor_parallel_size=parallel.tensor_parallel_size,
@@ -266,6 +274,7 @@ def _weights(model: ModelShape, device: Device, parallel: Parallel, stage: int) 
         enable_expert_parallel=parallel.enable_expert_parallel,
         compute_major=compute_major(device.name),
         as_allocated=device.kind == "cuda",
+        release=release,
     )
     held = per_stage[stage]
     rank = f", one rank of {parallel.num_cards}" if parallel.num_cards > 1 else ""

@@ -103,6 +103,8 @@ class ModelShape:
     """Counted by the family's own rules; None: by those of a plain decoder."""
     encoder_bytes: int = 0
     """Of the weights: a vision or audio encoder in front of the decoder."""
+    undivided_item_tokens: int = 0
+    """Of the largest picture or video that vLLM does not cut into batches."""
     granule: Granule | None = None
     """Of its quantized matrices, where vLLM refuses to cut them."""
     caveat: str | None = None

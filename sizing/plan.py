@@ -312,6 +312,7 @@ def _batch(question: Question, max_model_len: int) -> Batch:
         max_num_seqs=question.max_num_seqs,
         max_num_batched_tokens=question.max_num_batched_tokens,
         release=question.release,
+        undivided_item_tokens=question.model.undivided_item_tokens,
     )
 
 

@@ -170,7 +170,7 @@ def _parsed(config: Row, name: str, *, packed_as: str | None) -> ModelShape:
         return parse_config(config, name=name)
     except UnsupportedModelError:
         section = config.get("quantization_config")
-        if packed_as is None or not isinstance(section, dict) or len(section) > 1:
+        if packed_as is None or not isinstance(section, dict) or not all(isinstance(v, str) for v in section.values()):
             raise
         return parse_config({key: value for key, value in config.items() if key != "quantization_config"}, name=name)
 

@@ -97,6 +97,15 @@ class Release:
         ahead = overlapped and (pipeline_parallel_size == 1 or self >= Release(29))
         return (pipeline_parallel_size + int(ahead)) * max_num_batched_tokens
 
+    @property
+    def latent_workspace_bytes(self) -> int:
+        """What looking for a kernel for latent attention leaves on a CUDA card, and loading the model counts.
+
+        Each kernel's module was imported to be asked, and FlashInfer's allocated its workspace when imported
+        (v1/attention/backends/mla/flashinfer_mla.py, platforms/cuda.py); before, only what ran was imported.
+        """
+        return 128 * 1024**2 if Release(11, 2) <= self < Release(25) else 0
+
     # How layers are grouped (v1/core/kv_cache_utils.py).
 
     @property

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from sizing.blueprint import blueprint, is_spelt_out
 from sizing.config_values import ConfigValues
-from sizing.encoders import encoder_parameters
+from sizing.encoders import Encoder, read_encoder
 from sizing.errors import ModelFileError
 from sizing.headers import Tensor, is_encoder, loaded_bytes, loaded_tensors
 from sizing.model import ModelShape
@@ -36,24 +36,26 @@ def weighed(
     shape = replace(shape, blueprint=blueprint(config, shape))
     if tensors is None:
         return _by_config(shape, config, wrapper)
-    return _by_headers(shape, config, tensors, multimodal=wrapper is not None)
+    return _by_headers(shape, config, tensors, wrapper)
 
 
 def _by_config(shape: ModelShape, config: ConfigValues, wrapper: Mapping[str, object] | None) -> ModelShape:
     counted = count_parameters(shape).total
     quantization = read_quantization(config) if shape.quantization else None
     found = pieces(shape.blueprint, shape.dtype_bytes, quantization, num_layers=shape.num_hidden_layers)
-    encoder = encoder_parameters(wrapper, name=shape.name) if wrapper is not None else 0
-    found.append(Piece("encoder", None, (encoder or 0) * shape.dtype_bytes))
+    encoder = read_encoder(wrapper, name=shape.name) if wrapper is not None else None
+    encoder_parameters = encoder.num_parameters if encoder else 0
+    found.append(Piece("encoder", None, encoder_parameters * shape.dtype_bytes))
     whole = held(
         found,
         shape,
         buffers=rotary_bytes(config, shape),
         tiles=expert_tiles(shape, quantization.method if quantization else None),
+        encoder=encoder,
     )
     return replace(
         shape,
-        num_parameters=counted + (encoder or 0),
+        num_parameters=counted + encoder_parameters,
         weights_bytes=whole.weights_bytes,
         encoder_bytes=whole.encoder,
         held=whole,
@@ -62,7 +64,7 @@ def _by_config(shape: ModelShape, config: ConfigValues, wrapper: Mapping[str, ob
 
 
 def _caveat(
-    shape: ModelShape, quantization: Quantization | None, encoder: int | None, *, multimodal: bool
+    shape: ModelShape, quantization: Quantization | None, encoder: Encoder | None, *, multimodal: bool
 ) -> str | None:
     said = []
     if multimodal:
@@ -76,7 +78,10 @@ def _caveat(
     return "; ".join(said) or None
 
 
-def _by_headers(shape: ModelShape, config: ConfigValues, tensors: Sequence[Tensor], *, multimodal: bool) -> ModelShape:
+def _by_headers(
+    shape: ModelShape, config: ConfigValues, tensors: Sequence[Tensor], wrapper: Mapping[str, object] | None
+) -> ModelShape:
+    multimodal = wrapper is not None
     counted = count_parameters(shape).total
     loaded = _kept(
         shape,
@@ -100,7 +105,13 @@ def _by_headers(shape: ModelShape, config: ConfigValues, tensors: Sequence[Tenso
         num_bytes = loaded_bytes([tensor], dtype=shape.dtype, quantized=packed)
         num_bytes += _unpacked_copy(tensor, shape)
         found += pieces_of(tensor, num_bytes, multimodal=multimodal, kv_share=kv_share)
-    whole = held(found, shape, buffers=rotary_bytes(config, shape), tiles=expert_tiles(shape, shape.quantization))
+    whole = held(
+        found,
+        shape,
+        buffers=rotary_bytes(config, shape),
+        tiles=expert_tiles(shape, shape.quantization),
+        encoder=read_encoder(wrapper, name=shape.name) if wrapper is not None else None,
+    )
     return replace(
         shape,
         num_parameters=counted + sum(tensor.num_elements for tensor in encoder),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from sizing.allocator import slack_bytes
 from sizing.blueprint import is_spelt_out
+from sizing.encoders import Encoder
 from sizing.engine_cache import pipeline_stages
 from sizing.errors import QuestionError
 from sizing.ggml import Mixture
@@ -14,6 +15,7 @@ from sizing.held import ExpertTiles, HeldWeights, Portion, Split, Weight
 from sizing.layers import Latent
 from sizing.model import ModelShape
 from sizing.quantization import Quantization
+from sizing.release import NEWEST, Release
 from sizing.schemes import named_quantization
 
 VOCAB_PADDING = 64  # vllm/model_executor/layers/vocab_parallel_embedding.py: DEFAULT_VOCAB_PADDING_SIZE
@@ -80,9 +82,17 @@ def _gguf_pieces(
 
 
 def held(
-    found: Sequence[Piece], shape: ModelShape, *, buffers: int = 0, tiles: ExpertTiles | None = None
+    found: Sequence[Piece],
+    shape: ModelShape,
+    *,
+    buffers: int = 0,
+    tiles: ExpertTiles | None = None,
+    encoder: Encoder | None = None,
 ) -> HeldWeights:
-    """The pieces summed by layer. What stands outside the layers and is not a table of the vocabulary is a norm."""
+    """The pieces summed by layer. What stands outside the layers and is not a table of the vocabulary is a norm.
+
+    `encoder` says what of the encoder's pieces is whole on each rank; None: nothing.
+    """
     layers: list[dict[Split, int]] = [{} for _ in range(shape.num_hidden_layers)]
     ends: dict[Split, int] = {}
     for piece in found:
@@ -99,6 +109,9 @@ def held(
         output=ends.get("output", 0),
         last_norm=sum(size for split, size in ends.items() if split not in ("embedding", "output", "encoder")),
         encoder=ends.get("encoder", 0),
+        encoder_whole=round(ends.get("encoder", 0) * encoder.whole / encoder.num_parameters) if encoder else 0,
+        encoder_whole_in=encoder.whole_in if encoder else (Release(0), Release(0)),
+        latent=any(isinstance(cache, Latent) for caches in shape.layers for cache in caches),
         buffers=buffers,
         num_key_value_heads=shape.num_key_value_heads,
         num_experts=shape.num_experts,
@@ -144,13 +157,14 @@ def weights_per_rank(
     data_parallel_size: int = 1,
     compute_major: int | None = None,
     as_allocated: bool = True,
+    release: Release = NEWEST,
 ) -> tuple[int, ...]:
     """Bytes that one rank of each pipeline stage holds, rotary tables and padding included; first stage first.
 
     The ranks of a stage hold alike, but for experts that do not divide evenly: then it is the fullest. Ranks of
     data parallelism share the experts and repeat the rest, as vLLM's do. `compute_major` is the card's compute
     capability before the dot, on which the padding of MXFP4 experts depends. `as_allocated` adds what a GPU's
-    allocator rounds up, as "Model loading took" does.
+    allocator rounds up and what the release has allocated with the model, as "Model loading took" does.
     """
     whole, tp = _held(shape), tensor_parallel_size
     stages = pipeline_stages(shape.num_hidden_layers, pipeline_parallel_size)
@@ -161,6 +175,7 @@ def weights_per_rank(
         ranks = 1 if enable_expert_parallel else tp * data_parallel_size
         slack = sum(count * slack_bytes(_share(part, whole, tp, ranks)) for part, count in whole.tensors)
         embedding, output = embedding + slack_bytes(embedding), output + slack_bytes(output)
+    workspace = release.latent_workspace_bytes if as_allocated and whole.latent and compute_major is not None else 0
     found = []
     for number, stage in enumerate(stages):
         portion = whole.decoder if len(stages) == 1 else sum((whole.layers[layer] for layer in stage), Portion())
@@ -172,7 +187,7 @@ def weights_per_rank(
             whole_experts=enable_expert_parallel,
             compute_major=compute_major,
         )
-        size += whole.buffers + whole.encoder / tp  # every stage builds the encoder
+        size += whole.buffers + whole.encoder_per_rank(tp, release) + workspace  # every stage builds the encoder
         last = number == len(stages) - 1
         if number == 0 or (last and not whole.output):
             size += embedding
@@ -189,11 +204,20 @@ def _share(portion: Portion, whole: HeldWeights, tp: int, expert_ranks: int) -> 
 
 
 def weights_per_rank_bytes(
-    shape: ModelShape, tensor_parallel_size: int, *, compute_major: int | None = None, as_allocated: bool = True
+    shape: ModelShape,
+    tensor_parallel_size: int,
+    *,
+    compute_major: int | None = None,
+    as_allocated: bool = True,
+    release: Release = NEWEST,
 ) -> int:
     """What one of `tensor_parallel_size` ranks holds of a model that is not split into stages."""
     return weights_per_rank(
-        shape, tensor_parallel_size=tensor_parallel_size, compute_major=compute_major, as_allocated=as_allocated
+        shape,
+        tensor_parallel_size=tensor_parallel_size,
+        compute_major=compute_major,
+        as_allocated=as_allocated,
+        release=release,
     )[0]
 
 
@@ -233,7 +257,12 @@ def quantized(shape: ModelShape, scheme: str) -> ModelShape:
     current = _held(shape)
     found = pieces(shape.blueprint, shape.dtype_bytes, wanted, num_layers=shape.num_hidden_layers)
     packed = held(found, shape, buffers=current.buffers, tiles=expert_tiles(shape, wanted.method))
-    packed = replace(packed, encoder=current.encoder)
+    packed = replace(
+        packed,
+        encoder=current.encoder,
+        encoder_whole=current.encoder_whole,
+        encoder_whole_in=current.encoder_whole_in,
+    )
     if shape.quantization is not None:
         if abs(packed.weights_bytes - current.weights_bytes) > _SAME_FORMAT * current.weights_bytes:
             raise QuestionError(

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from sizing.config_json import parse_config
-from sizing.encoders import encoder_parameters
+from sizing.encoders import read_encoder
 from sizing.errors import ModelFileError
 from tests.sizing.models import SMOLLM2, published, published_configs
 
@@ -77,8 +77,9 @@ def test_an_encoder_is_as_large_as_transformers_builds_it(family: str) -> None:
         module = getattr(transformers, f"{family}ForConditionalGeneration")(config)
     parameters = sum(value.numel() for part in parts for value in module.get_submodule(part).parameters())
     architecture = f"{family}ForConditionalGeneration"
-    found = encoder_parameters({"architectures": [architecture], "vision_config": vision, "text_config": TEXT})
-    assert found == parameters
+    found = read_encoder({"architectures": [architecture], "vision_config": vision, "text_config": TEXT})
+    assert found is not None
+    assert found.num_parameters == parameters
 
 
 def test_clip_by_hand() -> None:
@@ -91,7 +92,9 @@ def test_clip_by_hand() -> None:
         "vision_config": CLIP,
         "text_config": {"hidden_size": 4096},
     }
-    assert encoder_parameters(config) == 23 * layer + ends + projector
+    found = read_encoder(config)
+    assert found is not None
+    assert found.num_parameters == 23 * layer + ends + projector
 
 
 def test_sizes_that_a_file_leaves_out_are_those_its_family_shares() -> None:
@@ -100,21 +103,21 @@ def test_sizes_that_a_file_leaves_out_are_those_its_family_shares() -> None:
         "text_config": {"hidden_size": 5376},
     }
     told = {**bare, "vision_config": {**SIGLIP, "num_hidden_layers": 27, "patch_size": 14, "image_size": 896}}
-    assert encoder_parameters(bare) == encoder_parameters(told)
+    assert read_encoder(bare) == read_encoder(told)
 
 
 def test_what_is_not_known_or_not_possible_is_said() -> None:
-    assert encoder_parameters({"architectures": ["SomethingForConditionalGeneration"]}) is None
+    assert read_encoder({"architectures": ["SomethingForConditionalGeneration"]}) is None
     broken = {"architectures": ["Gemma3ForConditionalGeneration"], "text_config": {"hidden_size": 0}}
     with pytest.raises(ModelFileError, match="hidden_size = 0"):
-        encoder_parameters(broken)
+        read_encoder(broken)
 
 
 def test_an_encoder_is_in_the_sum_and_named() -> None:
     shape = published("Qwen/Qwen3-VL-2B-Instruct")
     assert shape.caveat == "the work of its encoder is not in the sum"
-    encoder = encoder_parameters(published_configs()["Qwen/Qwen3-VL-2B-Instruct"])
+    encoder = read_encoder(published_configs()["Qwen/Qwen3-VL-2B-Instruct"])
     assert encoder is not None
-    assert shape.encoder_bytes == 2 * encoder
+    assert shape.encoder_bytes == 2 * encoder.num_parameters
     assert shape.weights_bytes == 2 * shape.num_parameters
     assert parse_config(SMOLLM2, name="m").encoder_bytes == 0
