@@ -24,7 +24,7 @@ from sizing.gpu import catalogue
 from sizing.islands import like_cards
 from sizing.model import ModelShape
 from sizing.options import Answers, options
-from sizing.plan import Question
+from sizing.question import Question
 
 KINDS = 20
 PARALLEL_SIZES = (1, 2, 4, 8)

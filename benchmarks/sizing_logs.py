@@ -24,7 +24,8 @@ from benchmarks.statistics import percentile
 from sizing.errors import ModelNotFoundError, QuestionError, SizingError
 from sizing.gpu import GIB, Device
 from sizing.model import ModelShape
-from sizing.plan import Answer, Question, cache_capacity, settle
+from sizing.plan import cache_capacity, settle
+from sizing.question import Answer, Question
 from sizing.questions import Sources, read_question
 
 Row = Mapping[str, object]

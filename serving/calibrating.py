@@ -13,7 +13,8 @@ from sizing.errors import QuestionError, SizingError
 from sizing.gpu import GIB, Device
 from sizing.model import Dtype, ModelShape
 from sizing.observing import observations
-from sizing.plan import Question, answer
+from sizing.plan import answer
+from sizing.question import Question
 from sizing.release import parse_release
 from sizing.startup_log import StartupRecord, parse_lines
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sizing.plan import EngineSettings
+from sizing.question import EngineSettings
 
 _STAGES = (
     ("Starting vLLM server", "opening its server"),

@@ -16,7 +16,8 @@ from sizing.memory import Corrections
 from sizing.model import ModelShape
 from sizing.options import Rejected, Want
 from sizing.packing import Packing, Placed, Wanted, pack
-from sizing.plan import Answer, Question, answer
+from sizing.plan import answer
+from sizing.question import Answer, Question
 from sizing.release import NEWEST, Release
 from sizing.remedy import here_only
 from sizing.weights import quantized

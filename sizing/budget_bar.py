@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sizing.gpu import Device
-from sizing.plan import Answer, Question
+from sizing.question import Answer, Question
 
 Part = Literal[
     "held by others", "weights", "activations", "non-torch", "CUDA graphs", "KV cache", "missing", "not used"

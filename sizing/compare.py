@@ -12,7 +12,8 @@ from sizing.division import indivisible
 from sizing.errors import QuestionError, SizingError
 from sizing.gpu import GIB, Device, gpu
 from sizing.model import ModelShape
-from sizing.plan import Answer, Question, answer, settle
+from sizing.plan import answer, settle
+from sizing.question import Answer, Question
 from sizing.speed import Estimate, Pace
 from sizing.users import LatencyBound, Users
 

@@ -12,7 +12,7 @@ from sizing.compare import COLUMNS, Comparison, Money, Outlook, Row, Workload
 from sizing.cost import BreakEven
 from sizing.log_lines import log_line, log_lines
 from sizing.matrix import Matrix
-from sizing.plan import Answer, EngineSettings, Question, Range
+from sizing.question import Answer, EngineSettings, Question, Range
 from sizing.speed import Estimate
 
 SCHEMA_VERSION = 1

@@ -7,7 +7,7 @@ from math import floor
 from sizing.gpu import GIB, Device
 from sizing.memory import usable_bytes
 from sizing.overheads import OVERHEADS
-from sizing.plan import Answer, Question
+from sizing.question import Answer, Question
 
 _IDLE_CARD_BYTES = GIB
 """What the driver and a display hold of a card that nothing computes on."""

@@ -6,7 +6,7 @@ from sizing.cards import card
 from sizing.errors import QuestionError, SizingError
 from sizing.forecast import forecast, setup
 from sizing.options import Outlook
-from sizing.plan import Answer, Question
+from sizing.question import Answer, Question
 
 
 @dataclass(frozen=True)

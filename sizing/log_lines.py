@@ -10,7 +10,7 @@ from typing import Literal
 
 from sizing.gpu import GIB
 from sizing.memory import Term
-from sizing.plan import Answer, Question
+from sizing.question import Answer, Question
 from sizing.release import Release
 
 Unit = Literal["GiB", "tokens", "requests"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from sizing.compare import Option, Verdict, asked_of, first_clause, settled, short_reason, verdict
 from sizing.log_lines import concurrency_range
 from sizing.model import ModelShape
-from sizing.plan import Answer, Question
+from sizing.question import Answer, Question
 
 CONCURRENCIES = (1, 4, 16, 64, 256)
 _SHORTEST_CONTEXT = 2048

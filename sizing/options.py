@@ -11,7 +11,8 @@ from sizing.explicit import on_uneven_stages, with_explicit_kv
 from sizing.gpu import Device
 from sizing.islands import CardGroup, choose, choose_unlike, kinds, shapes
 from sizing.model import ModelShape
-from sizing.plan import SHORTEST_USEFUL_LEN, Answer, Question, check, settle
+from sizing.plan import SHORTEST_USEFUL_LEN, settle
+from sizing.question import Answer, Question, check
 from sizing.variants import Quantized, Variant, usual_len, variants
 
 _LEN_STEP = 512

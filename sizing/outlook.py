@@ -3,7 +3,7 @@
 from sizing.cards import card
 from sizing.compare import CurvePoint, Outlook, Workload
 from sizing.forecast import curve, forecast, setup, users
-from sizing.plan import Answer, Question
+from sizing.question import Answer, Question
 
 _CONCURRENCIES = tuple(2.0**n for n in range(9))
 

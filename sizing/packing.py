@@ -12,7 +12,8 @@ from sizing.gpu import Device
 from sizing.islands import kinds
 from sizing.options import Answers, Forecast, Option, Options, PlannedEngine, Rejected, Want, options
 from sizing.overheads import OVERHEADS
-from sizing.plan import Question, answer
+from sizing.plan import answer
+from sizing.question import Question
 from sizing.remedy import here_only
 from sizing.sharing import (
     Asked,

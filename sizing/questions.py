@@ -16,7 +16,7 @@ from sizing.errors import QuestionError, UnknownGpuError, UnsupportedModelError
 from sizing.gpu import GIB, Device, Link, catalogue, gpu
 from sizing.memory import Corrections
 from sizing.model import Dtype, ModelShape
-from sizing.plan import Question
+from sizing.question import Question
 from sizing.release import Engine, parse_release
 from sizing.weights import quantized
 

@@ -3,15 +3,12 @@
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from sizing.errors import QuestionError
 from sizing.gpu import GIB, catalogue
 from sizing.memory import default_utilization
 from sizing.overheads import OVERHEADS
-
-if TYPE_CHECKING:  # plan asks for remedies, so its types are only named here
-    from sizing.plan import Answer, Question
+from sizing.question import Answer, Question
 
 _MOST_REMEDIES = 3
 _HIGHEST_UTILIZATION = 0.95  # above it, fragmentation and other tenants of a card leave no room
@@ -24,7 +21,7 @@ class Remedy:
     """A change in a few words, and the question with it made."""
 
     text: str
-    question: "Question"
+    question: Question
 
 
 def here_only(way_out: str | None) -> str:
@@ -34,9 +31,7 @@ def here_only(way_out: str | None) -> str:
     return f"; try {', or '.join(here)}" if here else ""
 
 
-def fitting_remedies(
-    question: "Question", settled: "Answer", settle: Callable[["Question"], "Answer"]
-) -> tuple[Remedy, ...]:
+def fitting_remedies(question: Question, settled: Answer, settle: Callable[[Question], Answer]) -> tuple[Remedy, ...]:
     """The nearest few changes that fit: same machine before more of it, more of it before another.
 
     Of several steps of the same kind (4 cards, 8 cards) only the first that fits is named.
@@ -49,14 +44,14 @@ def fitting_remedies(
     return tuple(fitting)
 
 
-def _fits(remedy: Remedy, settle: Callable[["Question"], "Answer"]) -> bool:
+def _fits(remedy: Remedy, settle: Callable[[Question], Answer]) -> bool:
     try:
         return settle(remedy.question).fits
     except QuestionError:  # another card or cache type that is not sized for this model
         return False
 
 
-def _candidates(question: "Question", settled: "Answer") -> Iterator[Iterable[Remedy]]:
+def _candidates(question: Question, settled: Answer) -> Iterator[Iterable[Remedy]]:
     yield _shorter(question, settled)
     if question.kv_cache_memory_bytes is not None:
         yield [Remedy("no --kv-cache-memory-bytes", replace(question, kv_cache_memory_bytes=None))]
@@ -72,13 +67,13 @@ def _candidates(question: "Question", settled: "Answer") -> Iterator[Iterable[Re
     yield _larger_card(question)
 
 
-def _shorter(question: "Question", settled: "Answer") -> Iterator[Remedy]:
+def _shorter(question: Question, settled: Answer) -> Iterator[Remedy]:
     longest = settled.longest_model_len
     if longest >= 1:
         yield Remedy(f"--max-model-len {longest}", replace(question, max_model_len=longest))
 
 
-def _utilization(question: "Question", settled: "Answer") -> Iterator[Remedy]:
+def _utilization(question: Question, settled: Answer) -> Iterator[Remedy]:
     current = settled.settings.gpu_memory_utilization
     if current is None:
         return
@@ -89,7 +84,7 @@ def _utilization(question: "Question", settled: "Answer") -> Iterator[Remedy]:
         yield Remedy(f"--gpu-memory-utilization {free:g}", replace(question, gpu_memory_utilization=free))
 
 
-def _free_memory(question: "Question", settled: "Answer") -> Iterator[Remedy]:
+def _free_memory(question: Question, settled: Answer) -> Iterator[Remedy]:
     engine = settled.weights_bytes + OVERHEADS.cpu_processes_bytes + settled.needed_kv_bytes
     wanted = math.ceil(engine / (1 - OVERHEADS.cpu_safety_share) / GIB * 10) * GIB // 10
     device = question.device
@@ -98,13 +93,13 @@ def _free_memory(question: "Question", settled: "Answer") -> Iterator[Remedy]:
         yield Remedy(f"freeing {(wanted - device.free_bytes) / GIB:.1f} GiB of memory", freed)
 
 
-def _fewer_sequences(question: "Question", settled: "Answer") -> Iterator[Remedy]:
+def _fewer_sequences(question: Question, settled: Answer) -> Iterator[Remedy]:
     for seqs in _FEWER_SEQS:
         if seqs < settled.settings.max_num_seqs:
             yield Remedy(f"--max-num-seqs {seqs}", replace(question, max_num_seqs=seqs))
 
 
-def _more_cards(question: "Question") -> Iterator[Remedy]:
+def _more_cards(question: Question) -> Iterator[Remedy]:
     for count in _MORE_CARDS:
         if count > question.count:
             yield Remedy(
@@ -112,7 +107,7 @@ def _more_cards(question: "Question") -> Iterator[Remedy]:
             )
 
 
-def _larger_card(question: "Question") -> Iterator[Remedy]:
+def _larger_card(question: Question) -> Iterator[Remedy]:
     for card in sorted(catalogue(), key=lambda card: card.memory_bytes):
         if card.memory_bytes > question.device.memory_bytes:
             yield Remedy(

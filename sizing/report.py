@@ -12,7 +12,7 @@ from sizing.document import SCHEMA_VERSION, as_json
 from sizing.gpu import GIB
 from sizing.log_lines import LogLine, log_line, log_lines
 from sizing.memory import Term
-from sizing.plan import Answer, Question
+from sizing.question import Answer, Question
 
 __all__ = ["SCHEMA_VERSION", "BarView", "as_json", "log_line", "render"]
 

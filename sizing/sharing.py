@@ -9,7 +9,8 @@ from sizing.gpu import GIB, Device
 from sizing.islands import CardGroup, choose, kinds, shapes
 from sizing.options import Answers, PlannedEngine, Want, on_cards
 from sizing.overheads import OVERHEADS
-from sizing.plan import SHORTEST_USEFUL_LEN, Question
+from sizing.plan import SHORTEST_USEFUL_LEN
+from sizing.question import Question
 from sizing.variants import Variant, usual_len
 
 CardKey = tuple[int | None, str | None]

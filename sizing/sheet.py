@@ -10,7 +10,7 @@ from sizing.figures import HEADINGS, dollars, figure
 from sizing.gpu import GIB
 from sizing.matrix import Matrix, contexts_by_concurrency, models_by_gpus, short_name
 from sizing.model import ModelShape
-from sizing.plan import Answer, Question
+from sizing.question import Answer, Question
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from rich.text import Text
 
 from sizing.cards import card
 from sizing.compare import CurvePoint, Outlook
-from sizing.plan import Answer, Question
+from sizing.question import Answer, Question
 from sizing.speed import Estimate
 
 

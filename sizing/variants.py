@@ -9,7 +9,7 @@ from sizing.gpu import Device
 from sizing.islands import CardGroup
 from sizing.layers import Indexer
 from sizing.model import ModelShape
-from sizing.plan import Question
+from sizing.question import Question
 
 USUAL_LEN = 32_768
 """A context that few requests are longer than: good enough where nobody asked for one."""

@@ -22,7 +22,8 @@ from sizing.errors import QuestionError, SizingError
 from sizing.gpu import Device
 from sizing.hub import load_model
 from sizing.outlook import outlook
-from sizing.plan import Answer, Question, answer
+from sizing.plan import answer
+from sizing.question import Answer, Question
 from sizing.questions import Sources, read_question
 from sizing.report import render
 from sizing.sheet import answer_sheet

@@ -20,7 +20,7 @@ from sizing.model import ModelShape
 from sizing.outlook import outlook
 from sizing.page import html_page
 from sizing.picture import svg_picture
-from sizing.plan import Question
+from sizing.question import Question
 from sizing.release import UNKNOWN, parse_release
 from sizing.sheet import Sheet, comparison_matrices, comparison_sheet
 from sizing.users import LatencyBound

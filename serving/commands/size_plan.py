@@ -20,7 +20,7 @@ from sizing.gpu import Device
 from sizing.hub import load_model
 from sizing.islands import like_cards
 from sizing.options import Option, Options, Want, options
-from sizing.plan import Question
+from sizing.question import Question
 from sizing.release import parse_release
 from sizing.weights import quantized
 

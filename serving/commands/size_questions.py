@@ -15,7 +15,8 @@ from rich.table import Table
 from sizing.document import as_json as document
 from sizing.errors import QuestionError, SizingError
 from sizing.gpu import GIB
-from sizing.plan import Answer, Question, answer
+from sizing.plan import answer
+from sizing.question import Answer, Question
 from sizing.questions import Sources, read_question
 
 ALL_ANSWERED, SOME_NOT = 0, 2

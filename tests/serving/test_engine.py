@@ -6,7 +6,7 @@ import pytest
 
 from serving.engine import EngineProcess, EngineSpec
 from serving.supervisor import back_off_s
-from sizing.plan import EngineSettings
+from sizing.question import EngineSettings
 
 SETTINGS = EngineSettings(
     max_model_len=2048,

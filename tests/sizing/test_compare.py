@@ -11,7 +11,8 @@ from sizing.errors import QuestionError, UnknownGpuError
 from sizing.gpu import gpu
 from sizing.matrix import contexts_by_concurrency, models_by_gpus
 from sizing.outlook import outlook
-from sizing.plan import Answer, Question, answer
+from sizing.plan import answer
+from sizing.question import Answer, Question
 from sizing.speed import Estimate, Pace
 from sizing.users import LatencyBound, Users
 from tests.sizing.models import published, smollm2

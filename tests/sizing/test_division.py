@@ -8,7 +8,8 @@ from sizing.division import indivisible, read_granule
 from sizing.errors import QuestionError
 from sizing.gpu import gpu
 from sizing.model import Granule, ModelShape
-from sizing.plan import Question, answer
+from sizing.plan import answer
+from sizing.question import Question
 from sizing.release import Release
 from tests.sizing.models import published
 

@@ -15,7 +15,8 @@ from sizing.memory import block_size
 from sizing.model import ModelShape
 from sizing.pages import LatentPage
 from sizing.parameters import count_parameters
-from sizing.plan import Question, answer
+from sizing.plan import answer
+from sizing.question import Question
 from sizing.release import NEWEST, Release, batch_defaults
 from sizing.weights import weights_per_rank_bytes
 from tests.sizing.models import published, published_configs

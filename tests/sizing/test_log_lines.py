@@ -7,7 +7,8 @@ import pytest
 
 from sizing.gpu import GIB, Device, gpu
 from sizing.log_lines import log_line, log_lines
-from sizing.plan import Question, answer
+from sizing.plan import answer
+from sizing.question import Question
 from sizing.release import parse_release
 from tests.sizing.models import published, smollm2
 

@@ -11,7 +11,7 @@ from sizing.gpu import GIB, Device, gpu
 from sizing.islands import like_cards
 from sizing.model import ModelShape
 from sizing.options import Options, Outlook, Want, options
-from sizing.plan import Answer, Question
+from sizing.question import Answer, Question
 from sizing.weights import quantized
 from tests.sizing.models import published
 

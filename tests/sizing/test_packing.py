@@ -14,7 +14,7 @@ from sizing.memory import default_utilization, usable_bytes
 from sizing.model import ModelShape
 from sizing.options import Want
 from sizing.packing import Packing, Wanted, pack
-from sizing.plan import Question
+from sizing.question import Question
 from sizing.sharing import card_key, reserved_bytes
 from tests.sizing.models import published
 

@@ -15,7 +15,8 @@ from sizing.log_lines import log_lines
 from sizing.outlook import outlook
 from sizing.page import html_page
 from sizing.picture import svg_picture
-from sizing.plan import Question, answer
+from sizing.plan import answer
+from sizing.question import Question
 from sizing.sheet import Sheet, answer_sheet, comparison_matrices, comparison_sheet
 from sizing.speed import Estimate
 from sizing.style import variables

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from sizing.errors import QuestionError
 from sizing.gpu import GIB, Device, catalogue, gpu
 from sizing.model import ModelShape
-from sizing.plan import Answer, Question, answer, cache_capacity, settle
+from sizing.plan import answer, cache_capacity, settle
+from sizing.question import Answer, Question
 from sizing.release import parse_release
 from sizing.remedy import fitting_remedies
 from tests.sizing.models import published, smollm2

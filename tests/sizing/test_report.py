@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from sizing.gpu import GIB, Device, gpu
-from sizing.plan import Question, answer
+from sizing.plan import answer
+from sizing.question import Question
 from sizing.report import as_json, log_line, render
 from tests.sizing.models import published, smollm2
 

@@ -12,7 +12,8 @@ from sizing.document import as_json, comparison_json, matrix_json, schema_text
 from sizing.gpu import GIB, Device, gpu
 from sizing.matrix import contexts_by_concurrency, models_by_gpus
 from sizing.outlook import outlook
-from sizing.plan import Question, answer
+from sizing.plan import answer
+from sizing.question import Question
 from sizing.release import parse_release
 from sizing.users import LatencyBound
 from tests.sizing.models import published, smollm2
