@@ -150,14 +150,31 @@ def _gemma4(config: ConfigValues, shape: ModelShape, index: int, caches: tuple[L
         width = shape.head_dim if sliding else config.count("global_head_dim", default=512)
         attention = Attention(1, width, width)
     yield from attention_matrices(shape, attention, keys=bool(caches))
-    yield from mlp("mlp", hidden, shape.intermediate_size)
+    widened = 2 if not caches and config.flag("use_double_wide_mlp", default=False) else 1
+    yield from mlp("mlp", hidden, widened * shape.intermediate_size)
     yield norm("layernorm", hidden, times=4)
+    yield from _layer_embedding(config, shape, index)
     yield norm("layer_scalar", 1)
     yield norm("self_attn.qk_norm", (2 if caches else 1) * attention.head_dim)
     if shape.num_experts:
         yield from experts("experts", hidden, shape.num_experts, shape.moe_intermediate_size)
         yield from router("router.proj", hidden, shape.num_experts, bias=True)
         yield norm("router.norm", hidden, times=4)
+
+
+def _layer_embedding(config: ConfigValues, shape: ModelShape, index: int) -> Parts:
+    """What embeds each token for one layer; the table of all layers' and its projection stand with the first."""
+    width, hidden = config.count_or_none("hidden_size_per_layer_input"), shape.hidden_size
+    if not width:
+        return
+    if index == 0:
+        vocab, across = config.count("vocab_size_per_layer_input", default=shape.vocab_size), shape.num_hidden_layers
+        yield Weight("embed_tokens_per_layer", (vocab, across * width), "sharded")
+        yield linear("per_layer_model_projection", across * width, hidden)
+        yield norm("per_layer_projection_norm", width)
+    yield linear("per_layer_input_gate", width, hidden, "replicated")
+    yield linear("per_layer_projection", hidden, width, "replicated")
+    yield norm("post_per_layer_input_norm", hidden)
 
 
 def _gpt_oss(_: ConfigValues, shape: ModelShape, __: int, caches: tuple[Layer, ...]) -> Parts:

@@ -16,6 +16,7 @@ Refusal = Literal["tokens", "layers", "first group of all stages", "first group"
 MambaCacheMode = Literal["none", "align", "all"]
 
 _VERSION = re.compile(r"(?<![\w.])v?([01])\.(\d+)(?:\.(\d+))?")
+_AFTER_V0 = re.compile(r"\(20(?:2[6-9]|[3-9]\d)-\d\d")  # a date behind a build without a number
 _LAST_V0_DEFAULT = 7
 _LAST_OF_TWO_ENGINES = 11  # V0 was removed in it: what names its engine after that has no reason to
 
@@ -216,9 +217,11 @@ def parse_release(text: str | None, engine: Engine | None = None) -> Release:
     """What people and logs write, "v0.10.1+g1234" or "0.8.x (log 03-29)"; what says nothing is the newest release.
 
     `engine` is what the log names: V0 without a version is the last release that started it by default, and V1 the
-    last that had both.
+    last that had both, unless a date behind it says that V0 was gone ("dev 4d2a68d64 (2026-08)").
     """
     found = _VERSION.search(text) if text else None
+    if found is None and text and _AFTER_V0.search(text):
+        return Release(NEWEST.minor, known=False, named_engine=engine)
     if found is None:
         minor = {"V0": _LAST_V0_DEFAULT, "V1": _LAST_OF_TWO_ENGINES}.get(engine or "", NEWEST.minor)
         return Release(minor, known=False, named_engine=engine)
