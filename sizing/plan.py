@@ -26,6 +26,7 @@ from sizing.release import Release
 from sizing.remedy import fitting_remedies
 
 _MOST_RANKS = 64
+_MOST_CUTS = 6
 _FREE_IS_CHECKED = Release(9, 1)
 _STATES_ARE_COUNTED = Release(20)
 SHORTEST_USEFUL_LEN = 1024
@@ -106,10 +107,13 @@ def _shortened(question: Question, attempt: Answer) -> Answer | None:
     """
     own = question.model.max_model_len
     useful = min(own, SHORTEST_USEFUL_LEN)
-    for longest, how in ((_surely_longest(question, attempt), "surely does"), (attempt.longest_model_len, "does")):
+    candidates = [(_surely_longest(question, attempt), "surely does"), (attempt.longest_model_len, "does")]
+    for longest, how in candidates:
         if longest < useful:
             continue
         shorter = _evaluate(question, attempt.settings.tensor_parallel_size, longest)
+        if not shorter.fits and len(candidates) < _MOST_CUTS:  # V0's batch grows where the context no longer exceeds it
+            candidates.append((shorter.longest_model_len, "does"))
         note = f"the model's own context of {own:,} tokens does not fit; {longest:,} is the longest that {how}"
         if shorter.fits:
             return replace(shorter, note=_joined(note, shorter.note))
