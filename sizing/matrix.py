@@ -114,8 +114,6 @@ def _cell(base: Question, chosen: Option) -> Cell:
     question, found, refused = asked_of(base, chosen)
     if found is None:
         return Cell("no", question.max_model_len, 0, 0, 0, first_clause(refused))
-    if base.max_model_len is None and found.fits and not found.certain:
-        found = _surely_shorter(question, found)
     low, high = _requests_range(found)
     judged = verdict(found)
     context, requests = found.settings.max_model_len, found.requests_fit if found.fits else 0
@@ -123,12 +121,3 @@ def _cell(base: Question, chosen: Option) -> Cell:
     if judged == "close":
         said = f"{low:,} to {high:,} x {context:,}"
     return Cell(judged, context, requests, low, high, said)
-
-
-def _surely_shorter(question: Question, found: Answer) -> Answer:
-    """A context that was cut to the last token is always a close call: the one that the bad end holds, in whole Ki."""
-    context = found.kv_cache_tokens_range.low // 1024 * 1024
-    if not 0 < context < found.settings.max_model_len:
-        return found
-    shorter, _ = settled(replace(question, max_model_len=context))
-    return shorter if shorter is not None and shorter.fits and shorter.certain else found

@@ -72,10 +72,10 @@ class Overheads:
     # CUDA context growth, cuBLAS workspaces: what the driver sees and PyTorch does not. 0.01-0.35 in 0.6 to 0.8,
     # 0.13-0.14 in 0.11 to 0.17, 0.24-0.27 from 0.18 on (0.46 for one family).
     non_torch_one_rank_gib: Since = Since(
-        ((0, Band(0.12, 0.01, 0.36)), (8, Band(0.13, 0.05, 0.20)), (18, Band(0.25, 0.20, 0.46)))
+        ((0, Band(0.08, 0.01, 0.36)), (8, Band(0.13, 0.05, 0.20)), (18, Band(0.25, 0.20, 0.46)))
     )
     # ROCm counts what HIP and its libraries load: 6.07 in 0.6, about 2 for later ones.
-    non_torch_rocm_gib: Band = Band(2.0, 0.3, 6.3)
+    non_torch_rocm_gib: Since = Since(((0, Band(6.0, 0.3, 6.3)), (8, Band(2.0, 0.3, 6.3))))
     # Several tensor-parallel ranks: NCCL's and the custom all-reduce's buffers as well. PCIe 0.20-0.36 whatever the
     # version; NVLink 0.54 (H100) to 1.39 (A100, H200) and 2.1 for 8 ranks, and 2.06-2.21 from 0.18 on.
     non_torch_pcie_gib: Since = Since(((0, Band(0.25, 0.18, 0.40)), (18, Band(0.40, 0.25, 0.80))))
@@ -104,7 +104,7 @@ class Overheads:
             return (self.non_torch_fabric_gib if fabric else self.non_torch_pcie_gib).at(release)
         if stages > 1:
             return self.non_torch_stages_gib
-        return self.non_torch_rocm_gib if link == "xgmi" else self.non_torch_one_rank_gib.at(release)
+        return (self.non_torch_rocm_gib if link == "xgmi" else self.non_torch_one_rank_gib).at(release)
 
     def graphs_gib(self, layers: int, sizes: int, *, mixture: bool) -> Band:
         """vLLM's own estimate, which is what it takes from the KV cache."""

@@ -28,8 +28,8 @@ COMMANDS = (
     "keys new",
 )
 SIZE = ("size", "Qwen/Qwen3-8B", "--gpu", "L40S", "--max-model-len", "32K")
-PLAN = ("size", "plan", "Qwen/Qwen3-8B", "--cards", "2xRTX4090,L40S", "--max-model-len", "32K", "--concurrency", "8")
-COMPARE = ("size", "compare", "Qwen/Qwen3-8B", "--gpus", "L4,L40S,H100,2xRTX4090", "--slo", "ttft=2,tpot=0.05")
+PLAN = ("size", "plan", "Qwen/Qwen3-8B", "--cards", "2xRTX4090,L40S", "--max-model-len", "32K", "--concurrency", "4")
+COMPARE = ("size", "compare", "Qwen/Qwen3-8B", "--gpus", "L40S,2xRTX4090", "--slo", "ttft=2,tpot=0.05")
 _MODEL = "Qwen/Qwen3-8B"
 _WIDTH = 110
 

@@ -35,9 +35,8 @@ def test_every_command_shown_is_one_berth_takes(args: list[str]) -> None:
         return  # printed above, so it was run
     command: Any = typer.main.get_command(app)  # typer carries a click of its own, without public types
     context = typer.Context(command)
-    while hasattr(command, "list_commands"):
-        name, *args = args
-        command = command.get_command(context, name)
+    while hasattr(command, "resolve_command"):
+        name, command, args = command.resolve_command(context, args)
         assert command is not None, name
     command.make_context("berth", list(args))
 

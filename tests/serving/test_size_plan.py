@@ -1,0 +1,65 @@
+"""`berth size plan` as it is typed."""
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from serving.commands.size_plan import plan
+from tests.sizing.models import published_configs
+
+app = typer.Typer()
+app.command()(plan)
+
+
+@pytest.fixture
+def llama_70b(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("BERTH_STATE_DIR", str(tmp_path / "state"))
+    folder = tmp_path / "llama"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(published_configs()["meta-llama/Llama-3.1-70B-Instruct"]))
+    return str(folder)
+
+
+def run(*args: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, list(args))
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_the_first_way_is_the_one_serve_takes(llama_70b: str) -> None:
+    status, out, err = run(llama_70b, "--cards", "4xH100", "--max-model-len", "8k", "--json")
+    assert (status, err) == (0, "")
+    document = json.loads(out)
+    first = document["ranked"][0]
+    assert (first["cards"], first["answer"]["settings"]["tensor_parallel_size"]) == (["H100"] * 4, 4)
+    assert first["certain"] is True
+    assert first["shortfall"] is None
+    reasons = {each["what"]: each["why"] for each in document["why_not"]}
+    assert "does not divide the 64 attention heads" in reasons["3 x H100, tensor_parallel_size 3"]
+
+
+def test_every_other_way_has_its_reason(llama_70b: str) -> None:
+    status, out, _ = run(llama_70b, "--cards", "2xRTX4090", "--max-model-len", "8k")
+    assert status == 1
+    assert "Ways that work" not in out
+    assert "not 2 x RTX4090, tensor_parallel_size 2: weights and work take" in out
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--cards", "4xH1000"], "did you mean H100"),
+        (["--cards", " , "], "--cards names none"),
+        (["--cards", "H100", "--concurrency", "0"], "concurrency is 0"),
+        (["--cards", "H100", "--slo", "speed=1"], "is no bound"),
+        (["--cards", "H100", "--max-model-len", "many"], "many"),
+        ([], "this machine has no GPU"),
+    ],
+)
+def test_bad_input_is_one_line(llama_70b: str, args: list[str], said: str) -> None:
+    status, out, err = run(llama_70b, *args)
+    assert (status, out) == (2, "")
+    assert said in err
+    assert err.count("\n") == 1
