@@ -44,8 +44,6 @@ class Decoder:
     """Always or never, or the config's key that says so; so are the next two."""
     out_bias: str | bool = False
     mlp_bias: str | bool = False
-    output_bias: bool = False
-    """Of the output layer."""
     bias_by_default: bool = False
     """Where the key is absent."""
     qk_norm: Literal["none", "head", "heads", "use_qk_norm", "use_qk_norm heads"] = "none"
@@ -106,7 +104,6 @@ DECODERS: Mapping[str, Decoder] = {
         qkv_bias=True,
         out_bias=True,
         mlp_bias=True,
-        output_bias=True,
         windowed=False,
     ),
     "Qwen2MoeForCausalLM": Decoder(
@@ -117,7 +114,7 @@ DECODERS: Mapping[str, Decoder] = {
         ),
         windowed=False,
     ),
-    "SeedOssForCausalLM": Decoder(qkv_bias="attention_bias", out_bias="attention_out_bias", bias_by_default=True),
+    "SeedOssForCausalLM": Decoder(qkv_bias="attention_bias", bias_by_default=True),
     "SmolLM3ForCausalLM": Decoder(
         qkv_bias="attention_bias",
         out_bias="attention_bias",
@@ -182,7 +179,7 @@ def decoder(architecture: str, config: ConfigValues) -> Anatomy:
 
 
 def decoder_layer(architecture: str, config: ConfigValues, index: int) -> Iterator[Weight]:
-    """One layer's weights; what a biased end of the model has beside its matrices stands with the last."""
+    """One layer's weights; the bias of the norm behind the layers stands with the last."""
     family = DECODERS[architecture]
     hidden, *_ = _sizes(config)
     yield from _attention(family, config)
@@ -192,18 +189,18 @@ def decoder_layer(architecture: str, config: ConfigValues, index: int) -> Iterat
         yield from _mixture(family.experts, config, biased=biased)
     else:
         yield from _feed_forward("mlp", hidden, config.count("intermediate_size"), gated=family.gated, biased=biased)
-    if index == config.count("num_hidden_layers") - 1:
-        if family.norm_bias:
-            yield norm("model.norm.bias", hidden)
-        if family.output_bias:
-            yield Weight("lm_head.bias", (config.count("vocab_size"),), "sharded")
+    if family.norm_bias and index == config.count("num_hidden_layers") - 1:
+        yield norm("model.norm.bias", hidden)
 
 
 def _sizes(config: ConfigValues) -> tuple[int, int, int, int]:
     """Hidden size, heads, key-value heads and a head's width."""
     hidden, heads = config.count("hidden_size"), config.count("num_attention_heads")
-    return hidden, heads, config.count("num_key_value_heads", default=heads), config.count(
-        "head_dim", default=hidden // heads
+    return (
+        hidden,
+        heads,
+        config.count("num_key_value_heads", default=heads),
+        config.count("head_dim", default=hidden // heads),
     )
 
 

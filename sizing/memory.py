@@ -264,9 +264,7 @@ def _term(name: str, band: Band, why: str) -> Term:
     return Term(name, round(band.value), why, round(band.low), round(band.high))
 
 
-def _weights(
-    model: ModelShape, device: Device, parallel: Parallel, stage: int, release: Release = NEWEST
-) -> Term:
+def _weights(model: ModelShape, device: Device, parallel: Parallel, stage: int, release: Release = NEWEST) -> Term:
     per_stage = weights_per_rank(
         model,
         tensor_parallel_size=parallel.tensor_parallel_size,
