@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from sizing.anatomy import Anatomy
 from sizing.config_values import ConfigValues
+from sizing.decoders import DECODERS, decoder
 from sizing.errors import UnsupportedModelError
 from sizing.latent import deepseek, deepseek_sparse, deepseek_v4, kimi_linear
 from sizing.recurrent import granite_hybrid, nemotron_h, qwen3_5, qwen3_next
@@ -95,6 +97,7 @@ FAMILIES: dict[str, Callable[[ConfigValues], Anatomy]] = {
     "Qwen3_5ForCausalLM": qwen3_5,
     "Qwen3_5MoeForCausalLM": qwen3_5,
     "Step3p5ForCausalLM": step3p5,
+    **{name: partial(decoder, name) for name in DECODERS},
 }
 
 # The decoder behind a multimodal wrapper; its values are the wrapper's `text_config`.

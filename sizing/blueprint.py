@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from sizing.architecture import ARCHITECTURES
 from sizing.config_values import ConfigValues
+from sizing.decoders import DECODERS, decoder_layer, is_gated
 from sizing.held import Weight
 from sizing.layers import Attention, Indexer, Layer
 from sizing.matrices import Parts, attention_matrices, experts, linear, mlp, norm, router, sole_attention, table
@@ -101,7 +102,7 @@ def _of_unknown_name(config: ConfigValues, shape: ModelShape, index: int, caches
         yield Weight("self_attn.kv_proj.bias", (2 * attention.num_kv_heads * attention.head_dim,), "kv")
     yield norm("layernorm", hidden, times=2)
     if index < shape.num_hidden_layers - shape.num_moe_layers:
-        yield from mlp("mlp", hidden, shape.intermediate_size)
+        yield from mlp("mlp", hidden, shape.intermediate_size, gated=is_gated(config))
         return
     width = shape.moe_intermediate_size
     shared = config.count_or_none("shared_expert_intermediate_size")
@@ -213,6 +214,10 @@ def _minimax_m2(_: ConfigValues, shape: ModelShape, __: int, caches: tuple[Layer
     yield from router("block_sparse_moe.gate", hidden, shape.num_experts, bias=True)
 
 
+def _of_decoders(config: ConfigValues, shape: ModelShape, index: int, _: tuple[Layer, ...]) -> Parts:
+    yield from decoder_layer(shape.architecture, config, index)
+
+
 def _deepseek(config: ConfigValues, shape: ModelShape, index: int, caches: tuple[Layer, ...]) -> Parts:
     hidden, heads = shape.hidden_size, shape.num_attention_heads
     rank, rope = config.count("kv_lora_rank"), config.count("qk_rope_head_dim")
@@ -271,6 +276,7 @@ _FAMILIES: Mapping[str, _Family] = {
     **dict.fromkeys(
         ("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM", "DeepseekV32ForCausalLM", "GlmMoeDsaForCausalLM"), _deepseek
     ),
+    **dict.fromkeys(DECODERS, _of_decoders),
     "Exaone4ForCausalLM": _normed(2, qk_norm=True),
     "Gemma2ForCausalLM": _normed(4, qk_norm=False),
     "Gemma3ForCausalLM": _normed(4, qk_norm=True),

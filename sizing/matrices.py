@@ -32,8 +32,9 @@ def attention_matrices(shape: ModelShape, attention: Attention, *, gate: bool = 
     yield linear("self_attn.o_proj", shape.hidden_size, queries)
 
 
-def mlp(name: str, hidden: int, width: int) -> Parts:
-    yield linear(f"{name}.gate_proj", width, hidden)
+def mlp(name: str, hidden: int, width: int, *, gated: bool = True) -> Parts:
+    if gated:
+        yield linear(f"{name}.gate_proj", width, hidden)
     yield linear(f"{name}.up_proj", width, hidden)
     yield linear(f"{name}.down_proj", hidden, width)
 

@@ -1,7 +1,8 @@
 """Decoders whose architecture is not known here: their layers, read off the keys that only such layers have."""
 
-from sizing.anatomy import Anatomy, ends, experts, gated_mlp, projections
+from sizing.anatomy import Anatomy, ends, experts, projections
 from sizing.config_values import ConfigValues
+from sizing.decoders import is_gated
 from sizing.errors import UnsupportedModelError
 from sizing.latent import deepseek, deepseek_sparse
 from sizing.layers import Attention, Layers, Recurrent
@@ -126,7 +127,7 @@ def _plain(config: ConfigValues) -> Anatomy:
     parameters = ends(hidden, config.count("vocab_size"), tied=config.flag("tie_word_embeddings", default=False))
     parts = (
         (attention, num_layers),
-        (gated_mlp(hidden, width), num_layers - num_moe),
+        (ParameterCount(sharded=(3 if is_gated(config) else 2) * hidden * width), num_layers - num_moe),
         (experts(hidden, num_experts, moe_width, shared_width=shared, router_bias=False), num_moe),
     )
     for part, times in parts:

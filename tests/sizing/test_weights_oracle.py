@@ -58,8 +58,8 @@ FAMILIES = (
 )
 
 
-def allocated_bytes(config: Mapping[str, object], ranks: int, folder: Path) -> int:
-    """Parameters and buffers of the first of `ranks`, each once."""
+def allocated_bytes(config: Mapping[str, object], ranks: int, folder: Path, *, buffers: bool = True) -> int:
+    """Parameters, and buffers, of the first of `ranks`, each once."""
     import torch
     from vllm.config import set_current_vllm_config
     from vllm.distributed import (
@@ -89,7 +89,7 @@ def allocated_bytes(config: Mapping[str, object], ranks: int, folder: Path) -> i
         with torch.device("meta"), set_default_torch_dtype(engine.model_config.dtype):
             model = initialize_model(engine)
     destroy_model_parallel()
-    held = [*model.parameters(), *model.buffers()]
+    held = [*model.parameters(), *(model.buffers() if buffers else ())]
     return sum(tensor.numel() * tensor.element_size() for tensor in {id(tensor): tensor for tensor in held}.values())
 
 
