@@ -7,7 +7,7 @@ from typing import Literal
 from sizing.errors import QuestionError
 from sizing.gpu import gpu
 
-PriceKind = Literal["cloud, on demand", "GPU cloud, on demand", "marketplace, lowest listed"]
+PriceKind = Literal["cloud, on demand", "GPU cloud, on demand", "marketplace, lowest listed", "as given", "owned"]
 _GB_S = 1e9
 _TERA = 1e12
 

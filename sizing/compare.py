@@ -4,10 +4,11 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from typing import Literal
 
 from sizing.cards import Price, card
-from sizing.cost import ApiPrice, BreakEven, HourlyCost, TokenCost, break_even, rented, token_cost
+from sizing.cost import ApiPrice, BreakEven, HourlyCost, TokenCost, break_even, owned, rented, token_cost
 from sizing.division import indivisible
 from sizing.errors import QuestionError, SizingError
 from sizing.gpu import GIB, Device, gpu
@@ -195,6 +196,57 @@ def option(text: str) -> Option:
     return Option(gpu(found[2]), count)
 
 
+@dataclass(frozen=True)
+class Owned:
+    """Cards that were bought: what one cost with its share of the server, and what its electricity costs."""
+
+    usd_per_card: float
+    years: float
+    usd_per_kwh: float
+    overhead: float = 1.3
+    """The building's and the server's power over the card's own."""
+
+
+Pricing = Callable[[Option], tuple[Price, HourlyCost] | None]
+"""What an option costs by the hour; None where that is not known."""
+
+
+def listed(chosen: Option) -> tuple[Price, HourlyCost] | None:
+    """The catalogue's price, of the day it was read."""
+    price = card(chosen.device.name).price if chosen.device.kind == "cuda" else None
+    return None if price is None else (price, rented(price.usd_per_hour, chosen.count))
+
+
+def given(usd_per_card_hour: float, as_of: date) -> Pricing:
+    """Every card at that price."""
+
+    def priced(chosen: Option) -> tuple[Price, HourlyCost]:
+        return Price(usd_per_card_hour, as_of, "as given", "yours"), rented(usd_per_card_hour, chosen.count)
+
+    return priced
+
+
+def bought(owner: Owned, as_of: date) -> Pricing:
+    """Amortisation around the clock, and the electricity of a card's full power while it works."""
+
+    def priced(chosen: Option) -> tuple[Price, HourlyCost] | None:
+        power_w = card(chosen.device.name).power_w if chosen.device.kind == "cuda" else None
+        if power_w is None:
+            return None
+        hourly = owned(
+            usd_per_card=owner.usd_per_card,
+            years=owner.years,
+            power_w=power_w,
+            usd_per_kwh=owner.usd_per_kwh,
+            num_cards=chosen.count,
+            overhead=owner.overhead,
+        )
+        source = f"${owner.usd_per_card:,.0f} over {owner.years:g} years, {power_w:g} W at ${owner.usd_per_kwh:g}/kWh"
+        return Price((hourly.fixed_usd + hourly.working_usd) / chosen.count, as_of, "owned", source), hourly
+
+    return priced
+
+
 def compare(
     base: Question,
     options: Sequence[Option],
@@ -202,6 +254,7 @@ def compare(
     *,
     forecaster: Forecaster | None = None,
     api: ApiPrice | None = None,
+    pricing: Pricing = listed,
 ) -> Comparison:
     """`base` asked of every option: its device, count and tensor parallel size are replaced, its settings kept.
 
@@ -210,7 +263,7 @@ def compare(
     Raises:
         QuestionError: no options, or a question that no card could answer.
     """
-    rows = tuple(_row(base, chosen, workload, forecaster, api) for chosen in options)
+    rows = tuple(_row(base, chosen, workload, forecaster, api, pricing) for chosen in options)
     refusals = {row.refused for row in rows}
     if len(refusals) == 1 and (why := refusals.pop()) is not None:
         raise QuestionError(why)
@@ -264,26 +317,32 @@ def settled(question: Question, ask: Asker = settle) -> tuple[Answer | None, str
 
 
 def _row(
-    base: Question, chosen: Option, workload: Workload, forecaster: Forecaster | None, api: ApiPrice | None
+    base: Question,
+    chosen: Option,
+    workload: Workload,
+    forecaster: Forecaster | None,
+    api: ApiPrice | None,
+    pricing: Pricing,
 ) -> Row:
     question, found, refused = asked_of(base, chosen, answer)
     if found is None or not found.fits:
-        return Row(chosen, question, found, refused, None, None, _money(chosen, None, workload, None))
+        return Row(chosen, question, found, refused, None, None, _money(pricing(chosen), None, workload, None))
     outlook, why = None, None
     if forecaster is not None:
         try:
             outlook = forecaster(question, found, workload)
         except SizingError as error:
             why = str(error)
-    money = _money(chosen, outlook, workload, api)
+    money = _money(pricing(chosen), outlook, workload, api)
     return Row(chosen, question, found, None, outlook, why, money, users=workload.users)
 
 
-def _money(chosen: Option, outlook: Outlook | None, workload: Workload, api: ApiPrice | None) -> Money | None:
-    price = card(chosen.device.name).price if chosen.device.kind == "cuda" else None
-    if price is None:
+def _money(
+    priced: tuple[Price, HourlyCost] | None, outlook: Outlook | None, workload: Workload, api: ApiPrice | None
+) -> Money | None:
+    if priced is None:
         return None
-    cost = rented(price.usd_per_hour, chosen.count)
+    price, cost = priced
     pace = None if outlook is None else outlook.paid_pace
     if pace is None:
         return Money(price, cost, None, None)
@@ -301,7 +360,7 @@ _FIGURES: dict[Column, _Figure] = {
     "tpot_s": lambda _, outlook, __: outlook.tpot_s.value if outlook and outlook.tpot_s else None,
     "output_tokens_s": lambda _, outlook, __: outlook.output_tokens_s.value if outlook else None,
     "users": lambda _, outlook, __: outlook.users.users if outlook and outlook.users else None,
-    "usd_per_hour": lambda _, __, money: money.cost.fixed_usd if money else None,
+    "usd_per_hour": lambda _, __, money: money.cost.fixed_usd + money.cost.working_usd if money else None,
     "usd_per_million": lambda _, __, money: money.tokens.blended_usd if money and money.tokens else None,
     "break_even_utilization": lambda _, __, money: money.break_even.utilization if money and money.break_even else None,
 }

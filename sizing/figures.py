@@ -109,7 +109,9 @@ def _money(row: Row, column: Column) -> tuple[str, str]:
     if money is None:
         return "-", ""
     if column == "usd_per_hour":
-        return dollars(money.cost.fixed_usd), f"{money.price.kind}, {money.price.as_of.isoformat()}"
+        return dollars(
+            money.cost.fixed_usd + money.cost.working_usd
+        ), f"{money.price.kind}, {money.price.as_of.isoformat()}"
     if column == "break_even_utilization":
         return _even(money.break_even)
     if money.tokens is None:

@@ -98,7 +98,7 @@ def read_question(row: object, sources: Sources, *, cache_only: bool = False) ->
         device=device,
         count=count if _says_how_many(values) else max(count, (tensor_parallel_size or 1) * stages),
         tensor_parallel_size=tensor_parallel_size,
-        max_model_len=_count(values, "max_model_len"),
+        max_model_len=_model_len(values),
         max_num_seqs=_count(values, "max_num_seqs"),
         max_num_batched_tokens=_count(values, "max_num_batched_tokens"),
         gpu_memory_utilization=utilization,
@@ -287,6 +287,13 @@ def _count(values: Row, key: str) -> int | None:
     if value is not None and value != int(value):
         raise QuestionError(f"{key} is {value!r}; it has to be a whole number")
     return None if value is None else int(value)
+
+
+def _model_len(values: Row) -> int | None:
+    """None for vLLM's `auto` and -1: the longest context that fits, up to the model's own."""
+    if values.get("max_model_len") in ("auto", -1):
+        return None
+    return _count(values, "max_model_len")
 
 
 def _flag(values: Row, key: str) -> bool | None:

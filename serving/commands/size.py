@@ -47,7 +47,7 @@ def size(
     enable_expert_parallel: Annotated[
         bool, typer.Option("--enable-expert-parallel", help="Experts whole, dealt out to the cards.")
     ] = False,
-    max_model_len: Annotated[str | None, typer.Option(help="Tokens per request, such as 8192 or 32k.")] = None,
+    max_model_len: Annotated[str | None, typer.Option(help="Tokens per request: 8192, 32k or auto.")] = None,
     max_num_seqs: Annotated[int | None, typer.Option(help="Requests in one step.")] = None,
     max_num_batched_tokens: Annotated[int | None, typer.Option(help="Tokens in one step.")] = None,
     gpu_memory_utilization: Annotated[float | None, typer.Option(help="Share of the card, 0 to 1.")] = None,
@@ -93,7 +93,7 @@ def size(
             "tensor_parallel_size": tensor_parallel_size,
             "pipeline_parallel_size": pipeline_parallel_size,
             "enable_expert_parallel": enable_expert_parallel,
-            "max_model_len": None if max_model_len is None else parse_tokens(max_model_len),
+            "max_model_len": max_model_len if max_model_len in (None, "auto") else parse_tokens(max_model_len),
             "max_num_seqs": max_num_seqs,
             "max_num_batched_tokens": max_num_batched_tokens,
             "gpu_memory_utilization": gpu_memory_utilization,

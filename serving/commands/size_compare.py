@@ -1,5 +1,6 @@
 """`berth size compare`: cards side by side for one model; and the files that `--html` and `--svg` name."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ from rich.console import Console
 
 from serving.commands.common import failing_in_one_line
 from serving.quantity import token_count
-from sizing.compare import Comparison, Forecaster, Workload, option
+from sizing.compare import Comparison, Forecaster, Owned, Pricing, Workload, bought, given, listed, option
 from sizing.compare import compare as compared
 from sizing.compare_report import render_comparison, render_matrix
 from sizing.cost import ApiPrice
@@ -45,6 +46,12 @@ def compare(
     api_price: Annotated[
         str | None, typer.Option(help="An API's dollars per million prompt and output tokens, such as 0.5,1.5.")
     ] = None,
+    usd_per_hour: Annotated[
+        float | None, typer.Option(help="What a card costs you, instead of the catalogue's price.")
+    ] = None,
+    owned: Annotated[
+        str | None, typer.Option(help="Cards of your own: dollars a card, years, dollars a kWh, such as 25000,4,0.25.")
+    ] = None,
     max_num_seqs: Annotated[int | None, typer.Option(help="Requests in one step.")] = None,
     gpu_memory_utilization: Annotated[float | None, typer.Option(help="Share of each card, 0 to 1.")] = None,
     kv_cache_dtype: Annotated[str, typer.Option(help="auto, bfloat16, float16, fp8, fp8_e4m3 or fp8_e5m2.")] = "auto",
@@ -79,6 +86,7 @@ def compare(
             kv_cache_dtype=kv_cache_dtype,
             vllm_version=vllm_version,
             api=None if api_price is None else parse_api_price(api_price),
+            pricing=_pricing(usd_per_hour, owned),
         )
         matrices = comparison_matrices(found, models, [row.option for row in found.rows])
         write_sheet(comparison_sheet(found, matrices), html=html, svg=svg)
@@ -105,6 +113,7 @@ def side_by_side(
     vllm_version: str | None = None,
     api: ApiPrice | None = None,
     forecaster: Forecaster | None = outlook,
+    pricing: Pricing = listed,
 ) -> Comparison:
     """The comparison that the command prints; every engine is started for `max_model_len`, by default the workload's.
 
@@ -124,7 +133,30 @@ def side_by_side(
         kv_cache_dtype=kv_cache_dtype,
         release=UNKNOWN if vllm_version is None else parse_release(vllm_version),
     )
-    return compared(base, options, workload, forecaster=forecaster, api=api)
+    return compared(base, options, workload, forecaster=forecaster, api=api, pricing=pricing)
+
+
+def _pricing(usd_per_hour: float | None, owned: str | None) -> Pricing:
+    """What the flags say a card costs.
+
+    Raises:
+        QuestionError: both flags, or amounts that are none.
+    """
+    today = datetime.now(UTC).date()
+    if usd_per_hour is not None and owned is not None:
+        raise QuestionError("--usd-per-hour and --owned are two prices for one card; give one of them")
+    if usd_per_hour is not None:
+        if not 0 < usd_per_hour < float("inf"):
+            raise QuestionError(f"--usd-per-hour is {usd_per_hour:g}; it has to be above 0")
+        return given(usd_per_hour, today)
+    if owned is None:
+        return listed
+    parts = owned.split(",")
+    if len(parts) != 3:
+        raise QuestionError(
+            f"--owned {owned!r} is not three amounts; write dollars, years and dollars a kWh: 25000,4,0.25"
+        )
+    return bought(Owned(*(_positive(part.strip(), f"--owned {owned!r}") for part in parts)), today)
 
 
 def _checked(workload: Workload) -> None:

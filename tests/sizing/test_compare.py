@@ -1,11 +1,12 @@
 """Cards side by side and matrices: who wins a column, what a cell says, what a row says that cannot be answered."""
 
 from dataclasses import replace
+from datetime import date
 
 import pytest
 
 from sizing.choice import cheapest
-from sizing.compare import Comparison, Option, Outlook, Workload, compare, option, verdict
+from sizing.compare import Comparison, Option, Outlook, Owned, Workload, bought, compare, given, option, verdict
 from sizing.cost import ApiPrice
 from sizing.errors import QuestionError, UnknownGpuError
 from sizing.gpu import gpu
@@ -65,6 +66,21 @@ def test_money_by_hand() -> None:
     assert money.tokens.blended_usd == pytest.approx(0.4618, abs=1e-4)
     assert money.break_even.utilization == pytest.approx(0.3958, abs=1e-4)
     assert money.break_even.requests_per_day == pytest.approx(0.3958 * 2 * 86_400, rel=1e-3)
+
+
+def test_prices_of_ones_own() -> None:
+    day = date(2026, 11, 24)
+    h100 = option("2xH100")
+    price, cost = given(2.5, day)(h100) or pytest.fail("no price")
+    assert (price.usd_per_hour, cost.fixed_usd, cost.working_usd) == (2.5, 5.0, 0.0)
+    # 8,766 hours a year: 35,064 dollars a card over four years is one dollar an hour; 700 W at 1.3 and 0.2 a kWh
+    price, cost = bought(Owned(35_064, 4, 0.2), day)(h100) or pytest.fail("no price")
+    assert cost.fixed_usd == pytest.approx(2.0)
+    assert cost.working_usd == pytest.approx(2 * 0.7 * 1.3 * 0.2)
+    assert price.usd_per_hour == pytest.approx(1.0 + 0.182)
+    found = compare(asked(), [h100], LOAD, forecaster=lambda *_: at_pace(2.0), pricing=given(2.5, day))
+    assert found.rows[0].money is not None
+    assert found.rows[0].money.price.kind == "as given"
 
 
 def test_the_best_of_each_column() -> None:

@@ -83,6 +83,11 @@ def test_a_total_that_is_given_comes_first_and_names_a_card_of_no_catalogue() ->
     assert (used.free_bytes, used.link) == (30 * GIB, "pcie")
 
 
+def test_auto_is_the_longest_context_that_fits() -> None:
+    for auto in ("auto", -1):
+        assert read_question({**ROW, "max_model_len": auto}, SOURCES) == read_question(ROW, SOURCES)
+
+
 def test_a_laptops_card_is_not_the_desktops() -> None:
     with pytest.raises(SizingError, match="no GPU called"):
         read_question({**ROW, "gpu": "RTX 5090 Laptop"}, SOURCES)
