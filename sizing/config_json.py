@@ -47,6 +47,7 @@ _UNSCALED_ROPE = {"default", "su", "longrope", "llama3", "yarn", "deepseek_yarn"
 _TEXT_SECTIONS = ("text_config", "llm_config", "language_config")
 _ASSUMED_MODEL_LEN = 32_768
 _ANY_MODEL_LEN = 2**24
+_MOST_PARAMETERS = 10**15
 
 
 def parse_config(values: Mapping[str, object], *, name: str, tensors: Sequence[Tensor] | None = None) -> ModelShape:
@@ -58,6 +59,11 @@ def parse_config(values: Mapping[str, object], *, name: str, tensors: Sequence[T
     """
     found = _unweighed(values, name=name, tensors=tensors)
     shape = weighed(found.shape, found.config, tensors, wrapper=values if found.wrapped else None)
+    if shape.num_parameters > _MOST_PARAMETERS:
+        raise ModelFileError(
+            f"{name}: config.json describes {shape.num_parameters:.1e} parameters, more than any model has; "
+            "use the file as its publisher ships it"
+        )
     return replace(shape, architecture=found.architecture)
 
 

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 from sizing.errors import ModelFileError
 
+_MOST = 2**40
+_MOST_LAYERS = 10_000
+
 
 @dataclass(frozen=True)
 class ConfigValues:
@@ -25,6 +28,8 @@ class ConfigValues:
             raise ModelFileError(f"{self.name}: config.json has no {key}; use the file as its publisher ships it")
         if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
             raise self.impossible(key, "must be a positive whole number")
+        if value > (_MOST_LAYERS if key == "num_hidden_layers" else _MOST):
+            raise self.impossible(key, "is more than any model has")
         return value
 
     def count_or_none(self, key: str) -> int | None:

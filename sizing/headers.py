@@ -48,7 +48,7 @@ def parse_header(header: bytes, *, file: str) -> tuple[Tensor, ...]:
             for name, entry in entries.items()
             if name != "__metadata__"
         )
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
         raise ModelFileError(
             f"{file}: its safetensors header is not readable ({type(error).__name__}); download the file again"
         ) from error

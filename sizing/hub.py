@@ -23,12 +23,12 @@ def load_model(
         ModelFileError: a file is missing, broken or impossible.
         UnsupportedModelError: a model family or a weights format that is not sized yet.
     """
-    path = Path(ref).expanduser()
-    if path.is_dir():
+    path = _local(ref)
+    if path is not None and path.is_dir():
         return from_folder(path, ref)
-    if path.is_file() and path.suffix == GGUF:
+    if path is not None and path.suffix == GGUF:
         return from_gguf(path.parent, path.name, ref)
-    if path.is_file():
+    if path is not None:
         raise UnsupportedModelError(f"{ref} is a file; give the folder with its config.json and *.safetensors")
     repo, gguf = _repository(ref)
     if ref.startswith(("/", "./", "../", "~")) or repo.count("/") > 1:
@@ -47,6 +47,22 @@ def load_model(
                 "check the connection, or give a local folder"
             ) from error
         return from_folder(folder, ref) if gguf is None else from_gguf(folder, gguf, ref)
+
+
+def _local(ref: str) -> Path | None:
+    """The file or folder of that name; None where there is none.
+
+    Raises ModelNotFoundError where the name can be neither one nor a Hub id.
+    """
+    if not ref.strip() or "://" in ref:
+        raise ModelNotFoundError(f"{ref!r} is neither a folder nor a Hub id; a Hub id looks like Qwen/Qwen3-8B")
+    try:
+        path = Path(ref).expanduser()
+        return path if path.is_dir() or path.is_file() else None
+    except (OSError, RuntimeError) as error:  # a name too long, or the home of a user who is not there
+        raise ModelNotFoundError(
+            f"{ref[:80]!r} is neither a folder nor a Hub id ({error}); a Hub id looks like Qwen/Qwen3-8B"
+        ) from error
 
 
 def _repository(ref: str) -> tuple[str, str | None]:

@@ -105,7 +105,7 @@ def json_object(content: bytes, file: str) -> dict[str, object]:
     """Raises ModelFileError where that is no JSON object."""
     try:
         value = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelFileError(f"{file}: is not JSON ({error}); download the file again") from error
     if not isinstance(value, dict):
         raise ModelFileError(f"{file}: is not a JSON object; download the file again")

@@ -58,6 +58,10 @@ _DTYPES: dict[str, Dtype] = {
 # what logs and publishers write around a scheme's name: "fp8 (online)", "compressed-tensors w8a8", "fp8 block128"
 _SCHEME_WORDS = re.compile(r"\(.*\)|^compressed-tensors\s|^modelopt\s|\b4bit\b|(?<=block)\d+")
 _ASIDE = re.compile(r"\s*\([^)]*\)$")
+_TOO_MUCH = 2**63
+_MOST_GIB = 1_000_000.0
+_LEAST_GIB = 0.01
+_ROUNDING_GIB = 0.1
 _GPU_SIZE = re.compile(r"(\d+)\s*GB", re.IGNORECASE)
 
 
@@ -73,6 +77,8 @@ class Sources:
     """config.json by name, looked at before a model is loaded."""
     corrections: Corrections | None = None
     """What the user's own start-up logs say of the terms."""
+    shapes: dict[tuple[str | None, ...], ModelShape] = field(default_factory=dict, compare=False, repr=False)
+    """Models that questions named before, by all that a question says of a model."""
 
 
 def read_question(row: object, sources: Sources, *, cache_only: bool = False) -> Question:
@@ -87,12 +93,14 @@ def read_question(row: object, sources: Sources, *, cache_only: bool = False) ->
         raise QuestionError("LoRA adapters are not sized yet; leave lora out to size the model without them")
     device, count = _device(values, sources)
     release = parse_release(_text(values, "vllm_version"), _engine(values))
-    stages = _count(values, "pipeline_parallel_size") or 1
+    stages = _count(values, "pipeline_parallel_size")
+    stages = 1 if stages is None else stages
     tensor_parallel_size = _count(values, "tensor_parallel_size")
     used = _count(values, "ngpu")
     if tensor_parallel_size is None and used is not None:
-        tensor_parallel_size = max(1, used // stages)
-    utilization = _number(values, "gpu_memory_utilization") or _number(values, "gmu_default")
+        tensor_parallel_size = max(1, used // max(1, stages))
+    utilization = _number(values, "gpu_memory_utilization")
+    utilization = _number(values, "gmu_default") if utilization is None else utilization
     return Question(
         model=_cached_only(values, sources) if cache_only else _model(values, sources),
         device=device,
@@ -125,15 +133,27 @@ def _values(row: object) -> dict[str, object]:
             near = difflib.get_close_matches(str(key), [*_ASKED, *_SHORT], n=1)
             raise QuestionError(f"{key!r} is not part of a question" + (f"; did you mean {near[0]!r}?" if near else ""))
         if value is not None and name in _ASKED:
+            if name in values and values[name] != value:
+                raise QuestionError(f"{name} is said twice, as {values[name]!r} and as {value!r}; leave one out")
             values[name] = value
     return values
 
 
 def _model(values: Row, sources: Sources) -> ModelShape:
+    """A model that many questions name is read once."""
+    if values.get("config") is not None:
+        return _read_model(values, sources)
+    key = tuple(_text(values, said) for said in ("model", "revision", "quantization", "dtype"))
+    if key not in sources.shapes:
+        sources.shapes[key] = _read_model(values, sources)
+    return sources.shapes[key]
+
+
+def _read_model(values: Row, sources: Sources) -> ModelShape:
     name, config = _text(values, "model"), values.get("config")
     if config is not None and not isinstance(config, dict):
         raise QuestionError("config is not a JSON object; give the model's config.json itself")
-    if name is None and config is None:
+    if not name and config is None:
         raise QuestionError('the question names no model; give "model" (a folder or a Hub id) or "config"')
     found = config if config is not None else _known_config(name or "", sources.configs)
     if found is not None:
@@ -195,16 +215,25 @@ def _device(values: Row, sources: Sources) -> tuple[Device, int]:
                 f"count is {count}, but this machine has {here} of {device.name}; name a card with --gpu"
             )
         return device, here if count is None else count
-    name, total_gib = _text(values, "gpu"), _number(values, "gpu_total_gib")
+    name, total_gib = _text(values, "gpu") or None, _gib(values, "gpu_total_gib")
     if name is None and total_gib is None:
         raise QuestionError('the question names no card; give "gpu" (such as H200), "gpu_total_gib", or "detected"')
+    if name is not None and name.lower() in ("cpu", "processor"):
+        raise QuestionError(
+            f'gpu is {name!r}, but a processor is sized where it is; ask there without a card, or as "detected"'
+        )
     device = _card(name or "unnamed card", total_gib)
     if total_gib is not None:
         total = int(total_gib * GIB)
         device = replace(device, memory_bytes=total, free_bytes=total)
-    free_gib = _number(values, "gpu_free_gib")
+    free_gib = _gib(values, "gpu_free_gib", least=0.0)
     if free_gib is not None:
-        device = replace(device, free_bytes=int(free_gib * GIB))
+        if free_gib > device.memory_bytes / GIB + _ROUNDING_GIB:
+            raise QuestionError(
+                f"gpu_free_gib is {free_gib:g}, more than the {device.memory_bytes / GIB:.2f} GiB of {device.name}; "
+                "give what others leave of it"
+            )
+        device = replace(device, free_bytes=min(device.memory_bytes, int(free_gib * GIB)))
     return replace(device, link=_link(values, device.link)), 1 if count is None else count
 
 
@@ -235,9 +264,11 @@ def _mentioned(text: str) -> Device | None:
         return None
     joined = {"".join(words[first:last]) for first in range(len(words)) for last in range(first + 1, len(words) + 1)}
     known = {re.sub(r"[^a-z0-9]", "", card.name.lower()): card for card in catalogue()}
-    named = [card for key, card in known.items() if key in joined]
+    named = [key for key in known if key in joined]
     if named:
-        return max(named, key=lambda card: len(card.name))
+        longest = max(named, key=len)
+        # "H100, L4" names two cards, "A100 40GB" one
+        return known[longest] if all(key in longest for key in named) else None
     size = _GPU_SIZE.search(text)
     alike = [card for key, card in known.items() if any(key.startswith(word) for word in joined if len(word) > 3)]
     if size and alike:
@@ -279,7 +310,21 @@ def _number(values: Row, key: str) -> float | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise QuestionError(f"{key} is {value!r}; it has to be a number")
+    if not abs(value) < _TOO_MUCH:  # nor is it NaN
+        raise QuestionError(f"{key} is {'not a number' if value != value else 'too large'}; give one that can be meant")
     return float(value)
+
+
+def _gib(values: Row, key: str, least: float = _LEAST_GIB) -> float | None:
+    value = _number(values, key)
+    if value is not None and not least <= value <= _MOST_GIB:
+        raise QuestionError(f"{key} is {value:g}; it has to be a number of GiB from {least:g} to {_MOST_GIB:,.0f}")
+    return value
+
+
+def _model_len(values: Row) -> int | None:
+    """vLLM's `auto`, or -1, asks for the longest context that fits, which is answered where none is asked for too."""
+    return None if values.get("max_model_len") in ("auto", -1) else _count(values, "max_model_len")
 
 
 def _count(values: Row, key: str) -> int | None:
@@ -287,13 +332,6 @@ def _count(values: Row, key: str) -> int | None:
     if value is not None and value != int(value):
         raise QuestionError(f"{key} is {value!r}; it has to be a whole number")
     return None if value is None else int(value)
-
-
-def _model_len(values: Row) -> int | None:
-    """None for vLLM's `auto` and -1: the longest context that fits, up to the model's own."""
-    if values.get("max_model_len") in ("auto", -1):
-        return None
-    return _count(values, "max_model_len")
 
 
 def _flag(values: Row, key: str) -> bool | None:

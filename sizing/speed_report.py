@@ -17,8 +17,8 @@ def render_speed(
     price = card(question.device.name).price
     hourly_usd = None if price is None else price.usd_per_hour * answer.settings.num_cards
     table = Table(title=f"Speed at {prompt_tokens:,} tokens in and {output_tokens:,} out", title_justify="left")
-    for name in ("in flight", "TTFT ms", "TPOT ms", "output tok/s", "$/M tokens"):
-        table.add_column(name, justify="right", no_wrap=True)
+    for name in ("in flight", "TTFT s", "TPOT ms", "output tok/s", "$/M tokens"):
+        table.add_column(name, justify="right")  # in a narrow terminal the range goes below its figure
     for point in outlook.curve[::2]:
         table.add_row(*_cells(point), _per_million(point, hourly_usd, (prompt_tokens + output_tokens) / output_tokens))
     parts: list[RenderableType] = [table]
@@ -38,11 +38,12 @@ def _per_million(point: CurvePoint, hourly_usd: float | None, tokens_per_output_
 
 def _cells(point: CurvePoint) -> tuple[str, ...]:
     tpot = "-" if point.tpot_s is None else _banded(point.tpot_s, 1e3)
-    return (f"{point.concurrency:,}", _banded(point.ttft_s, 1e3), tpot, _banded(point.output_tokens_s, 1))
+    return (f"{point.concurrency:,}", _banded(point.ttft_s, 1), tpot, _banded(point.output_tokens_s, 1))
 
 
 def _banded(estimate: Estimate, scale: float) -> str:
     """The value and its range, with as many digits as it is worth."""
-    digits = 1 if scale * estimate.value < 100 else 0
+    size = scale * estimate.value
+    digits = 0 if size >= 100 else 1 if size >= 10 else 2
     value, low, high = (f"{scale * part:,.{digits}f}" for part in (estimate.value, estimate.low, estimate.high))
     return f"{value} ({low}-{high})"

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from serving.calibrating import current
 from serving.commands.common import failing_in_one_line
-from serving.commands.size_compare import write_sheet
+from serving.commands.size_compare import stated_release, tokens, write_sheet
 from serving.commands.size_questions import answer_questions
 from serving.environment import Environment
 from serving.quantity import token_count
@@ -47,7 +47,7 @@ def size(
     enable_expert_parallel: Annotated[
         bool, typer.Option("--enable-expert-parallel", help="Experts whole, dealt out to the cards.")
     ] = False,
-    max_model_len: Annotated[str | None, typer.Option(help="Tokens per request: 8192, 32k or auto.")] = None,
+    max_model_len: Annotated[str | None, typer.Option(help="Tokens per request: 8192, 32k, or auto.")] = None,
     max_num_seqs: Annotated[int | None, typer.Option(help="Requests in one step.")] = None,
     max_num_batched_tokens: Annotated[int | None, typer.Option(help="Tokens in one step.")] = None,
     gpu_memory_utilization: Annotated[float | None, typer.Option(help="Share of the card, 0 to 1.")] = None,
@@ -58,8 +58,10 @@ def size(
     block_size: Annotated[int | None, typer.Option(help="Tokens in a block. Default: the kernel's.")] = None,
     enforce_eager: Annotated[bool, typer.Option("--enforce-eager", help="No CUDA graphs.")] = False,
     vllm_version: Annotated[str | None, typer.Option(help="Whose rules, 0.6 to 0.32. Default: the newest.")] = None,
-    prompt_tokens: Annotated[int, typer.Option(help="Of one request, for speed and price.")] = 1024,
-    output_tokens: Annotated[int, typer.Option(help="Of one answer, for speed and price.")] = 256,
+    prompt_tokens: Annotated[
+        str, typer.Option(help="Of one request, such as 1024 or 1k, for speed and price.")
+    ] = "1024",
+    output_tokens: Annotated[str, typer.Option(help="Of one answer.")] = "256",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")] = None,
     questions: Annotated[
         Path | None, typer.Option(help="Many questions instead: one JSON object per line; - for standard input.")
@@ -80,9 +82,17 @@ def size(
     with failing_in_one_line("berth size"):
         table = current(Environment()) if calibration else None
         if questions is not None:
+            if model is not None:
+                raise QuestionError(f"both a model ({model}) and --questions; ask about one model, or many by the file")
             raise typer.Exit(answer_questions(questions, configs, sources(table), as_json=json))
         if model is None:
             raise QuestionError("no model to size; give a folder, a Hub id such as Qwen/Qwen3-8B, or --questions FILE")
+        if configs is not None:
+            raise QuestionError("--configs says what the models of --questions are; give that too, or leave it out")
+        stated_release(vllm_version)
+        workload = Workload(
+            tokens(prompt_tokens, "--prompt-tokens"), tokens(output_tokens, "--output-tokens"), concurrency=1
+        )
         row = {
             "model": model,
             "gpu": gpu,
@@ -93,7 +103,7 @@ def size(
             "tensor_parallel_size": tensor_parallel_size,
             "pipeline_parallel_size": pipeline_parallel_size,
             "enable_expert_parallel": enable_expert_parallel,
-            "max_model_len": max_model_len if max_model_len in (None, "auto") else parse_tokens(max_model_len),
+            "max_model_len": max_model_len if max_model_len in (None, "auto") else parse_tokens(str(max_model_len)),
             "max_num_seqs": max_num_seqs,
             "max_num_batched_tokens": max_num_batched_tokens,
             "gpu_memory_utilization": gpu_memory_utilization,
@@ -108,7 +118,7 @@ def size(
         }
         question = read_question(row, sources(table))
         found = answer(question)
-        speed = _speed(question, found, Workload(prompt_tokens, output_tokens, concurrency=1))
+        speed = _speed(question, found, workload)
         write_sheet(answer_sheet(question, found, speed), html=html, svg=svg)
     if json:
         typer.echo(orjson.dumps(as_json(question, found, speed), option=orjson.OPT_INDENT_2).decode())
@@ -116,7 +126,9 @@ def size(
         console = Console(highlight=False)
         console.print(render(question, found), soft_wrap=True)
         if speed is not None:
-            console.print(render_speed(question, found, speed, prompt_tokens, output_tokens), soft_wrap=True)
+            console.print(
+                render_speed(question, found, speed, workload.prompt_tokens, workload.output_tokens), soft_wrap=True
+            )
     raise typer.Exit(FITS if found.fits else DOES_NOT_FIT)
 
 
@@ -145,6 +157,8 @@ def parse_tokens(text: str) -> int:
     Raises:
         QuestionError: not such a number.
     """
+    if text == "-1":  # vLLM's other word for auto
+        return -1
     found = token_count(text)
     if found is None:
         raise QuestionError(f"{text!r} is not a number of tokens; write 8192, 32k (32,000) or 32K (32,768)")

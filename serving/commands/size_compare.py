@@ -22,7 +22,7 @@ from sizing.outlook import outlook
 from sizing.page import html_page
 from sizing.picture import svg_picture
 from sizing.question import Question
-from sizing.release import UNKNOWN, parse_release
+from sizing.release import Release, parse_release
 from sizing.sheet import Sheet, comparison_matrices, comparison_sheet
 from sizing.users import LatencyBound
 
@@ -131,7 +131,7 @@ def side_by_side(
         max_num_seqs=max_num_seqs,
         gpu_memory_utilization=gpu_memory_utilization,
         kv_cache_dtype=kv_cache_dtype,
-        release=UNKNOWN if vllm_version is None else parse_release(vllm_version),
+        release=stated_release(vllm_version),
     )
     return compared(base, options, workload, forecaster=forecaster, api=api, pricing=pricing)
 
@@ -224,6 +224,18 @@ def _positive(text: str, where: str) -> float:
     if not 0 < value < float("inf"):
         raise QuestionError(f"{where}: {text!r} is not a number above 0")
     return value
+
+
+def stated_release(text: str | None) -> Release:
+    """The release that `--vllm-version` names; the newest, as an assumption, where it is not given.
+
+    Raises:
+        QuestionError: no version. A log may say "nightly", but who asks can say what is meant.
+    """
+    release = parse_release(text)
+    if text is not None and not release.known:
+        raise QuestionError(f"--vllm-version {text!r} is no version of vLLM; write such as 0.29 or 0.11.2")
+    return release
 
 
 def tokens(text: str, name: str) -> int:

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from serving.calibrating import current
 from serving.commands.common import failing_in_one_line
-from serving.commands.size_compare import latency_bound, tokens
+from serving.commands.size_compare import latency_bound, stated_release, tokens
 from serving.environment import Environment
 from sizing.compare import option
 from sizing.detect import detect
@@ -21,10 +21,10 @@ from sizing.hub import load_model
 from sizing.islands import like_cards
 from sizing.options import Option, Options, Want, options
 from sizing.question import Question
-from sizing.release import parse_release
 from sizing.weights import quantized
 
 SOME_FIT, NONE_FITS = 0, 1
+_MOST_CARDS = 128
 
 
 def plan(
@@ -62,7 +62,7 @@ def plan(
             model=load_model(model, revision=revision),
             device=box[0],
             max_model_len=None if max_model_len is None else tokens(max_model_len, "--max-model-len"),
-            release=parse_release(vllm_version),
+            release=stated_release(vllm_version),
             corrections=table if table.entries else None,
         )
         want = Want(concurrency=concurrency, replicas=replicas)
@@ -83,6 +83,11 @@ def _box(text: str | None) -> tuple[Device, ...]:
     kinds = [option(part) for part in text.split(",") if part.strip()]
     if not kinds:
         raise QuestionError("--cards names none; write such as 4xL40S or 2xRTX4090,H100")
+    cards = sum(kind.count for kind in kinds)
+    if cards > _MOST_CARDS:
+        raise QuestionError(
+            f"--cards is {cards:,} cards; plan one machine of them, {_MOST_CARDS} cards at most, and repeat it"
+        )
     return tuple(card for kind in kinds for card in like_cards(kind.device, kind.count))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import orjson
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from sizing.document import as_json as document
@@ -44,16 +45,20 @@ def answer_questions(file: Path, configs: Path | None, sources: Sources, *, as_j
         failed = 0
         for line in lines:
             failed += line.error is not None
-            typer.echo(orjson.dumps(_document(line)).decode())
+            typer.echo(_as_line(_document(line)))
         return SOME_NOT if failed else ALL_ANSWERED
-    found = list(lines)
-    console = Console(highlight=False)
-    console.print(_table(found))
-    for line in found:
+    table, reasons, failed = _table(), [], 0
+    for line in lines:  # of a long file only what is printed is kept
+        table.add_row(*_cells(line))
+        failed += line.error is not None
         why = line.error or (line.answer.reason if line.answer else None)
-        if why:
-            console.print(f"line {line.number}: {why}", soft_wrap=True, markup=False)
-    return SOME_NOT if any(line.error for line in found) else ALL_ANSWERED
+        reasons += [_encodable(f"line {line.number}: {why}")] if why else []
+    table.title = f"{table.row_count:,} questions"
+    console = Console(highlight=False)
+    console.print(table)
+    for reason in reasons:
+        console.print(reason, soft_wrap=True, markup=False)
+    return SOME_NOT if failed else ALL_ANSWERED
 
 
 def _answered(rows: Iterator[tuple[int, object]], sources: Sources) -> Iterator[Line]:
@@ -80,16 +85,17 @@ def _rows(file: Path) -> Iterator[tuple[int, object]]:
     if text.lstrip().startswith("["):
         try:
             yield from enumerate(json.loads(text), 1)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise QuestionError(f"{file}: is not JSON ({error}); write one JSON object per line") from error
         return
-    for number, line in enumerate(text.splitlines(), 1):
+    # not splitlines(), which also ends a line at characters that may stand in a JSON string
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
             yield number, json.loads(line)
-        except ValueError as error:
-            yield number, QuestionError(f"not JSON ({error})")
+        except (ValueError, RecursionError) as error:
+            yield number, QuestionError(f"not JSON ({error}); write one JSON object per line")
 
 
 def _configs(file: Path | None) -> Mapping[str, Mapping[str, object]]:
@@ -97,7 +103,7 @@ def _configs(file: Path | None) -> Mapping[str, Mapping[str, object]]:
         return {}
     try:
         found = json.loads(_text(file))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise QuestionError(f"{file}: is not JSON ({error}); give an object of config.json by model") from error
     if not isinstance(found, dict) or not all(isinstance(config, dict) for config in found.values()):
         raise QuestionError(f"{file}: is not an object of config.json by model")
@@ -108,10 +114,10 @@ def _text(file: Path) -> str:
     if str(file) == "-":
         return sys.stdin.read()
     try:
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise QuestionError(f"{file}: cannot be read ({reason})") from error
+        raise QuestionError(f"{file}: cannot be read ({reason}); give a file of JSON lines") from error
 
 
 def _document(line: Line) -> dict[str, object]:
@@ -121,18 +127,29 @@ def _document(line: Line) -> dict[str, object]:
     return {**head, "answer": document(line.question, line.answer)}
 
 
-def _table(lines: list[Line]) -> Table:
-    table = Table(title=f"{len(lines)} questions", title_justify="left")
+def _as_line(document: dict[str, object]) -> str:
+    """The quick way; the other takes an id of any size, and characters that UTF-8 has no form of."""
+    try:
+        return orjson.dumps(document).decode()
+    except TypeError:
+        return json.dumps(document, separators=(",", ":"))
+
+
+def _table() -> Table:
+    table = Table(title_justify="left")
     for name in ("line", "id", "model", "on", "fits", "KV tokens", "context", "requests"):
         numeric = name in ("line", "KV tokens", "context", "requests")
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
-    for line in lines:
-        table.add_row(*_cells(line))
     return table
 
 
+def _encodable(text: str) -> str:
+    """Half a surrogate pair, which JSON can say and no terminal can show, as "?"."""
+    return text.encode(errors="replace").decode()
+
+
 def _cells(line: Line) -> tuple[str, ...]:
-    head = (str(line.number), "" if line.id is None else str(line.id))
+    head = (str(line.number), "" if line.id is None else escape(_encodable(str(line.id))))
     question, found = line.question, line.answer
     if question is None or found is None:
         return (*head, "", "", "?", "", "", "")
@@ -142,7 +159,7 @@ def _cells(line: Line) -> tuple[str, ...]:
     fits = ("yes" if found.fits else "no") + ("" if found.certain else ", close")
     return (
         *head,
-        question.model.name,
+        escape(_encodable(question.model.name)),
         f"{cards} ({question.device.memory_bytes / GIB:.0f} GiB)",
         fits,
         f"{found.kv_cache_tokens:,}",

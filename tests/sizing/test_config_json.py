@@ -163,6 +163,9 @@ def test_layers_that_are_not_sized_are_refused_by_their_name(changes: dict[str, 
     [
         ({"num_hidden_layers": 0}, "num_hidden_layers = 0"),
         ({"num_hidden_layers": -1}, "num_hidden_layers = -1"),
+        ({"num_hidden_layers": 10**9}, "more than any model has"),  # and takes no memory for each of them
+        ({"hidden_size": 10**30}, "more than any model has"),
+        ({"hidden_size": 9 * 10**9, "intermediate_size": 10**9}, "parameters, more than any model has"),
         ({"num_hidden_layers": "30"}, "num_hidden_layers = '30'"),
         ({"vocab_size": True}, "vocab_size = True"),
         ({"hidden_size": None}, "no hidden_size"),

@@ -101,6 +101,13 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     assert "no folder" in refusal("./missing", ModelNotFoundError)
 
 
+@pytest.mark.parametrize(
+    "ref", ["", " ", "~no-such-user-here/model", "x" * 300, "https://huggingface.co/Qwen/Qwen3-8B"]
+)
+def test_what_is_neither_a_folder_nor_a_hub_id(ref: str) -> None:
+    assert "is neither a folder nor a Hub id" in refusal(ref, ModelNotFoundError)
+
+
 def test_a_folder_without_a_config(tmp_path: Path) -> None:
     assert "has no config.json" in refusal(tmp_path, ModelFileError)
 

@@ -84,6 +84,51 @@ def test_many_questions_are_answered_line_by_line(smollm2_folder: str, tmp_path:
     assert "line 4: 'modle' is not part of a question" in table
 
 
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ('{"max_model_len": NaN}', "max_model_len is not a number"),
+        ('{"max_model_len": 1e309}', "max_model_len is too large"),
+        (f'{{"max_model_len": {10**400}}}', "max_model_len is too large"),
+        ('{"gmu": 0}', "gpu_memory_utilization is 0.0"),
+        ('{"pp": 0}', "pipeline_parallel_size is 0"),
+        ('{"tp": 1, "tensor_parallel_size": 2}', "tensor_parallel_size is said twice, as 1 and as 2"),
+        ("[" * 100_000, "not JSON"),
+        ('{"model": "", "config": null}', "the question names no model"),
+    ],
+)
+def test_a_bad_line_costs_no_other_line_its_answer(tmp_path: Path, row: str, said: str) -> None:
+    asks = f'"gpu": "L4", "config": {json.dumps(SMOLLM2)}'
+    good = f'{{"id": 123456789012345678901234567890, "model": "\\ud800", {asks}}}'
+    row = row.replace("{", f"{{{asks}, ", 1)
+    asked = tmp_path / "questions.jsonl"
+    asked.write_text(f"\ufeff{good}\r\n\r\n{row}\r\n{good}", encoding="utf-8")
+    status, out, err = run("--questions", str(asked), "--json")
+    assert (status, err) == (2, "")
+    first, bad, last = (json.loads(line) for line in out.splitlines())
+    assert (first["line"], bad["line"], last["line"]) == (1, 3, 4)
+    assert first["answer"] == last["answer"]
+    assert first["id"] == 123456789012345678901234567890
+    assert said in bad["error"]
+    assert run("--questions", str(asked))[0] == 2
+
+
+def test_auto_is_the_longest_context_that_fits(llama_70b_folder: str) -> None:
+    asked = [
+        json.loads(run(llama_70b_folder, "--gpu", "B200", "--json", *more)[1])["settings"]["max_model_len"]
+        for more in ([], ["--max-model-len", "auto"], ["--max-model-len", "-1"])
+    ]
+    assert asked[0] < 131_072
+    assert asked == asked[:1] * 3
+
+
+def test_no_figure_is_cut_off_in_80_columns(smollm2_folder: str) -> None:
+    _, out, _ = run(smollm2_folder, "--gpu", "T4", "--gpu-total-gib", "2")
+    speed = out.partition("Speed at")[2]
+    assert "TTFT s" in speed
+    assert "…" not in speed
+
+
 def test_the_page_and_the_picture_are_written(smollm2_folder: str, tmp_path: Path) -> None:
     page, picture = tmp_path / "size.html", tmp_path / "size.svg"
     status, _, err = run(smollm2_folder, "--gpu", "L4", "--html", str(page), "--svg", str(picture))
@@ -122,6 +167,18 @@ def test_json_on_this_machine(smollm2_folder: str) -> None:
         (["--gpu", "L4", "--kv-cache-dtype", "fp3"], "'fp3' is not sized"),
         (["--gpu", "L4", "--gpu-memory-utilization", "92"], "must be above 0 and at most 1"),
         (["--count", "64"], "this machine has"),
+        (["--gpu", "H100, L4"], "no GPU called 'H100, L4'"),  # two cards are not the first of them
+        (["--gpu", "cpu"], "a processor is sized where it is"),
+        (["--gpu-total-gib", "nan"], "gpu_total_gib is not a number"),
+        (["--gpu-total-gib", "1e309"], "gpu_total_gib is too large"),
+        (["--gpu-total-gib", "0"], "has to be a number of GiB"),
+        (["--gpu", "L4", "--gpu-free-gib", "100"], "more than the 22.03 GiB of L4"),
+        (["--gpu", "L4", "--gpu-memory-utilization", "0"], "must be above 0 and at most 1"),
+        (["--gpu", "L4", "--pipeline-parallel-size", "0"], "pipeline_parallel_size is 0"),
+        (["--gpu", "L4", "--prompt-tokens", "0"], "--prompt-tokens '0' is not a number of tokens"),
+        (["--gpu", "L4", "--vllm-version", "newest"], "'newest' is no version of vLLM"),
+        (["--gpu", "L4", "--configs", "c.json"], "--configs says what the models of --questions are"),
+        (["--questions", "q.jsonl"], "ask about one model, or many by the file"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(smollm2_folder: str, args: list[str], said: str) -> None:
@@ -148,7 +205,7 @@ def test_tokens_are_read_as_vllm_reads_them(text: str, tokens: int) -> None:
     assert parse_tokens(text) == tokens
 
 
-@pytest.mark.parametrize("text", ["", "k", "-1", "8 k k", "1e5", "auto"])
+@pytest.mark.parametrize("text", ["", "k", "-2", "8 k k", "1e5", "auto"])
 def test_what_is_not_a_number_of_tokens(text: str) -> None:
     with pytest.raises(QuestionError):
         parse_tokens(text)
