@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from sizing.cards import card
 from sizing.errors import QuestionError, SizingError
 from sizing.forecast import forecast, setup
-from sizing.options import Outlook
+from sizing.options import Expected
 from sizing.question import Answer, Question
 
 
@@ -25,7 +25,7 @@ class Goal:
             if not value >= 1:
                 raise QuestionError(f"{name} is {value}; it has to be at least 1")
 
-    def outlook(self, question: Question, answer: Answer, replicas: int) -> Outlook | None:
+    def expected(self, question: Question, answer: Answer, replicas: int) -> Expected | None:
         """A `sizing.options.Forecast`. Of unlike cards the slowest stage's speaks for all."""
         settings = answer.settings
         try:
@@ -49,7 +49,7 @@ class Goal:
         except SizingError:  # a card or a model whose speed is not known
             return None
         tpot_s = found.tpot_s.value if found.tpot_s else None
-        return Outlook(found.output_tokens_s.value, self._missed(found.ttft_s.value, tpot_s))
+        return Expected(found.output_tokens_s.value, self._missed(found.ttft_s.value, tpot_s))
 
     def _missed(self, ttft_s: float, tpot_s: float | None) -> str | None:
         if self.ttft_s is not None and ttft_s > self.ttft_s:

@@ -57,7 +57,7 @@ class Want:
 
 
 @dataclass(frozen=True)
-class Outlook:
+class Expected:
     """What a forecast says of all engines of an option together, at the load that was asked for."""
 
     output_tokens_s: float
@@ -65,7 +65,7 @@ class Outlook:
     """The SLO that would not be met; None where all are."""
 
 
-Forecast = Callable[[Question, Answer, int], Outlook | None]
+Forecast = Callable[[Question, Answer, int], Expected | None]
 """Of one engine's question and answer, and how many such engines there are; None where the speed is not known."""
 
 
@@ -90,7 +90,7 @@ class Option:
     engines: tuple[PlannedEngine, ...]
     variant: Variant
     want: Want
-    outlook: Outlook | None = None
+    expected: Expected | None = None
 
     @property
     def question(self) -> Question:
@@ -127,7 +127,7 @@ class Option:
             return f"serves {length:,} tokens of context, not {wanted:,}"
         if self.seats < self.want.concurrency:
             return f"holds {self.seats:,} requests of {length:,} tokens at once, not {self.want.concurrency:,}"
-        return self.outlook.missed if self.outlook else None
+        return self.expected.missed if self.expected else None
 
     @property
     def rank(self) -> tuple[bool, bool, int, int, bool, int, int, float, int, int]:
@@ -149,7 +149,7 @@ class Option:
             settings.pipeline_parallel_size > 1 or crossing > 0,
             len(self.cards),
             crossing,
-            -self.outlook.output_tokens_s if self.outlook else 0.0,
+            -self.expected.output_tokens_s if self.expected else 0.0,
             settings.pipeline_parallel_size,
             -sum(engine.answer.kv_cache_tokens for engine in self.engines),
         )
@@ -249,8 +249,8 @@ def _weaknesses(option: Option, best: Option) -> Iterator[str]:
         yield "pipeline stages delay every token, and it fits without"
     if len(option.cards) > len(best.cards):
         yield f"takes {len(option.cards)} cards where {len(best.cards)} will do"
-    if option.outlook and best.outlook and option.outlook.output_tokens_s < best.outlook.output_tokens_s:
-        slower, faster = option.outlook.output_tokens_s, best.outlook.output_tokens_s
+    if option.expected and best.expected and option.expected.output_tokens_s < best.expected.output_tokens_s:
+        slower, faster = option.expected.output_tokens_s, best.expected.output_tokens_s
         yield f"{slower:,.0f} output tokens/s where the first gives {faster:,.0f}"
     yield from _smaller(option, best)
 
@@ -368,10 +368,10 @@ class _Search:
                 enough = -(-self.want.concurrency // max(1, engines[0].seats))
         if self.want.replicas is not None and len(engines) < self.want.replicas:
             return f"there are cards for {len(engines)} such engines, not for {self.want.replicas}"
-        outlook = None
+        expected = None
         if self.forecast is not None:
-            outlook = self.forecast(engines[0].question, engines[0].answer, len(engines))
-        return Option(tuple(engines), variant, self.want, outlook)
+            expected = self.forecast(engines[0].question, engines[0].answer, len(engines))
+        return Option(tuple(engines), variant, self.want, expected)
 
     def _engine(self, group: CardGroup, variant: Variant) -> PlannedEngine | str:
         question = on_cards(variant.question, group)

@@ -259,6 +259,9 @@ def _mentioned(text: str) -> Device | None:
 
     Of several cards of that name (A100-40GB, A100-80GB) the one of the size that the text gives.
     """
+    if " + " in text:  # cards used together: the smallest speaks for all
+        together = [_mentioned(part) for part in text.split(" + ")]
+        return min((card for card in together if card), key=lambda card: card.memory_bytes, default=None)
     words = re.findall(r"[a-z0-9]+", text.lower())
     if {"laptop", "mobile"} & set(words):  # a card of its own, whatever its name begins with
         return None

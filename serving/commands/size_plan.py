@@ -66,7 +66,7 @@ def plan(
             corrections=table if table.entries else None,
         )
         want = Want(concurrency=concurrency, replicas=replicas)
-        found = options(question, box, want, quantized=quantized if quantize else None, forecast=goal.outlook)
+        found = options(question, box, want, quantized=quantized if quantize else None, forecast=goal.expected)
     if json:
         typer.echo(orjson.dumps(_document(found), option=orjson.OPT_INDENT_2).decode())
     else:
@@ -111,7 +111,7 @@ def _cells(way: Option) -> tuple[str, ...]:
         f"{sum(engine.answer.kv_cache_tokens for engine in way.engines):,}",
         f"{found.settings.max_model_len:,}",
         f"{way.seats:,}",
-        f"{way.outlook.output_tokens_s:,.0f}" if way.outlook else "-",
+        f"{way.expected.output_tokens_s:,.0f}" if way.expected else "-",
         "; ".join(notes),
     )
 
@@ -127,7 +127,7 @@ def _document(found: Options) -> dict[str, object]:
                 "shortfall": way.shortfall,
                 "costs": list(way.variant.costs),
                 "requests": way.seats,
-                "output_tokens_s": way.outlook.output_tokens_s if way.outlook else None,
+                "output_tokens_s": way.expected.output_tokens_s if way.expected else None,
                 "answer": as_json(way.question, way.answer),
             }
             for way in found.ranked

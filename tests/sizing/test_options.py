@@ -10,7 +10,7 @@ from sizing.goal import Goal
 from sizing.gpu import GIB, Device, gpu
 from sizing.islands import like_cards
 from sizing.model import ModelShape
-from sizing.options import Options, Outlook, Want, options
+from sizing.options import Expected, Options, Want, options
 from sizing.question import Answer, Question
 from sizing.weights import quantized
 from tests.sizing.models import published
@@ -155,10 +155,10 @@ def test_the_first_of_two_kinds_is_the_one_that_will_do() -> None:
     assert len(small.best.cards) == 1
 
 
-def by_cards(question: Question, answer: Answer, replicas: int) -> Outlook:
+def by_cards(question: Question, answer: Answer, replicas: int) -> Expected:
     """A forecast in which only four cards keep the SLO."""
     cards = answer.settings.num_cards * replicas
-    return Outlook(100.0 * cards, None if cards == 4 else "too slow")
+    return Expected(100.0 * cards, None if cards == 4 else "too slow")
 
 
 def test_an_slo_decides_before_the_number_of_cards() -> None:
@@ -171,8 +171,8 @@ def test_the_forecast_of_speed_finds_what_keeps_a_time_per_token() -> None:
     """70B in bfloat16 reads 70 GB a rank at 3.35 TB/s on two H100: 21 ms at best. On eight it is 5 ms and latencies."""
     cards: Sequence[Device] = like_cards(gpu("H100"), 8)
     load = Goal(prompt_tokens=1000, output_tokens=200, concurrency=1, tpot_s=0.018)
-    loose = options(asked(SEVENTY, max_model_len=8192), cards, forecast=replace(load, tpot_s=None).outlook)
-    tight = options(asked(SEVENTY, max_model_len=8192), cards, forecast=load.outlook)
+    loose = options(asked(SEVENTY, max_model_len=8192), cards, forecast=replace(load, tpot_s=None).expected)
+    tight = options(asked(SEVENTY, max_model_len=8192), cards, forecast=load.expected)
     assert loose.best is not None
     assert tight.best is not None
     assert len(tight.best.cards) > len(loose.best.cards)

@@ -66,6 +66,7 @@ def test_cards_that_were_used_are_the_parallel_size_and_cards_there_are_leave_it
         ("GB10 (DGX Spark)", "GB10"),
         ("MI300X (ROCm)", "MI300X"),
         ("RTX 4090 (WSL)", "RTX4090"),
+        ("RTX 5070 Ti 16GB (limiting rank) + RTX 5090", "RTX5070Ti"),
         ("NVIDIA H100 80GB HBM3", "H100"),
     ],
 )
