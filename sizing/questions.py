@@ -11,9 +11,10 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+from sizing.card_names import described_card
 from sizing.config_json import kv_layers, parse_config
-from sizing.errors import QuestionError, UnknownGpuError, UnsupportedModelError
-from sizing.gpu import GIB, Device, Link, catalogue, gpu
+from sizing.errors import QuestionError, UnsupportedModelError
+from sizing.gpu import GIB, Device, Link
 from sizing.memory import Corrections
 from sizing.model import Dtype, ModelShape
 from sizing.question import Question
@@ -62,7 +63,6 @@ _TOO_MUCH = 2**63
 _MOST_GIB = 1_000_000.0
 _LEAST_GIB = 0.01
 _ROUNDING_GIB = 0.1
-_GPU_SIZE = re.compile(r"(\d+)\s*GB", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,7 @@ def _device(values: Row, sources: Sources) -> tuple[Device, int]:
         raise QuestionError(
             f'gpu is {name!r}, but a processor is sized where it is; ask there without a card, or as "detected"'
         )
-    device = _card(name or "unnamed card", total_gib)
+    device = described_card(name or "unnamed card", total_gib)
     if total_gib is not None:
         total = int(total_gib * GIB)
         device = replace(device, memory_bytes=total, free_bytes=total)
@@ -239,44 +239,6 @@ def _device(values: Row, sources: Sources) -> tuple[Device, int]:
 
 def _says_how_many(values: Row) -> bool:
     return any(_count(values, key) is not None for key in ("count", "ngpu")) or bool(_flag(values, "detected"))
-
-
-def _card(name: str, total_gib: float | None) -> Device:
-    """The catalogue's card where the name is one or holds one; else a card of that memory, as far as it is given."""
-    try:
-        return gpu(name)
-    except UnknownGpuError:
-        found = _mentioned(name)
-        if found is not None:
-            return found
-        if total_gib is None:
-            raise
-    return Device("cuda", name, int(total_gib * GIB), int(total_gib * GIB), link="pcie")
-
-
-def _mentioned(text: str) -> Device | None:
-    """A card that a description names among other words: "A100 40GB (p4d)", "GB10 (DGX Spark)", "H100 SXM 80GB".
-
-    Of several cards of that name (A100-40GB, A100-80GB) the one of the size that the text gives.
-    """
-    if " + " in text:  # cards used together: the smallest speaks for all
-        together = [_mentioned(part) for part in text.split(" + ")]
-        return min((card for card in together if card), key=lambda card: card.memory_bytes, default=None)
-    words = re.findall(r"[a-z0-9]+", text.lower())
-    if {"laptop", "mobile"} & set(words):  # a card of its own, whatever its name begins with
-        return None
-    joined = {"".join(words[first:last]) for first in range(len(words)) for last in range(first + 1, len(words) + 1)}
-    known = {re.sub(r"[^a-z0-9]", "", card.name.lower()): card for card in catalogue()}
-    named = [key for key in known if key in joined]
-    if named:
-        longest = max(named, key=len)
-        # "H100, L4" names two cards, "A100 40GB" one
-        return known[longest] if all(key in longest for key in named) else None
-    size = _GPU_SIZE.search(text)
-    alike = [card for key, card in known.items() if any(key.startswith(word) for word in joined if len(word) > 3)]
-    if size and alike:
-        return min(alike, key=lambda card: abs(card.memory_bytes / GIB - int(size[1])))
-    return None
 
 
 def _link(values: Row, default: Link) -> Link:

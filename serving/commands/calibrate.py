@@ -15,10 +15,11 @@ from serving.calibrating import Start, observed, table_path
 from serving.commands.common import failing_in_one_line
 from serving.environment import Environment
 from sizing.calibration import Calibration, Observation, load_calibration, save_calibration
+from sizing.card_names import described_card
 from sizing.config_json import parse_config
 from sizing.detect import detect
 from sizing.errors import CalibrationError, ModelFileError, SizingError
-from sizing.gpu import GIB, Device, gpu
+from sizing.gpu import GIB, Device
 from sizing.hub import load_model
 from sizing.model import ModelShape
 from sizing.startup_log import StartupRecord, read_records
@@ -152,7 +153,7 @@ def _device(record: StartupRecord, gpu_name: str | None) -> Device:
     name = gpu_name or record.gpu
     if name is None:
         raise CalibrationError("the log does not name its card; give --gpu")
-    return gpu(name)
+    return described_card(name)
 
 
 def _compared(table: Calibration, entry: Observation) -> _Compared:
