@@ -147,7 +147,7 @@ def decoder(architecture: str, config: ConfigValues) -> Anatomy:
         ModelFileError: a size is missing or impossible.
     """
     family = DECODERS[architecture]
-    hidden, _heads, kv_heads, head_dim = _sizes(config)
+    hidden, _, kv_heads, head_dim = _sizes(config)
     num_layers = config.count("num_hidden_layers")
     layers: Layers = tuple(
         (Attention(kv_heads, head_dim, head_dim, window),) for window in _windows(family, config, num_layers)

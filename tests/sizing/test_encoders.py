@@ -5,8 +5,11 @@ from typing import Any
 import pytest
 
 from sizing.config_json import parse_config
-from sizing.encoders import read_encoder
+from sizing.encoders import read_encoder, undivided_item_tokens
 from sizing.errors import ModelFileError
+from sizing.gpu import GIB
+from sizing.release import Release
+from sizing.weights import weights_per_rank_bytes
 from tests.sizing.models import SMOLLM2, published, published_configs
 
 TEXT: dict[str, object] = {
@@ -121,3 +124,108 @@ def test_an_encoder_is_in_the_sum_and_named() -> None:
     assert shape.encoder_bytes == 2 * encoder.num_parameters
     assert shape.weights_bytes == 2 * shape.num_parameters
     assert parse_config(SMOLLM2, name="m").encoder_bytes == 0
+
+
+MISTRAL_SMALL: dict[str, object] = {
+    "architectures": ["Mistral3ForConditionalGeneration"],
+    "dtype": "bfloat16",
+    "text_config": {
+        "model_type": "mistral",
+        "hidden_size": 5120,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "intermediate_size": 32768,
+        "vocab_size": 131072,
+        "max_position_embeddings": 131072,
+        "sliding_window": None,
+    },
+    "vision_config": PIXTRAL,
+}
+KIMI_VL: dict[str, object] = {
+    "architectures": ["KimiVLForConditionalGeneration"],
+    "dtype": "bfloat16",
+    "text_config": {
+        "model_type": "deepseek_v3",
+        "hidden_size": 2048,
+        "num_hidden_layers": 27,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 16,
+        "intermediate_size": 11264,
+        "moe_intermediate_size": 1408,
+        "n_routed_experts": 64,
+        "n_shared_experts": 2,
+        "num_experts_per_tok": 6,
+        "first_k_dense_replace": 1,
+        "vocab_size": 163840,
+        "max_position_embeddings": 131072,
+        "kv_lora_rank": 512,
+        "qk_rope_head_dim": 64,
+        "qk_nope_head_dim": 128,
+        "v_head_dim": 128,
+    },
+    "vision_config": {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27},
+}
+
+
+def per_rank_gib(config: dict[str, object], name: str, tp: int, release: Release) -> float:
+    return weights_per_rank_bytes(parse_config(config, name=name), tp, compute_major=9, release=release) / GIB
+
+
+@pytest.mark.parametrize(
+    ("config", "name", "tp", "logged_gib"),
+    [
+        # its own format, in which 0.19 divides nothing of the encoder
+        (MISTRAL_SMALL, "mistralai/Mistral-Small-3.1-24B-Instruct-2503", 2, 22.80),
+        (MISTRAL_SMALL, "mistralai/Mistral-Small-3.1-24B-Instruct-2503", 4, 11.86),
+        # a divided tower, a whole projector, and the workspace for latent attention
+        (KIMI_VL, "moonshotai/Kimi-VL-A3B-Instruct", 1, 30.74),
+        (KIMI_VL, "moonshotai/Kimi-VL-A3B-Instruct", 2, 15.53),
+    ],
+)
+def test_a_rank_holds_of_the_encoder_what_a_real_run_logged(
+    config: dict[str, object], name: str, tp: int, logged_gib: float
+) -> None:
+    """jgchn/llm-d-planner's campaign: vLLM 0.19.0 on H100, "Model loading took"."""
+    assert per_rank_gib(config, name, tp, Release(19)) == pytest.approx(logged_gib, rel=0.0015)
+
+
+def test_mistrals_own_format_is_read_and_divided_by_release() -> None:
+    """HF's class divides the tower and its projector; Mistral's own held all whole from 0.12 and the projector since
+    0.20. The tower's matrices are 24 x 16 x 1024^2 numbers."""
+    own = {minor: per_rank_gib(MISTRAL_SMALL, "mistralai/M", 2, Release(minor)) for minor in (11, 12, 19, 20)}
+    others = per_rank_gib(MISTRAL_SMALL, "someone/M", 2, Release(19))
+    tower, projector = 24 * 16 * 1024**2, (1024 + 5120) * 5120
+    assert own[12] == own[19]
+    assert own[19] - own[20] == pytest.approx(tower / GIB)  # half of two bytes each
+    assert own[20] - others == pytest.approx(projector / GIB)
+
+
+def test_an_encoder_of_transformers_own_is_whole_on_every_rank() -> None:
+    gemma4 = read_encoder({"architectures": ["Gemma4ForConditionalGeneration"], "text_config": {"hidden_size": 2816}})
+    assert gemma4 is not None
+    assert gemma4.sharded == 0
+
+
+def test_features_of_several_layers_enter_the_projector_side_by_side() -> None:
+    """Granite Vision: SigLIP's 27 layers, and a projector four times as wide; a run on an H100 logged 5.54 GiB."""
+    vision = {**SIGLIP, "model_type": "siglip_vision_model", "num_hidden_layers": 27, "image_size": 384}
+    config = {
+        "architectures": ["LlavaNextForConditionalGeneration"],
+        "text_config": {"hidden_size": 2048},
+        "vision_config": vision,
+    }
+    one, four = (read_encoder({**config, "vision_feature_layer": layers}) for layers in ([-1], [-24, -20, -12, -1]))
+    assert one is not None
+    assert four is not None
+    assert four.num_parameters - one.num_parameters == 3 * 1152 * 2048
+
+
+def test_a_video_is_not_cut_into_batches_where_attention_looks_both_ways() -> None:
+    """32 frames of 78 tokens: a run of Gemma-4-26B-A4B logs "encoder budget 2496"."""
+    config = {"architectures": ["Gemma4ForConditionalGeneration"]}
+    assert undivided_item_tokens({**config, "text_config": {"use_bidirectional_attention": "vision"}}) == 2496
+    assert undivided_item_tokens({**config, "text_config": {"use_bidirectional_attention": None}}) == 0
+    assert undivided_item_tokens({**config, "text_config": {"hidden_size_per_layer_input": 256}}) == 0
+    assert undivided_item_tokens({"architectures": ["Gemma3ForConditionalGeneration"]}) == 0

@@ -9,7 +9,7 @@ from sizing.engine_cache import Serving, engine_cache
 from sizing.gpu import GIB, Device, Link, gpu
 from sizing.memory import Budget, Engine, Parallel, batch_limits, cpu_budget, default_utilization, gpu_budget
 from sizing.model import ModelShape
-from sizing.release import parse_release
+from sizing.release import Release, parse_release
 from sizing.weights import weights_per_rank_bytes
 from tests.sizing.models import published, smollm2
 
@@ -209,3 +209,19 @@ def test_a_small_processor_gives_whole_blocks_of_what_is_left() -> None:
     left = 4 * GIB - weights_per_rank_bytes(model, 1) - int(2.5 * GIB) - int(0.4 * GIB)
     assert found.kv_cache_bytes == left // cache.block_bytes * cache.block_bytes
     assert found.claimed_bytes <= 3.6 * GIB
+
+
+def test_the_default_batch_holds_what_is_not_cut() -> None:
+    """Gemma 4's largest video is 2,496 tokens; vLLM raises the 2,048 of a small card to it since 0.22."""
+
+    def tokens(card: str, minor: int) -> int:
+        return batch_limits(
+            gpu(card),
+            max_model_len=32768,
+            max_num_seqs=None,
+            max_num_batched_tokens=None,
+            release=Release(minor),
+            undivided_item_tokens=2496,
+        ).max_num_batched_tokens
+
+    assert [tokens("L40S", 21), tokens("L40S", 22), tokens("H100", 22)] == [2048, 2496, 8192]

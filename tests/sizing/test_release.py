@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 
 from sizing.errors import UnsupportedModelError
+from sizing.gpu import GIB
 from sizing.kv_cache import KvCache, kv_cache
 from sizing.pages import ChunkedPage, FullPage, Page, SlidingPage, StatePage
 from sizing.release import NEWEST, Release, batch_defaults, parse_release
+from sizing.weights import weights_per_rank_bytes
+from tests.sizing.models import published
 from tests.sizing.old_releases import order, stages_of
 
 OLD: dict[str, list[dict[str, Any]]] = json.loads(
@@ -108,3 +111,18 @@ def test_a_processor_card_and_version_give_the_batch() -> None:
     assert batch_defaults(NEWEST, memory_bytes=a100, name="A100", usage="offline") == (256, 8192)
     v0 = parse_release("0.7.3")
     assert batch_defaults(v0, memory_bytes=a100, name="A100", max_model_len=20_000) == (256, 20_000)
+
+
+def test_a_build_with_a_date_behind_the_last_of_two_engines_is_the_newest() -> None:
+    assert parse_release("dev 4d2a68d64 (2026-08)", "V1") == NEWEST
+    assert parse_release("dev (2025-03)", "V1") == Release(11)
+
+
+def test_a_workspace_for_latent_attention_is_counted_with_the_model() -> None:
+    """DeepSeek-V2-Lite on H100s, vLLM 0.19.0: 29.43, 14.83 and 7.51 GiB on one rank of 1, 2 and 4."""
+    shape = published("deepseek-ai/DeepSeek-V2-Lite")
+    for ranks, logged_gib in ((1, 29.43), (2, 14.83), (4, 7.51)):
+        found = weights_per_rank_bytes(shape, ranks, compute_major=9, release=Release(19))
+        assert found / GIB == pytest.approx(logged_gib, abs=0.006)
+        for other in (Release(11, 1), Release(25)):
+            assert found - weights_per_rank_bytes(shape, ranks, compute_major=9, release=other) == 128 << 20

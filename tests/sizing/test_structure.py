@@ -109,3 +109,23 @@ def test_a_named_file_sizes_its_cache_the_same_without_its_weights() -> None:
     cache = engine_cache(shape, Serving(block_size=16, max_num_batched_tokens=8192))
     assert len(cache.groups) == 2
     assert cache.block_bytes == 12 * 16 * 8 * 2 * 64 * 2
+
+
+@pytest.mark.parametrize(("activation", "matrices"), [("silu", 3), ("gelu_pytorch_tanh", 3), ("relu2", 2), ("gelu", 2)])
+def test_the_activation_tells_whether_an_unknown_decoder_has_gates(activation: str, matrices: int) -> None:
+    config = {
+        "architectures": ["SomethingForCausalLM"],
+        "hidden_act": activation,
+        "hidden_size": 256,
+        "intermediate_size": 1024,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 1024,
+        "max_position_embeddings": 2048,
+    }
+    shape = parse_config(config, name="m")
+    attention = 2 * 256 * 256 + 2 * 256 * 128 + 2 * 256
+    by_hand = 2 * 1024 * 256 + 256 + 2 * (attention + matrices * 256 * 1024)
+    assert shape.num_parameters == by_hand
+    assert shape.weights_bytes == 2 * by_hand
