@@ -11,6 +11,7 @@ from sizing.gpu import GIB, Device, compute_major
 from sizing.kv_cache import Capacity, KvCache
 from sizing.layers import Compressed, Indexer, Latent, Recurrent
 from sizing.memory import (
+    CUDA_BLOCK_SIZE,
     Budget,
     Corrections,
     Engine,
@@ -29,6 +30,8 @@ from sizing.remedy import fitting_remedies
 
 _MOST_RANKS = 64
 _STATES_ARE_COUNTED = Release(20)
+_ONE_ENGINE = Release(11)
+_AMPERE = 8
 SHORTEST_USEFUL_LEN = 1024
 """A context nobody asked for is never cut below this; a model that holds less does not fit."""
 
@@ -216,9 +219,28 @@ def check(question: Question) -> None:
             f"{len(question.stage_devices)} stage devices for {question.pipeline_parallel_size} pipeline stages; "
             "name one for each stage"
         )
+    _check_kernels(question)
     several = max(question.count, question.tensor_parallel_size or 1, question.pipeline_parallel_size) > 1
     if question.device.kind == "cpu" and several:
         raise QuestionError("a processor is one device here; tensor parallel over its NUMA nodes is not sized yet")
+
+
+def _check_kernels(question: Question) -> None:
+    """What no attention kernel of an NVIDIA card takes; vLLM then finds no backend and ends at start.
+
+    v1/attention/backends: flash_attn.py, flashinfer.py, triton_attn.py.
+    """
+    major = compute_major(question.device.name)
+    if major is None or question.release < _ONE_ENGINE:
+        return
+    if question.block_size is not None and question.block_size % CUDA_BLOCK_SIZE:
+        raise QuestionError(
+            f"block_size is {question.block_size}; on a GPU it has to be a multiple of {CUDA_BLOCK_SIZE}"
+        )
+    if question.kv_cache_dtype.startswith("nvfp4") and major < _AMPERE:
+        raise QuestionError(
+            f"a KV cache of type {question.kv_cache_dtype} needs Ampere or newer, not {question.device.name}; use auto"
+        )
 
 
 def _check_layers(question: Question) -> None:
