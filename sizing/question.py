@@ -6,9 +6,12 @@ from sizing.engine_cache import Caches, Drafter
 from sizing.errors import QuestionError
 from sizing.gpu import Device, compute_major
 from sizing.layers import Compressed, Indexer, Latent
-from sizing.memory import Budget, Corrections, Term
+from sizing.memory import CUDA_BLOCK_SIZE, Budget, Corrections, Term
 from sizing.model import ModelShape
 from sizing.release import NEWEST, Release
+
+_ONE_ENGINE = Release(11)
+_AMPERE = 8
 
 
 @dataclass(frozen=True)
@@ -148,9 +151,28 @@ def check(question: Question) -> None:
             f"{len(question.stage_devices)} stage devices for {question.pipeline_parallel_size} pipeline stages; "
             "name one for each stage"
         )
+    _check_kernels(question)
     several = max(question.count, question.tensor_parallel_size or 1, question.pipeline_parallel_size) > 1
     if question.device.kind == "cpu" and several:
         raise QuestionError("a processor is one device here; tensor parallel over its NUMA nodes is not sized yet")
+
+
+def _check_kernels(question: Question) -> None:
+    """What no attention kernel of an NVIDIA card takes; vLLM then finds no backend and ends at start.
+
+    v1/attention/backends: flash_attn.py, flashinfer.py, triton_attn.py.
+    """
+    major = compute_major(question.device.name)
+    if major is None or question.release < _ONE_ENGINE:
+        return
+    if question.block_size is not None and question.block_size % CUDA_BLOCK_SIZE:
+        raise QuestionError(
+            f"block_size is {question.block_size}; on a GPU it has to be a multiple of {CUDA_BLOCK_SIZE}"
+        )
+    if question.kv_cache_dtype.startswith("nvfp4") and major < _AMPERE:
+        raise QuestionError(
+            f"a KV cache of type {question.kv_cache_dtype} needs Ampere or newer, not {question.device.name}; use auto"
+        )
 
 
 def check_layers(question: Question) -> None:

@@ -44,6 +44,6 @@ def _cells(point: CurvePoint) -> tuple[str, ...]:
 def _banded(estimate: Estimate, scale: float) -> str:
     """The value and its range, with as many digits as it is worth."""
     size = scale * estimate.value
-    digits = 0 if size >= 100 else 1 if size >= 10 else 2
+    digits = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3
     value, low, high = (f"{scale * part:,.{digits}f}" for part in (estimate.value, estimate.low, estimate.high))
     return f"{value} ({low}-{high})"

@@ -113,6 +113,12 @@ def test_a_bad_line_costs_no_other_line_its_answer(tmp_path: Path, row: str, sai
     assert run("--questions", str(asked))[0] == 2
 
 
+def test_of_a_mixed_box_the_limiting_rank_is_meant(tmp_path: Path) -> None:
+    asked = tmp_path / "questions.jsonl"
+    asked.write_text(json.dumps({"config": SMOLLM2, "gpu": "RTX 3060 12GB (limiting rank) + RTX 5090"}))
+    assert json.loads(run("--questions", str(asked), "--json")[1])["answer"]["device"]["name"] == "RTX3060"
+
+
 def test_auto_is_the_longest_context_that_fits(llama_70b_folder: str) -> None:
     asked = [
         json.loads(run(llama_70b_folder, "--gpu", "B200", "--json", *more)[1])["settings"]["max_model_len"]
@@ -168,6 +174,9 @@ def test_json_on_this_machine(smollm2_folder: str) -> None:
         (["--gpu", "L4", "--gpu-memory-utilization", "92"], "must be above 0 and at most 1"),
         (["--count", "64"], "this machine has"),
         (["--gpu", "H100, L4"], "no GPU called 'H100, L4'"),  # two cards are not the first of them
+        (["--gpu", "T4", "--dtype", "bfloat16"], "T4 has no bfloat16"),
+        (["--gpu", "L4", "--block-size", "7"], "a multiple of 16"),
+        (["--gpu", "T4", "--kv-cache-dtype", "nvfp4"], "needs Ampere or newer"),
         (["--gpu", "cpu"], "a processor is sized where it is"),
         (["--gpu-total-gib", "nan"], "gpu_total_gib is not a number"),
         (["--gpu-total-gib", "1e309"], "gpu_total_gib is too large"),
