@@ -186,6 +186,7 @@ def weights_per_rank(
             tp * data_parallel_size,
             whole_experts=enable_expert_parallel,
             compute_major=compute_major,
+            release=release,
         )
         size += whole.buffers + whole.encoder_per_rank(tp, release) + workspace  # every stage builds the encoder
         last = number == len(stages) - 1
@@ -222,12 +223,18 @@ def weights_per_rank_bytes(
 
 
 def _experts(
-    portion: Portion, whole: HeldWeights, ranks: int, *, whole_experts: bool, compute_major: int | None
+    portion: Portion,
+    whole: HeldWeights,
+    ranks: int,
+    *,
+    whole_experts: bool,
+    compute_major: int | None,
+    release: Release,
 ) -> float:
     if not portion.experts:
         return 0.0
     share = -(-whole.num_experts // ranks) / whole.num_experts if whole_experts else 1 / ranks
-    growth = whole.tiles.growth(1 if whole_experts else ranks, compute_major) if whole.tiles else 1.0
+    growth = whole.tiles.growth(1 if whole_experts else ranks, compute_major, release) if whole.tiles else 1.0
     return portion.experts * share * growth
 
 
