@@ -265,3 +265,29 @@ def test_a_family_that_is_only_counted_comes_close(name: str, scheme: str | None
         shape, counted = quantized(shape, scheme), quantized(counted, scheme)
     for tp in (1, 8):
         assert weights_per_rank_bytes(counted, tp) == pytest.approx(weights_per_rank_bytes(shape, tp), rel=0.02)
+
+
+def test_nvfp4_by_name_leaves_delta_nets_alone() -> None:
+    """RedHatAI/Qwen3.6-35B-A3B-NVFP4 on a GB10, vLLM 0.20.0: 21.86 GiB; its linear attention in NVFP4 would be 20.4."""
+    shape = quantized(published("Qwen/Qwen3.5-35B-A3B"), "nvfp4")
+    assert rank_gib(shape, None) == pytest.approx(21.86, rel=0.01)
+
+
+def test_only_long_gemmas_are_taken_to_stretch_their_positions() -> None:
+    """gemma-3-1b-it reads 32,768 tokens and logs 1.9148 GiB (vLLM 0.13.0); a table of eight times that is 0.12 more."""
+    config = {
+        "architectures": ["Gemma3ForCausalLM"],
+        "model_type": "gemma3_text",
+        "dtype": "bfloat16",
+        "hidden_size": 1152,
+        "num_hidden_layers": 26,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 1,
+        "head_dim": 256,
+        "intermediate_size": 6912,
+        "vocab_size": 262144,
+        "max_position_embeddings": 32768,
+        "sliding_window": 512,
+        "sliding_window_pattern": 6,
+    }
+    assert rank_gib(parse_config(config, name="m"), 12) == pytest.approx(1.9148, rel=0.003)
