@@ -66,22 +66,35 @@ class ExpertTiles:
     hidden_size: int
     intermediate_size: int
 
-    def growth(self, ranks: int, compute_major: int | None) -> float:
-        """What the rounding multiplies an expert's bytes by when `ranks` share its intermediate side.
+    def growth(self, ranks: int, compute_major: int | None, release: Release) -> float:
+        """What the kernel multiplies an expert's bytes by when `ranks` share its intermediate side.
 
-        Marlin and TRT-LLM: the hidden side to 256, the other to 128 (vllm/model_executor/layers/fused_moe/oracle/
-        mxfp4.py). On Hopper Triton's kernels take the matrices as they are but for their packed inputs, which
-        "Model loading took 64.38 GiB" of gpt-oss-120b on an H100 shows in multiples of 256; the scales are not padded.
+        Marlin and TRT-LLM round the hidden side to 256, the other to 128 (vllm/model_executor/layers/fused_moe/oracle/
+        mxfp4.py). On Hopper Triton's kernels are the default, see `_triton_bytes`.
         """
         hidden, share = self.hidden_size, self.intermediate_size / ranks
         if compute_major == _HOPPER:
-            inputs = 2 * share * _up(hidden, 256) + hidden * _up(share, 256)
-            return 1 + (inputs / (3 * hidden * share) - 1) * _MXFP4_NUMBERS
+            return self._triton_bytes(share, release) / (3 * hidden * share * _MXFP4_BYTES)
         return _up(hidden, 256) * _up(share, 128) / (hidden * share)
+
+    def _triton_bytes(self, exact: float, release: Release) -> float:
+        """One expert's share of so many columns, with all that Triton's kernels add to it.
+
+        The columns are rounded to 64 (oracle/mxfp4.py). Inputs are padded to 32 packed bytes by triton_kernels, and to
+        64 by those that come with Triton 3.6 (tensor_details/layout_details/hopper_value.py there); the logs of an H100
+        show the former in 0.14.1 and the latter in 0.19. The loaded scales stay beside their copy in the kernel's
+        order, whose outputs are padded to 256 (hopper_scale.py), and biases become float32.
+        """
+        hidden, share = self.hidden_size, _up(exact, 64)
+        inputs = 128 if release >= _WITH_TRITON_3_6 else 64
+        values = (2 * share * _up(hidden, inputs) + hidden * _up(share, inputs)) / 2
+        scales = (3 * share * hidden + _up(2 * share, 256) * hidden + _up(hidden, 256) * share) / 32
+        return values + scales + 4 * (2 * share + hidden) - 2 * (2 * exact + hidden)
 
 
 _HOPPER = 9
-_MXFP4_NUMBERS = 16 / 17  # of the bytes: 16 for 32 numbers beside one for their scale
+_MXFP4_BYTES = 17 / 32  # of one number: half a byte, and one for the scale of 32
+_WITH_TRITON_3_6 = Release(15)
 
 
 def _up(size: float, multiple: int) -> int:

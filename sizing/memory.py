@@ -18,6 +18,8 @@ from sizing.release import NEWEST, Release, batch_defaults
 from sizing.weights import weights_per_rank
 
 _WEIGHTS_SPREAD = 0.01
+_WEIGHTS_SPREAD_MXFP4 = 0.16  # one log of a Blackwell workstation card is that much above Marlin's padding
+_MXFP4_MAJORS = (8, 9)  # compute capabilities whose MXFP4 weights logs confirm
 _WEIGHTS_SPREAD_ASSUMED = 0.30  # a feed-forward layer without a gate is a third smaller than was assumed
 CUDA_BLOCK_SIZE = 16  # vllm/config/cache.py
 CPU_BLOCK_SIZE = 128  # vllm/platforms/cpu.py
@@ -265,12 +267,13 @@ def _term(name: str, band: Band, why: str) -> Term:
 
 
 def _weights(model: ModelShape, device: Device, parallel: Parallel, stage: int, release: Release = NEWEST) -> Term:
+    major = compute_major(device.name)
     per_stage = weights_per_rank(
         model,
         tensor_parallel_size=parallel.tensor_parallel_size,
         pipeline_parallel_size=parallel.pipeline_parallel_size,
         enable_expert_parallel=parallel.enable_expert_parallel,
-        compute_major=compute_major(device.name),
+        compute_major=major,
         as_allocated=device.kind == "cuda",
         release=release,
     )
@@ -279,7 +282,10 @@ def _weights(model: ModelShape, device: Device, parallel: Parallel, stage: int, 
     number_type = model.quantization or model.dtype
     why = f"{model.num_parameters / 1e9:.2f}B parameters in {number_type}, by {model.weights_source}{rank}"
     spread = _WEIGHTS_SPREAD_ASSUMED if model.assumed else _WEIGHTS_SPREAD
-    return Term("weights", held, why, round(held * (1 - spread)), round(held * (1 + spread)))
+    above = spread
+    if model.held and model.held.tiles and major not in _MXFP4_MAJORS:
+        above, why = _WEIGHTS_SPREAD_MXFP4, f"{why}; how much this card's MXFP4 kernel pads is not known"
+    return Term("weights", held, why, round(held * (1 - spread)), round(held * (1 + above)))
 
 
 def _activation(model: ModelShape, engine: Engine, stage: int) -> Term:

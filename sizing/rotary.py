@@ -6,8 +6,9 @@ from sizing.config_values import ConfigValues
 from sizing.layers import Attention, Latent
 from sizing.model import DTYPE_BYTES, ModelShape
 
-# what every published file of this family says that has more than a window's length to tell
+# what every published file of this family says whose model reads more than it was first trained to; the 1B does not
 _GEMMA3_ROPE: Mapping[str, object] = {"rope_type": "linear", "factor": 8.0}
+_GEMMA3_LEN = 32_768
 # vllm/model_executor/layers/rotary_embedding/mrope.py: room for the positions of images. Qwen3's wrappers ask for
 # none of it since vLLM 0.32 (models/qwen3_vl.py: mrope_positions_factor), where earlier ones had it too.
 _MROPE_LENGTHS = 4
@@ -41,7 +42,8 @@ def _sections(config: ConfigValues, shape: ModelShape) -> list[Mapping[str, obje
     if kinds:  # "sliding_attention" before "full_attention"
         return kinds
     if shape.architecture.startswith("Gemma3"):  # only the full layers are stretched
-        if not {"rope_parameters", "rope_scaling"} & config.values.keys():
+        long = config.count("max_position_embeddings", default=2 * _GEMMA3_LEN) > _GEMMA3_LEN
+        if long and not {"rope_parameters", "rope_scaling"} & config.values.keys():
             rope = _GEMMA3_ROPE
         return [{}, rope]
     return [rope] * 2

@@ -12,7 +12,7 @@ from sizing.engine_cache import pipeline_stages
 from sizing.errors import QuestionError
 from sizing.ggml import Mixture
 from sizing.held import ExpertTiles, HeldWeights, Portion, Split, Weight
-from sizing.layers import Latent
+from sizing.layers import Latent, Recurrent
 from sizing.model import ModelShape
 from sizing.quantization import Quantization
 from sizing.release import NEWEST, Release
@@ -186,6 +186,7 @@ def weights_per_rank(
             tp * data_parallel_size,
             whole_experts=enable_expert_parallel,
             compute_major=compute_major,
+            release=release,
         )
         size += whole.buffers + whole.encoder_per_rank(tp, release) + workspace  # every stage builds the encoder
         last = number == len(stages) - 1
@@ -222,12 +223,18 @@ def weights_per_rank_bytes(
 
 
 def _experts(
-    portion: Portion, whole: HeldWeights, ranks: int, *, whole_experts: bool, compute_major: int | None
+    portion: Portion,
+    whole: HeldWeights,
+    ranks: int,
+    *,
+    whole_experts: bool,
+    compute_major: int | None,
+    release: Release,
 ) -> float:
     if not portion.experts:
         return 0.0
     share = -(-whole.num_experts // ranks) / whole.num_experts if whole_experts else 1 / ranks
-    growth = whole.tiles.growth(1 if whole_experts else ranks, compute_major) if whole.tiles else 1.0
+    growth = whole.tiles.growth(1 if whole_experts else ranks, compute_major, release) if whole.tiles else 1.0
     return portion.experts * share * growth
 
 
@@ -249,11 +256,11 @@ def quantized(shape: ModelShape, scheme: str) -> ModelShape:
         QuestionError: an unknown scheme, or a checkpoint of another format.
     """
     wanted = named_quantization(scheme, model=shape.name)
-    if wanted.method == "modelopt_fp4" and any(
-        isinstance(cache, Latent) for caches in shape.layers for cache in caches
-    ):
-        # every published one leaves latent attention alone
-        wanted = replace(wanted, ignore=("self_attn",), match="substring")
+    if wanted.method == "modelopt_fp4":
+        kinds = {type(cache) for caches in shape.layers for cache in caches}
+        # published ones leave latent attention and delta nets alone
+        kept = [name for kind, name in ((Latent, "self_attn"), (Recurrent, "linear_attn")) if kind in kinds]
+        wanted = replace(wanted, ignore=tuple(kept), match="substring") if kept else wanted
     current = _held(shape)
     found = pieces(shape.blueprint, shape.dtype_bytes, wanted, num_layers=shape.num_hidden_layers)
     packed = held(found, shape, buffers=current.buffers, tiles=expert_tiles(shape, wanted.method))

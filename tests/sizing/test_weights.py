@@ -12,9 +12,10 @@ from sizing.config_values import ConfigValues
 from sizing.errors import QuestionError
 from sizing.gpu import GIB
 from sizing.headers import Tensor
+from sizing.held import ExpertTiles
 from sizing.model import ModelShape
 from sizing.parameters import count_parameters
-from sizing.release import NEWEST
+from sizing.release import NEWEST, Release
 from sizing.weights import quantized, weights_per_rank, weights_per_rank_bytes
 from tests.sizing.models import published, published_configs, qwen3_tensors, smollm2
 
@@ -58,7 +59,34 @@ def test_what_the_allocator_rounds_up() -> None:
 
 def test_mxfp4_experts_are_padded_as_the_cards_kernels_need() -> None:
     assert rank_gib(published("openai/gpt-oss-20b"), 8) == pytest.approx(13.72, rel=0.003)  # A100, vLLM 0.19
-    assert rank_gib(published("openai/gpt-oss-120b"), 9) == pytest.approx(64.38, rel=0.003)  # H100, vLLM 0.14
+
+
+@pytest.mark.parametrize(
+    ("name", "tp", "release", "logged_gib"),
+    [  # vllm-project/vllm#33155, and jgchn/llm-d-planner's campaign: "Model loading took" on H100s
+        ("openai/gpt-oss-120b", 1, Release(14, 1), 64.38),
+        ("openai/gpt-oss-20b", 2, Release(19), 7.01),
+        ("openai/gpt-oss-20b", 4, Release(19), 3.63),
+    ],
+)
+def test_triton_kernels_on_hopper_keep_scales_twice_and_pad(
+    name: str, tp: int, release: Release, logged_gib: float
+) -> None:
+    found = weights_per_rank_bytes(published(name), tp, compute_major=9, release=release) / GIB
+    assert found == pytest.approx(logged_gib, rel=0.0035)
+
+
+def test_one_expert_on_hopper_by_hand() -> None:
+    """gpt-oss on four ranks: 720 of 2,880 columns are held as 768; 2,880 inputs as 2,944 numbers since 0.15."""
+    tiles = ExpertTiles(2880, 2880)
+    exact = 3 * 2880 * 720 * 17 / 32
+    scales = (3 * 768 * 2880 + 1536 * 2880 + 3072 * 768) / 32
+    biases = 4 * (1536 + 2880) - 2 * (1440 + 2880)
+    older = (1536 * 2880 + 2880 * 768) / 2 + scales + biases
+    newer = (1536 * 2944 + 2880 * 768) / 2 + scales + biases
+    assert tiles.growth(4, 9, Release(14)) == pytest.approx(older / exact)
+    assert tiles.growth(4, 9, Release(15)) == pytest.approx(newer / exact)
+    assert tiles.growth(4, 8, Release(15)) == pytest.approx(3072 * 768 / (2880 * 720))
 
 
 def test_experts_are_dealt_out_whole_under_expert_parallelism() -> None:
@@ -228,3 +256,29 @@ def test_a_family_that_is_only_counted_comes_close(name: str, scheme: str | None
         shape, counted = quantized(shape, scheme), quantized(counted, scheme)
     for tp in (1, 8):
         assert weights_per_rank_bytes(counted, tp) == pytest.approx(weights_per_rank_bytes(shape, tp), rel=0.02)
+
+
+def test_nvfp4_by_name_leaves_delta_nets_alone() -> None:
+    """RedHatAI/Qwen3.6-35B-A3B-NVFP4 on a GB10, vLLM 0.20.0: 21.86 GiB; its linear attention in NVFP4 would be 20.4."""
+    shape = quantized(published("Qwen/Qwen3.5-35B-A3B"), "nvfp4")
+    assert rank_gib(shape, None) == pytest.approx(21.86, rel=0.01)
+
+
+def test_only_long_gemmas_are_taken_to_stretch_their_positions() -> None:
+    """gemma-3-1b-it reads 32,768 tokens and logs 1.9148 GiB (vLLM 0.13.0); a table of eight times that is 0.12 more."""
+    config = {
+        "architectures": ["Gemma3ForCausalLM"],
+        "model_type": "gemma3_text",
+        "dtype": "bfloat16",
+        "hidden_size": 1152,
+        "num_hidden_layers": 26,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 1,
+        "head_dim": 256,
+        "intermediate_size": 6912,
+        "vocab_size": 262144,
+        "max_position_embeddings": 32768,
+        "sliding_window": 512,
+        "sliding_window_pattern": 6,
+    }
+    assert rank_gib(parse_config(config, name="m"), 12) == pytest.approx(1.9148, rel=0.003)
