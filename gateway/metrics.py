@@ -61,7 +61,7 @@ _TPOT_BUCKETS = (
 _E2E_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 1.5, 2.5, 5, 10, 15, 20, 30, 45, 60, 120, 240, 480, 960)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Settlement:
     """One finished request, whatever its end. Times in seconds; None where there was no such moment."""
 

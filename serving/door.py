@@ -58,7 +58,7 @@ async def open_door(gateway: Gateway, listener: socket.socket) -> AsyncIterator[
     """Answer requests on `listener` while the block runs; on the way out open answers get two seconds more."""
     config = uvicorn.Config(
         gateway,
-        http="httptools",
+        http=gateway.protocol,
         ws="none",
         lifespan="on",
         log_config=None,
