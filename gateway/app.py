@@ -19,7 +19,7 @@ from gateway import figures
 from gateway.admission import Admission
 from gateway.config import GatewayConfig
 from gateway.errors import RefusedError
-from gateway.headers import new_request_id, request_id_headers
+from gateway.headers import RequestIds, request_id_headers
 from gateway.identity import Keyring
 from gateway.lane import LaneProtocol
 from gateway.metrics import Metrics
@@ -49,6 +49,7 @@ class Gateway:
         self.pool = Pool(self.upstream)
         self.admission = Admission(config.max_in_flight)
         self.metrics = Metrics(VERSION)
+        self.request_ids = RequestIds()
         self._keyring = Keyring(config.keys)
         self._relay = Relay(
             config=config,
@@ -59,6 +60,7 @@ class Gateway:
             policy=policy,
             clock=clock,
             keyring=self._keyring,
+            request_ids=self.request_ids,
         )
         self._control = _control_plane(self)
 
@@ -199,7 +201,7 @@ def _dialect(request: Request) -> Dialect:
 
 
 def _fault(request: Request, fault: Fault) -> Response:
-    request_id = new_request_id()
+    request_id = _gateway(request).request_ids.new()
     pairs = [*fault_headers(fault), *request_id_headers(request_id)]
     headers = {name.decode(): value.decode() for name, value in pairs}
     body = fault_body(_dialect(request), fault, request_id)

@@ -259,8 +259,9 @@ class Connection(asyncio.Protocol):
 class _Engine:
     """Where one engine listens, and the connections to it; idle ones are used last in, first out."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, loop: asyncio.AbstractEventLoop) -> None:
         self.url = url
+        self.loop = loop
         self._idle: list[Connection] = []
         self.connections: set[Connection] = set()
         self._unix_path = url.removeprefix(_UNIX) if url.startswith(_UNIX) else None
@@ -272,8 +273,9 @@ class _Engine:
         self._port = parts.port or (443 if self._tls else 80)
         self._is_known = parts.scheme in ("http", "https") and bool(parts.hostname)
 
-    def take(self, now_s: float) -> Connection | None:
+    def take(self) -> Connection | None:
         """An idle connection that still works."""
+        now_s = self.loop.time()
         while self._idle:
             connection = self._idle.pop()
             if connection.is_alive(now_s):
@@ -283,7 +285,7 @@ class _Engine:
 
     def put_back(self, connection: Connection) -> None:
         """Its answer is complete."""
-        connection.idle_since_s = asyncio.get_running_loop().time()
+        connection.idle_since_s = self.loop.time()
         self._idle.append(connection)
 
     def forget(self, connection: Connection) -> None:
@@ -294,13 +296,12 @@ class _Engine:
 
     async def connect(self, connection: Connection, timeout_s: float) -> None:
         """Give `connection` its transport, or make it fail with a ConnectError."""
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(timeout_s):
                 if self._unix_path is not None:
-                    await loop.create_unix_connection(lambda: connection, self._unix_path)
+                    await self.loop.create_unix_connection(lambda: connection, self._unix_path)
                 elif self._is_known:
-                    await loop.create_connection(lambda: connection, self._host, self._port, ssl=self._tls)
+                    await self.loop.create_connection(lambda: connection, self._host, self._port, ssl=self._tls)
                 else:
                     raise BrokenError(f"{self.url} is neither http://host:port nor unix:/path")
         except BrokenError as error:
@@ -339,16 +340,16 @@ class Upstream:
 
     def open(self, url: str) -> Connection:
         """A connection to send one request on; whether it can be made, its sink will hear."""
-        loop = asyncio.get_running_loop()
         engine = self._engines.get(url)
         if engine is None:
-            engine = self._engines[url] = _Engine(url)
-        connection = engine.take(loop.time())
+            # asked for once: before Python 3.12 each get_running_loop is a system call (getpid)
+            engine = self._engines[url] = _Engine(url, asyncio.get_running_loop())
+        connection = engine.take()
         if connection is not None:
             return connection
         connection = Connection(engine)
         engine.connections.add(connection)
-        task = loop.create_task(engine.connect(connection, self._timeouts.connect_s))
+        task = engine.loop.create_task(engine.connect(connection, self._timeouts.connect_s))
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
         if self._ticker is None:
