@@ -6,7 +6,7 @@ TORCH := torch==2.13.0+cpu
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
 ARGS ?=
 
-.PHONY: serve test check fix docs bench-sizing bench-plan bench-speed clean
+.PHONY: serve test check fix docs bench-sizing bench-plan bench-speed bench-gateway clean
 
 serve: $(VENV)/.cpu  ## serve the embedded model (or ARGS="Qwen/Qwen3-0.6B", ARGS="berth.yaml")
 	@exec $(BIN)/berth serve $(ARGS)
@@ -54,6 +54,9 @@ bench-plan: $(VENV)/.dev  ## how long a plan takes, and berth size in all beside
 bench-speed: $(VENV)/.dev  ## predicted beside measured speed: PERF=runs.json CONFIGS=configs.json [OUT=rows.jsonl]
 	@$(BIN)/python -m benchmarks.sizing_speed $(if $(PERF),--perf '$(PERF)') $(if $(CONFIGS),--configs '$(CONFIGS)') \
 		$(if $(OUT),--out '$(OUT)')
+
+bench-gateway: $(VENV)/.dev  ## what the gateway costs beside nginx and whichever peers are installed: ROUNDS=3 OUT=gateway.txt
+	@$(BIN)/python -m benchmarks.gateway_cost --rounds $(or $(ROUNDS),3) $(if $(OUT),--out '$(OUT)')
 
 docs: $(VENV)/.dev  ## write the generated parts of README.md anew
 	$(BIN)/python -m tests.readme

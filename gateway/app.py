@@ -1,23 +1,27 @@
-"""Wiring: the data-plane paths go to the relay, everything else to a FastAPI application. No logic of its own."""
+"""Wiring: the data-plane paths go to the lane, everything else to a FastAPI application. No logic of its own."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import orjson
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.types import Receive, Scope, Send
 
 from gateway import figures
 from gateway.admission import Admission
-from gateway.asgi import Receive, Scope, Send, new_request_id, request_id_headers
 from gateway.config import GatewayConfig
 from gateway.errors import RefusedError
+from gateway.headers import RequestIds, request_id_headers
 from gateway.identity import Keyring
+from gateway.lane import LaneProtocol
 from gateway.metrics import Metrics
 from gateway.relay import Relay
 from gateway.replica import ModelCard, Pool, Replica
@@ -30,7 +34,8 @@ _FIRST_SEEN = datetime.now(UTC)  # what /v1/models shows as the creation date: e
 
 
 class Gateway:
-    """One door: an ASGI application, and the state the operator's side needs (`pool`, `admission`)."""
+    """One door: an ASGI application for the control plane, the HTTP protocol (`protocol`) that keeps the data plane to
+    itself, and the state the operator's side needs (`pool`, `admission`)."""
 
     def __init__(
         self,
@@ -44,24 +49,29 @@ class Gateway:
         self.pool = Pool(self.upstream)
         self.admission = Admission(config.max_in_flight)
         self.metrics = Metrics(VERSION)
+        self.request_ids = RequestIds()
         self._keyring = Keyring(config.keys)
         self._relay = Relay(
-            config,
+            config=config,
             pool=self.pool,
             upstream=self.upstream,
             admission=self.admission,
             metrics=self.metrics,
             policy=policy,
             clock=clock,
+            keyring=self._keyring,
+            request_ids=self.request_ids,
         )
         self._control = _control_plane(self)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI entry: the data plane skips FastAPI's routing, the lifespan and the rest do not."""
-        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in ENDPOINTS:
-            await self._relay(scope, receive, send)
-        else:
-            await self._control(scope, receive, send)
+        """ASGI entry: the lifespan, and every path that is not the data plane's."""
+        await self._control(scope, receive, send)
+
+    @property
+    def protocol(self) -> type[asyncio.Protocol]:
+        """What uvicorn is to be given as `http`."""
+        return cast(type[asyncio.Protocol], partial(LaneProtocol, self._relay))
 
     @asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
@@ -191,7 +201,7 @@ def _dialect(request: Request) -> Dialect:
 
 
 def _fault(request: Request, fault: Fault) -> Response:
-    request_id = new_request_id()
+    request_id = _gateway(request).request_ids.new()
     pairs = [*fault_headers(fault), *request_id_headers(request_id)]
     headers = {name.decode(): value.decode() for name, value in pairs}
     body = fault_body(_dialect(request), fault, request_id)

@@ -1,9 +1,12 @@
-"""Reads a stream as it passes: first and last token, usage, errors. Changes nothing but the usage nobody asked for."""
+"""Reads a stream as it passes: first and last token, usage, errors. Changes nothing but the usage nobody asked for.
+
+Text, which is nearly all of a stream, is known by its bytes; only the other events are parsed as JSON.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
 
-from gateway.wire import Dialect, EventSplitter, Sign, Usage, read_event
+from gateway.wire import Dialect, EventSplitter, Sign, Usage, count_plain_tokens, read_event
 
 
 class Meter:
@@ -28,8 +31,17 @@ class Meter:
     def feed(self, data: bytes) -> bytes:
         """Note what `data` brings; returns the bytes to send to the client now, possibly none."""
         now_s = self._clock()
+        if not self._splitter.tail and data.endswith(b"\n\n"):
+            events = data.count(b"\n\n")
+            if events == count_plain_tokens(self._dialect, data):  # nearly every read: text, and nothing to take out
+                self._note_tokens(events, now_s)
+                return data
         forward = []
         for event in self._splitter.feed(data):
+            if count_plain_tokens(self._dialect, event) == 1:
+                self._note_tokens(1, now_s)
+                forward.append(event)
+                continue
             sign = read_event(self._dialect, event)
             self._note(sign, now_s)
             if not (self._strip_usage and sign.only_usage):
@@ -58,12 +70,15 @@ class Meter:
             return None  # all tokens came at one moment: there is no interval to divide
         return (self.last_token_s - self.first_token_s) / (n - 1)
 
+    def _note_tokens(self, events: int, now_s: float) -> None:
+        self.token_events += events
+        self.last_token_s = now_s
+        if self.first_token_s is None:
+            self.first_token_s = now_s
+
     def _note(self, sign: Sign, now_s: float) -> None:
         if sign.token is not None:
-            self.token_events += 1
-            self.last_token_s = now_s
-            if self.first_token_s is None:
-                self.first_token_s = now_s
+            self._note_tokens(1, now_s)
         if sign.usage is not None:
             self.usage = _merged(self.usage, sign.usage)
         if sign.error is not None:

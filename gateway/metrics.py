@@ -1,12 +1,18 @@
 """What the gateway measures of its own requests, for Prometheus.
 
 Times are seconds from a monotonic clock. First token and TPOT are defined in README.md ("What the numbers mean").
+Plain numbers, added to on the event loop and given their names when somebody scrapes: a dozen labelled, locked
+instruments would cost a request as much as all the rest of its way through the gateway.
 """
 
+from bisect import bisect_left
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from gateway.wire import DIALECTS, Dialect, Usage
 
@@ -61,7 +67,7 @@ _TPOT_BUCKETS = (
 _E2E_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 1.5, 2.5, 5, 10, 15, 20, 30, 45, 60, 120, 240, 480, 960)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Settlement:
     """One finished request, whatever its end. Times in seconds; None where there was no such moment."""
 
@@ -77,79 +83,150 @@ class Settlement:
     usage: Usage = field(default_factory=Usage)
 
 
-class Metrics:
-    """The gateway's own instruments, on a registry of their own so that two gateways share nothing."""
+class _Buckets:
+    """One histogram: how many values fell into each bucket, and their sum."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """A bucket holds the values up to and including its bound."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def cumulative(self) -> list[tuple[str, float]]:
+        """As Prometheus wants them: each bucket with all below it."""
+        rows, running = [], 0
+        for name, count in zip((*map(str, map(float, self.bounds)), "+Inf"), self.counts, strict=True):
+            running += count
+            rows.append((name, float(running)))
+        return rows
+
+
+class _Tally:
+    """Everything counted for one model, replica and dialect."""
+
+    __slots__ = (
+        "cached_tokens",
+        "duration",
+        "errors",
+        "in_flight",
+        "outcomes",
+        "output_tokens",
+        "prompt_tokens",
+        "tpot",
+        "ttft",
+    )
+
+    def __init__(self) -> None:
+        self.in_flight = self.prompt_tokens = self.cached_tokens = self.output_tokens = 0
+        self.outcomes: dict[Outcome, int] = {"ok": 0}
+        self.errors: dict[int, int] = {}
+        self.ttft = _Buckets(_TTFT_BUCKETS)
+        self.tpot = _Buckets(_TPOT_BUCKETS)
+        self.duration = _Buckets(_E2E_BUCKETS)
+
+
+_Key = tuple[str, str, Dialect]
+
+
+class Metrics(Collector):
+    """The gateway's own figures, on a registry of their own so that two gateways share nothing."""
 
     def __init__(self, version: str) -> None:
-        self.registry = registry = CollectorRegistry()
-        outcome_labels = (*_LABELS, "outcome")
-        error_labels = (*_LABELS, "status")
-        self._in_flight = Gauge(
-            "berth_requests_in_flight", "Requests inside the gateway now", _LABELS, registry=registry
-        )
-        self._requests = Counter(
-            "berth_requests", "Requests finished, by how they ended", outcome_labels, registry=registry
-        )
-        self._errors = Counter(
-            "berth_request_errors", "Requests that ended in an error", error_labels, registry=registry
-        )
-        self._retries = Counter("berth_retries", "Requests moved to another replica", ("model",), registry=registry)
-        self._ttft = Histogram(
-            "berth_time_to_first_token_seconds",
-            "Arrival to first token",
-            _LABELS,
-            buckets=_TTFT_BUCKETS,
-            registry=registry,
-        )
-        self._tpot = Histogram(
-            "berth_time_per_output_token_seconds",
-            "First to last token, per further token",
-            _LABELS,
-            buckets=_TPOT_BUCKETS,
-            registry=registry,
-        )
-        self._duration = Histogram(
-            "berth_request_duration_seconds", "Arrival to last byte", _LABELS, buckets=_E2E_BUCKETS, registry=registry
-        )
-        self._prompt = Counter(
-            "berth_prompt_tokens", "Prompt tokens, as engines state them", _LABELS, registry=registry
-        )
-        self._cached = Counter("berth_cached_prompt_tokens", "Of these, from prefix cache", _LABELS, registry=registry)
-        self._output = Counter(
-            "berth_output_tokens", "Output tokens, as engines state them", _LABELS, registry=registry
-        )
-        Gauge("berth_build_info", "Always 1", ("version",), registry=registry).labels(version).set(1)
+        self.registry = CollectorRegistry()
+        self._tallies: dict[_Key, _Tally] = {}
+        self._retries: dict[str, int] = {}
+        Gauge("berth_build_info", "Always 1", ("version",), registry=self.registry).labels(version).set(1)
+        self.registry.register(self)
 
     def expect(self, model: str, replica: str) -> None:
         """Make the series of a replica exist at zero, so that the first event is seen as an increase."""
         for dialect in DIALECTS:
-            self._in_flight.labels(model, replica, dialect)
-            self._requests.labels(model, replica, dialect, "ok")
+            self._tally((model, replica, dialect))
 
     def entered(self, model: str, replica: str, dialect: Dialect) -> None:
         """A request was handed to a replica."""
-        self._in_flight.labels(model, replica, dialect).inc()
+        self._tally((model, replica, dialect)).in_flight += 1
 
     def left(self, model: str, replica: str, dialect: Dialect) -> None:
         """That request is no longer there."""
-        self._in_flight.labels(model, replica, dialect).dec()
+        self._tally((model, replica, dialect)).in_flight -= 1
 
     def retried(self, model: str) -> None:
         """A request is about to be tried on another replica."""
-        self._retries.labels(model).inc()
+        self._retries[model] = self._retries.get(model, 0) + 1
 
     def settle(self, done: Settlement) -> None:
         """Record one finished request."""
-        labels = (done.model, done.replica, done.dialect)
-        self._requests.labels(*labels, done.outcome).inc()
+        tally = self._tally((done.model, done.replica, done.dialect))
+        tally.outcomes[done.outcome] = tally.outcomes.get(done.outcome, 0) + 1
         if done.outcome in ("refused", "engine_error", "broken"):
-            self._errors.labels(*labels, str(done.status)).inc()
+            tally.errors[done.status] = tally.errors.get(done.status, 0) + 1
         if done.outcome == "ok" and done.generates:
-            self._duration.labels(*labels).observe(done.duration_s)
+            tally.duration.observe(done.duration_s)
         if done.ttft_s is not None:
-            self._ttft.labels(*labels).observe(done.ttft_s)
+            tally.ttft.observe(done.ttft_s)
         if done.tpot_s is not None:
-            self._tpot.labels(*labels).observe(done.tpot_s)
-        self._prompt.labels(*labels).inc(done.usage.prompt_tokens or 0)
-        self._cached.labels(*labels).inc(done.usage.cached_tokens or 0)
-        self._output.labels(*labels).inc(done.usage.output_tokens or 0)
+            tally.tpot.observe(done.tpot_s)
+        tally.prompt_tokens += done.usage.prompt_tokens or 0
+        tally.cached_tokens += done.usage.cached_tokens or 0
+        tally.output_tokens += done.usage.output_tokens or 0
+
+    def _tally(self, key: _Key) -> _Tally:
+        tally = self._tallies.get(key)
+        if tally is None:
+            tally = self._tallies[key] = _Tally()
+        return tally
+
+    # A scrape; it may come from another thread than the one that counts
+    def collect(self) -> Iterator[Metric]:
+        """Every figure under its name."""
+        rows = list(self._tallies.items())
+        in_flight = GaugeMetricFamily("berth_requests_in_flight", "Requests inside the gateway now", labels=_LABELS)
+        requests = CounterMetricFamily(
+            "berth_requests", "Requests finished, by how they ended", labels=(*_LABELS, "outcome")
+        )
+        errors = CounterMetricFamily(
+            "berth_request_errors", "Requests that ended in an error", labels=(*_LABELS, "status")
+        )
+        retries = CounterMetricFamily("berth_retries", "Requests moved to another replica", labels=("model",))
+        for key, tally in rows:
+            in_flight.add_metric(key, tally.in_flight)
+            for outcome, count in list(tally.outcomes.items()):
+                requests.add_metric((*key, outcome), count)
+            for status, count in list(tally.errors.items()):
+                errors.add_metric((*key, str(status)), count)
+        for model, count in list(self._retries.items()):
+            retries.add_metric((model,), count)
+        yield from (in_flight, requests, errors, retries)
+        yield from _times(rows)
+        yield from _tokens(rows)
+
+
+def _times(rows: list[tuple[_Key, _Tally]]) -> Iterator[Metric]:
+    ttft = HistogramMetricFamily("berth_time_to_first_token_seconds", "Arrival to first token", labels=_LABELS)
+    tpot = HistogramMetricFamily(
+        "berth_time_per_output_token_seconds", "First to last token, per further token", labels=_LABELS
+    )
+    duration = HistogramMetricFamily("berth_request_duration_seconds", "Arrival to last byte", labels=_LABELS)
+    for key, tally in rows:
+        for family, buckets in ((ttft, tally.ttft), (tpot, tally.tpot), (duration, tally.duration)):
+            if any(buckets.counts):
+                family.add_metric(key, buckets.cumulative(), buckets.total)
+    yield from (ttft, tpot, duration)
+
+
+def _tokens(rows: list[tuple[_Key, _Tally]]) -> Iterator[Metric]:
+    prompt = CounterMetricFamily("berth_prompt_tokens", "Prompt tokens, as engines state them", labels=_LABELS)
+    cached = CounterMetricFamily("berth_cached_prompt_tokens", "Of these, from prefix cache", labels=_LABELS)
+    output = CounterMetricFamily("berth_output_tokens", "Output tokens, as engines state them", labels=_LABELS)
+    for key, tally in rows:
+        prompt.add_metric(key, tally.prompt_tokens)
+        cached.add_metric(key, tally.cached_tokens)
+        output.add_metric(key, tally.output_tokens)
+    yield from (prompt, cached, output)

@@ -1,332 +1,355 @@
-"""The path of one request: identify, admit, route, open, relay, settle. Raw ASGI; nothing is parsed twice.
+"""The path of one request: identify, admit, route, open, relay, settle. No I/O and nothing to await: it is called.
 
-Nobody awaits anything here while no one watches the client: from the last byte of its request on, a task waits for its
-disconnect and cancels the request where it stands. Everything that must happen on the way out is synchronous.
+From one side calls the client's protocol (`gateway.lane`): the head is in, the body is in, the client is slow, is gone.
+From the other calls its connection to an engine (`gateway.upstream`): began, received, ended, failed. Whatever comes
+last settles it, exactly once; and because no step waits, there is no moment at which nobody watches the client.
 """
 
-import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Protocol
 
-from gateway.admission import Admission
-from gateway.asgi import (
-    Header,
-    Receive,
-    Scope,
-    Send,
-    Watch,
-    cancelled_when_gone,
-    new_request_id,
-    read_body,
-    request_id_headers,
-)
+from gateway import faults, headers
+from gateway.admission import Admission, Ticket
 from gateway.config import GatewayConfig
-from gateway.errors import AnswerError, BrokenError, ClientGoneError, RefusedError, UpstreamError
+from gateway.errors import AnswerError, BrokenError, RefusedError, UpstreamError
+from gateway.headers import Header, RequestIds
 from gateway.identity import Keyring
 from gateway.meter import Meter
 from gateway.metrics import Metrics, Outcome, Settlement
-from gateway.replica import Pool, Replica
+from gateway.replica import Pool, Replica, Reservation
 from gateway.routing import Policy
-from gateway.upstream import Answer, Upstream
-from gateway.wire import (
-    ENDPOINTS,
-    Call,
-    Endpoint,
-    Fault,
-    Usage,
-    fault_body,
-    fault_event,
-    fault_headers,
-    parse_call,
-    read_answer,
-    read_fault,
-)
+from gateway.upstream import Connection, Upstream
+from gateway.wire import Call, Endpoint, Fault, Usage, fault_body, fault_event, fault_headers, parse_call, read_answer
 
 _access = logging.getLogger("berth.access")
 _log = logging.getLogger("berth.gateway")
-_FORWARDED = {b"content-type", b"accept", b"traceparent", b"tracestate", b"anthropic-version", b"anthropic-beta"}
-_NOT_RETURNED = {b"connection", b"keep-alive", b"transfer-encoding", b"content-length", b"date", b"server", b"vary"}
-_ELSEWHERE = {500, 502, 503, 504}  # an engine that is dying, full or away: another replica may do
 _CHARS_A_TOKEN = 4
 _OUTPUT_GUESS_TOKENS = 256
 
 
-@dataclass(slots=True)
-class Exchange:
-    """One request as it goes through, filled in on the way; `settle` reads it whatever the end was."""
+class Client(Protocol):
+    """The caller's end of one request: takes its answer, whole or in pieces."""
 
-    endpoint: Endpoint
-    request_id: str
-    arrived_s: float
-    caller: str = ""
-    model: str = ""
-    replica: str = ""
-    status: int = 0
-    outcome: Outcome = "ok"
-    usage: Usage = field(default_factory=Usage)
-    ttft_s: float | None = None
-    tpot_s: float | None = None
-    response_started: bool = False
+    @property
+    def is_slow(self) -> bool:
+        """Whether what it was sent already has not gone out."""
 
-    def headers(self) -> list[Header]:
-        """What every answer carries: the request id under both SDKs' names, and who answered."""
-        who = [(b"x-berth-replica", self.replica.encode())] if self.replica else []
-        return [*request_id_headers(self.request_id), *who]
+    def answer(self, status: int, headers: list[Header], body: bytes) -> None:
+        """A whole answer."""
+
+    def start(self, status: int, headers: list[Header], data: bytes) -> None:
+        """The head of an answer whose length nobody knows, and its first bytes."""
+
+    def write(self, data: bytes) -> None:
+        """The next bytes; not empty."""
+
+    def end(self, data: bytes) -> None:
+        """The last bytes, if any, and the end."""
+
+    def close(self) -> None:
+        """Break off an answer that cannot be finished."""
 
 
+@dataclass(frozen=True, slots=True)
 class Relay:
-    """The data plane: an ASGI application for every path in `gateway.wire.ENDPOINTS`."""
+    """What all requests share."""
 
-    def __init__(
-        self,
-        config: GatewayConfig,
-        *,
-        pool: Pool,
-        upstream: Upstream,
-        admission: Admission,
-        metrics: Metrics,
-        policy: Policy[Replica],
-        clock: Callable[[], float],
-    ) -> None:
-        self._config = config
-        self._pool = pool
-        self._upstream = upstream
-        self._admission = admission
-        self._metrics = metrics
-        self._policy = policy
-        self._clock = clock
-        self._keyring = Keyring(config.keys)
+    config: GatewayConfig
+    pool: Pool
+    upstream: Upstream
+    admission: Admission
+    metrics: Metrics
+    policy: Policy[Replica]
+    clock: Callable[[], float]
+    keyring: Keyring
+    request_ids: RequestIds
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; on every path out it is settled exactly once."""
-        exchange = Exchange(ENDPOINTS[scope["path"]], new_request_id(), self._clock())
+
+class Exchange:
+    """One request as it goes through; the `Sink` of its engine's answer."""
+
+    __slots__ = (
+        "_call", "_caller", "_client", "_connection", "_endpoint", "_is_over", "_is_started", "_lines", "_meter",
+        "_outcome", "_pieces", "_place", "_relay", "_request_headers", "_response_headers", "_status", "_ticket",
+        "_tried", "_usage", "arrived_s", "request_id",
+    )  # fmt: skip
+
+    def __init__(self, relay: Relay, client: Client, endpoint: Endpoint) -> None:
+        self._relay = relay
+        self._client = client
+        self._endpoint = endpoint
+        self.request_id = relay.request_ids.new()
+        self.arrived_s = relay.clock()
+        self._caller = ""
+        self._call: Call | None = None
+        self._ticket: Ticket | None = None
+        self._request_headers: list[Header] = []
+        self._lines = b""
+        self._tried: list[Replica] = []
+        self._place: Reservation | None = None
+        self._connection: Connection | None = None
+        self._status = 0
+        self._response_headers: list[Header] = []
+        self._pieces: list[bytes] = []
+        self._meter: Meter | None = None
+        self._usage = _UNKNOWN
+        self._outcome: Outcome = "ok"
+        self._is_started = self._is_over = False
+
+    # Called by the client's protocol
+    def open(self, request_headers: list[Header], announced_bytes: int) -> None:
+        """The head is in: whose it is and whether it may come in is known before any of its body is read."""
         try:
-            await self._admitted(exchange, scope, receive, send)
+            self._caller = self._relay.keyring.identify(request_headers)
+            self._ticket = self._relay.admission.admit()
+            self._request_headers = request_headers
+            self.check_size(announced_bytes)
         except RefusedError as error:
-            exchange.outcome = "refused"
-            await _send_fault(exchange, error.fault, send)
-        except ClientGoneError:
-            exchange.outcome, exchange.status = "client_gone", 499
-        except AnswerError as error:
-            exchange.outcome = "engine_error"
-            await _send_fault(exchange, error.fault, send)
-        except UpstreamError as error:
-            exchange.outcome = "broken"
-            await _send_fault(exchange, _broken(exchange, error, "before it answered"), send)
-        except asyncio.CancelledError:
-            exchange.outcome, exchange.status = "client_gone", 499  # the server is going down hard
-            raise
+            self._answer_fault(error.fault, "refused")
         except Exception:  # noqa: BLE001  (the outermost boundary: the caller gets a 500 with an id, the log the trace)
-            exchange.outcome = "broken"
-            _log.exception("%s: unexpected error", exchange.request_id)
-            await _send_fault(
-                exchange, Fault(500, f"internal error; the gateway's log has {exchange.request_id}"), send
-            )
-        finally:
-            self._settle(exchange)
+            self._stumble()
 
-    async def _admitted(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange.caller = self._keyring.identify(scope["headers"])
-        ticket = self._admission.admit()
+    def check_size(self, size: int) -> None:
+        """Refuse a body of `size` bytes if that is too many."""
+        limit = self._relay.config.max_body_bytes
+        if size > limit:
+            self._answer_fault(faults.too_large(size, limit), "refused")
+
+    def call(self, body: bytes) -> None:
+        """The body is in: send it to a replica."""
+        if self._is_over:
+            return
         try:
-            body = await read_body(scope, receive, self._config.max_body_bytes)
-            call = parse_call(exchange.endpoint, body)
+            if not body and any(name == b"upgrade" for name, _ in self._request_headers):
+                raise RefusedError(faults.hidden_by_upgrade())
+            call = parse_call(self._endpoint, body)
             if isinstance(call, Fault):
                 raise RefusedError(call)
-            async with cancelled_when_gone(receive) as watch:
-                await self._routed(exchange, call, _upstream_headers(exchange, scope["headers"]), watch, send)
-        finally:
-            ticket.settle()
+            candidates = self._relay.pool.candidates(call.model)
+            self._call = call
+            self._lines = headers.forwarded(self._request_headers, self.request_id)
+            self._attempt(call, candidates)
+        except RefusedError as error:
+            self._answer_fault(error.fault, "refused")
+        except Exception:  # noqa: BLE001  (see open)
+            self._stumble()
 
-    async def _routed(self, exchange: Exchange, call: Call, headers: dict[str, str], watch: Watch, send: Send) -> None:
-        """Try replicas until one has delivered its first byte; from there on this answer is the answer."""
-        tried: list[Replica] = []
-        candidates = self._pool.candidates(call.model)
-        while True:
-            replica = self._policy(candidates)
-            exchange.model, exchange.replica = call.model, replica.name
-            tried.append(replica)
-            try:
-                await self._attempt(replica, exchange, call, headers, watch, send)
-                return
-            except UpstreamError as error:
-                if exchange.response_started or not _worth_another(error) or len(tried) > self._config.retries:
-                    raise
-                candidates = self._others(call.model, tried)
-                if not candidates:
-                    raise  # the last replica standing is not shut out for one failure: its next request may do
-                if not isinstance(error, AnswerError):
-                    replica.suspect()
-                _log.warning("%s: %s failed (%s), trying another replica", exchange.request_id, replica.name, error)
-                self._metrics.retried(call.model)
+    def leave(self) -> None:
+        """The client is gone: the engine stops, and everything is given back."""
+        if not self._is_over:
+            self._status = 499
+            self._settle("client_gone")
 
-    def _others(self, model: str, tried: list[Replica]) -> list[Replica]:
+    def pause(self) -> None:
+        """The client takes its answer slower than the engine gives it: read no more for now."""
+        if self._connection is not None:
+            self._connection.pause()
+
+    def resume(self) -> None:
+        """The client has caught up."""
+        if self._connection is not None:
+            self._connection.resume()
+
+    # Called by the connection to the engine
+    def began(self, status: int, response_headers: list[Header]) -> None:
+        """The head of the engine's answer."""
+        self._response_headers = response_headers
+        self._status = status
+        self._pieces = []
+        self._meter = None
+        call = self._call
+        assert call is not None  # noqa: S101  (there is no answer without a call)
+        if 300 <= status < 400:
+            self._lost(call, BrokenError(f"it answered {status}, a redirect: not followed, keys must not travel"))
+        elif call.stream and status < 400 and headers.is_event_stream(response_headers):
+            dialect = self._endpoint.dialect
+            self._meter = Meter(dialect, strip_usage=call.strip_usage, clock=self._relay.clock)
+
+    def received(self, data: bytes) -> None:
+        """Bytes of a stream go out as they come in; the pieces of one document wait for its end."""
         try:
-            return [replica for replica in self._pool.candidates(model) if replica not in tried]
+            if self._meter is None:
+                self._pieces.append(data)
+                return
+            forward = self._meter.feed(data)
+            if not forward:
+                return
+            if self._is_started:
+                self._client.write(forward)
+            else:
+                self._start(self._meter, forward)
+        except Exception:  # noqa: BLE001  (see open)
+            self._stumble()
+
+    def ended(self) -> None:
+        """The engine's answer is complete; its connection is no longer ours."""
+        self._connection = None
+        try:
+            if self._meter is None:
+                self._whole(b"".join(self._pieces))
+                return
+            last = self._meter.rest()
+            if not self._is_started:
+                self._start(self._meter, last)
+                last = b""
+            if not self._is_over and self._is_started:
+                self._client.end(last)
+                self._settle("ok" if self._meter.error is None else "broken")
+        except Exception:  # noqa: BLE001  (see open)
+            self._stumble()
+
+    def failed(self, error: UpstreamError) -> None:
+        """The engine did not deliver; once the caller has seen some of its stream, only the stream can say so."""
+        self._connection = None
+        try:
+            if not self._is_started:
+                assert self._call is not None  # noqa: S101  (there is no attempt without a call)
+                self._lost(self._call, error)
+                return
+            fault = faults.broken(self.request_id, self._tried[-1].name, error, "during the answer")
+            # half an event that the meter still holds is dropped: glued to the error it would hide it from the SDK
+            self._client.end(fault_event(self._endpoint.dialect, fault, self.request_id))
+            self._settle("broken")
+        except Exception:  # noqa: BLE001  (see open)
+            self._stumble()
+
+    # One attempt on one replica, counted there while it lasts
+    def _attempt(self, call: Call, candidates: list[Replica]) -> None:
+        relay = self._relay
+        replica = relay.policy(candidates)
+        self._tried.append(replica)
+        self._place = replica.reserve(len(call.body) // _CHARS_A_TOKEN + _OUTPUT_GUESS_TOKENS)
+        relay.metrics.entered(call.model, replica.name, self._endpoint.dialect)
+        lines = self._lines
+        if replica.api_key:
+            lines += b"authorization: Bearer %b\r\n" % replica.api_key.encode()
+        self._connection = connection = relay.upstream.open(replica.url)
+        if self._client.is_slow:
+            connection.pause()
+        connection.send(b"POST", self._endpoint.raw_path, lines, call.body, self)
+
+    def _leave_replica(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.cut()
+        place, self._place = self._place, None
+        if place is not None and self._call is not None:
+            place.release()
+            self._relay.metrics.left(self._call.model, place.replica.name, self._endpoint.dialect)
+
+    def _lost(self, call: Call, error: UpstreamError) -> None:
+        """An attempt of which the caller has seen nothing: try another replica, or say what happened."""
+        self._leave_replica()
+        others = self._others(call) if faults.worth_another(error) else []
+        replica = self._tried[-1]
+        if others:
+            if not isinstance(error, AnswerError):
+                replica.suspect()  # the last one standing is not shut out for one failure: its next request may do
+            _log.warning("%s: %s failed (%s), trying another replica", self.request_id, replica.name, error)
+            self._relay.metrics.retried(call.model)
+            self._attempt(call, others)
+        elif isinstance(error, AnswerError):
+            self._answer_fault(error.fault, "engine_error")
+        else:
+            self._answer_fault(faults.broken(self.request_id, replica.name, error, "before it answered"), "broken")
+
+    def _others(self, call: Call) -> list[Replica]:
+        if len(self._tried) > self._relay.config.retries:
+            return []
+        try:
+            return [replica for replica in self._relay.pool.candidates(call.model) if replica not in self._tried]
         except RefusedError:
             return []
 
-    async def _attempt(
-        self, replica: Replica, exchange: Exchange, call: Call, headers: dict[str, str], watch: Watch, send: Send
-    ) -> None:
-        """One try on one replica, counted there while it lasts. Nothing is sent before the first byte is in hand."""
-        dialect = exchange.endpoint.dialect
-        if replica.api_key:
-            headers = {**headers, "authorization": f"Bearer {replica.api_key}"}
-        with replica.working(len(call.body) // _CHARS_A_TOKEN + _OUTPUT_GUESS_TOKENS):
-            self._metrics.entered(call.model, replica.name, dialect)
-            answer = None
-            try:
-                answer = await self._upstream.post(replica.url, exchange.endpoint.path, headers, call.body)
-                if answer.status >= 400:
-                    raise AnswerError(_engine_fault(replica, answer.status, await answer.read_all()))
-                if call.stream and answer.is_event_stream:
-                    await self._stream(answer, exchange, call, watch, send)
-                else:
-                    await self._whole(answer, exchange, watch, send)
-            finally:
-                if answer is not None:
-                    answer.close()
-                self._metrics.left(call.model, replica.name, dialect)
+    # What the caller gets
+    def _whole(self, body: bytes) -> None:
+        if self._status >= 400:
+            assert self._call is not None  # noqa: S101  (there is no answer without a call)
+            self._lost(self._call, AnswerError(faults.engine_fault(self._tried[-1].name, self._status, body)))
+            return
+        self._client.answer(self._status, headers.returned(self._response_headers) + self._own_headers(), body)
+        if self._endpoint.generates:
+            self._usage = read_answer(self._endpoint.dialect, body)
+        self._settle("ok")
 
-    async def _whole(self, answer: Answer, exchange: Exchange, watch: Watch, send: Send) -> None:
-        body = await answer.read_all()
-        if exchange.endpoint.generates:
-            exchange.usage = read_answer(exchange.endpoint.dialect, body)
-        headers = [*_returned(answer), (b"content-length", str(len(body)).encode())]
-        await _start(exchange, answer.status, headers, send)
-        watch.is_over = True
-        await send({"type": "http.response.body", "body": body})
+    def _start(self, meter: Meter, first: bytes) -> None:
+        error = _error_at_the_start(meter, first)
+        if error is not None:
+            assert self._call is not None  # noqa: S101  (there is no answer without a call)
+            self._lost(self._call, error)
+            return
+        self._is_started = True
+        self._client.start(self._status, headers.of_stream(self._response_headers) + self._own_headers(), first)
 
-    async def _stream(self, answer: Answer, exchange: Exchange, call: Call, watch: Watch, send: Send) -> None:
-        meter = Meter(exchange.endpoint.dialect, strip_usage=call.strip_usage, clock=self._clock)
-        try:
-            first = await _first_bytes(answer, meter)
-            _check_begun(first, meter)
-            await _start(exchange, answer.status, _returned(answer), send)
-            await send({"type": "http.response.body", "body": first, "more_body": True})
-            await _relay_rest(answer, exchange, meter, watch, send)
-        finally:
-            exchange.usage = meter.usage_or_least
-            exchange.tpot_s = meter.tpot_s
-            if meter.first_token_s is not None:
-                exchange.ttft_s = meter.first_token_s - exchange.arrived_s
+    def _answer_fault(self, fault: Fault, outcome: Outcome) -> None:
+        self._status = fault.status
+        body = fault_body(self._endpoint.dialect, fault, self.request_id)
+        content_type = (b"content-type", b"application/json")
+        self._client.answer(fault.status, [content_type, *fault_headers(fault), *self._own_headers()], body)
+        self._settle(outcome)
 
-    def _settle(self, exchange: Exchange) -> None:
-        done = Settlement(
-            model=exchange.model or "(none)",
-            replica=exchange.replica or "(none)",
-            dialect=exchange.endpoint.dialect,
-            outcome=exchange.outcome,
-            status=exchange.status,
-            duration_s=self._clock() - exchange.arrived_s,
-            generates=exchange.endpoint.generates,
-            ttft_s=exchange.ttft_s,
-            tpot_s=exchange.tpot_s,
-            usage=exchange.usage,
+    def _own_headers(self) -> list[Header]:
+        """What every answer carries: the request id under both SDKs' names, and who answered."""
+        who = [(b"x-berth-replica", self._tried[-1].name.encode())] if self._tried else []
+        return [*headers.request_id_headers(self.request_id), *who]
+
+    # The end
+    def _stumble(self) -> None:
+        """A bug must not take a connection, a place or a count with it."""
+        fault = faults.unexpected(self.request_id)
+        if self._is_over:
+            return
+        if self._is_started:
+            self._client.close()
+            self._settle("broken")
+        else:
+            self._answer_fault(fault, "broken")
+
+    def _settle(self, outcome: Outcome) -> None:
+        self._is_over = True
+        self._leave_replica()
+        if self._ticket is not None:
+            self._ticket.settle()
+        meter = self._meter
+        settlement = Settlement(
+            model=self._call.model if self._call is not None else "(none)",
+            replica=self._tried[-1].name if self._tried else "(none)",
+            dialect=self._endpoint.dialect,
+            outcome=outcome,
+            status=self._status,
+            duration_s=self._relay.clock() - self.arrived_s,
+            generates=self._endpoint.generates,
+            ttft_s=None if meter is None or meter.first_token_s is None else meter.first_token_s - self.arrived_s,
+            tpot_s=None if meter is None else meter.tpot_s,
+            usage=self._usage if meter is None else meter.usage_or_least,
         )
-        self._metrics.settle(done)
-        _access.info(
-            "%s caller=%s model=%s replica=%s dialect=%s outcome=%s status=%d ttft_s=%s duration_s=%.3f"
-            " prompt_tokens=%s output_tokens=%s",
-            exchange.request_id,
-            exchange.caller or "-",
-            done.model,
-            done.replica,
-            done.dialect,
-            done.outcome,
-            done.status,
-            "-" if done.ttft_s is None else f"{done.ttft_s:.3f}",
-            done.duration_s,
-            done.usage.prompt_tokens,
-            done.usage.output_tokens,
-        )
+        self._relay.metrics.settle(settlement)
+        if _access.isEnabledFor(logging.INFO):
+            line = _line(self.request_id, self._caller, settlement)
+            # not info(): it would search the stack for this very place, at twice the price of all the rest
+            _access.handle(logging.LogRecord(_access.name, logging.INFO, "", 0, line, None, None))
 
 
-async def _relay_rest(answer: Answer, exchange: Exchange, meter: Meter, watch: Watch, send: Send) -> None:
-    """Bytes go out as they come in. A failure now can only be told inside the stream."""
-    try:
-        while data := await answer.read_some():
-            forward = meter.feed(data)
-            if forward:
-                await send({"type": "http.response.body", "body": forward, "more_body": True})
-        if meter.error is not None:
-            exchange.outcome = "broken"
-        last = meter.rest()
-    except UpstreamError as error:
-        exchange.outcome = "broken"
-        fault = _broken(exchange, error, "during the answer")
-        # half an event that the meter still holds is dropped: glued to the error it would hide it from the SDK
-        last = fault_event(exchange.endpoint.dialect, fault, exchange.request_id)
-    watch.is_over = True
-    await send({"type": "http.response.body", "body": last})
+_UNKNOWN = Usage()
 
 
-async def _first_bytes(answer: Answer, meter: Meter) -> bytes:
-    while data := await answer.read_some():
-        if forward := meter.feed(data):
-            return forward
-    return meter.rest()
-
-
-def _check_begun(first: bytes, meter: Meter) -> None:
-    """Raise UpstreamError for a stream that is empty or opens with an error: the caller has seen nothing of it yet."""
+def _error_at_the_start(meter: Meter, first: bytes) -> UpstreamError | None:
+    """What is wrong with a stream that is empty or opens with an error: the caller has seen nothing of it yet."""
     if not first:
-        raise BrokenError("its stream ended without a single event")
+        return BrokenError("its stream ended without a single event")
     if meter.error is None or meter.first_token_s is not None:
-        return
+        return None
     if meter.error_status is not None and meter.error_status < 500:
-        raise AnswerError(Fault(meter.error_status, meter.error))
-    raise BrokenError(meter.error)
+        return AnswerError(Fault(meter.error_status, meter.error))
+    return BrokenError(meter.error)
 
 
-def _engine_fault(replica: Replica, status: int, body: bytes) -> Fault:
-    """An engine's refusal as the caller may see it; a refusal of our own key is not about the caller's."""
-    fault = read_fault(status, body)
-    if status in (401, 403):
-        message = f"{replica.name} does not accept the key the gateway has for it (HTTP {status}: {fault.message})"
-        return Fault(502, message, code="engine_refused_key", should_retry=False)
-    return fault
-
-
-def _broken(exchange: Exchange, error: UpstreamError, when: str) -> Fault:
-    """What the caller is told; where the engine listens and how the connection ended is for the log."""
-    _log.error("%s: %s failed %s: %s", exchange.request_id, exchange.replica, when, error)
-    return Fault(502, f"the engine failed {when}", code="engine_failed", retry_after_s=1)
-
-
-def _worth_another(error: UpstreamError) -> bool:
-    return not isinstance(error, AnswerError) or error.fault.status in _ELSEWHERE
-
-
-def _upstream_headers(exchange: Exchange, headers: list[Header]) -> dict[str, str]:
-    """What the engine gets to see: never the caller's key, nor vLLM's own control headers (X-Vllm-Priority, ...)."""
-    forwarded = {name.decode(): value.decode("latin-1") for name, value in headers if name in _FORWARDED}
-    return {"content-type": "application/json", **forwarded, "x-request-id": exchange.request_id}
-
-
-def _returned(answer: Answer) -> list[Header]:
-    return [(name.lower(), value) for name, value in answer.headers if name.lower() not in _NOT_RETURNED]
-
-
-async def _start(exchange: Exchange, status: int, headers: list[Header], send: Send) -> None:
-    exchange.response_started = True
-    exchange.status = status
-    ours = exchange.headers()
-    names = {name for name, _ in ours}
-    kept = [(name, value) for name, value in headers if name not in names]
-    if any(value.startswith(b"text/event-stream") for name, value in kept if name == b"content-type"):
-        kept = [(name, value) for name, value in kept if name not in (b"cache-control", b"x-accel-buffering")]
-        kept += [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]  # proxies in front must not collect
-    await send({"type": "http.response.start", "status": status, "headers": [*kept, *ours]})
-
-
-async def _send_fault(exchange: Exchange, fault: Fault, send: Send) -> None:
-    """Answer with an error in the caller's dialect; after the first byte there is only the connection to close."""
-    if exchange.response_started:
-        return
-    body = fault_body(exchange.endpoint.dialect, fault, exchange.request_id)
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await _start(exchange, fault.status, [*headers, *fault_headers(fault)], send)
-    await send({"type": "http.response.body", "body": body})
+def _line(request_id: str, caller: str, done: Settlement) -> str:
+    ttft = "-" if done.ttft_s is None else f"{done.ttft_s:.3f}"
+    return (
+        f"{request_id} caller={caller or '-'} model={done.model} replica={done.replica} dialect={done.dialect}"
+        f" outcome={done.outcome} status={done.status} ttft_s={ttft} duration_s={done.duration_s:.3f}"
+        f" prompt_tokens={done.usage.prompt_tokens} output_tokens={done.usage.output_tokens}"
+    )

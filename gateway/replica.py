@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -44,25 +44,39 @@ class Replica:
 
     def serves(self, model: str) -> bool:
         """Whether this engine serves the public name `model`."""
-        return any(card.name == model for card in self.models)
+        for card in self.models:  # noqa: SIM110  (asked for every request: a generator would cost more than the rest)
+            if card.name == model:
+                return True
+        return False
 
-    @contextlib.contextmanager
-    def working(self, work_tokens: int) -> Iterator[None]:
-        """Count one request as in flight here for as long as the block runs."""
+    def reserve(self, work_tokens: int) -> "Reservation":
+        """Count one request as in flight here, from now until its reservation is released."""
         self.in_flight += 1
         self.picks += 1
         self.work_tokens += work_tokens
-        try:
-            yield
-        finally:
-            self.in_flight -= 1
-            self.work_tokens -= work_tokens
+        return Reservation(self, work_tokens)
 
     def suspect(self) -> None:
         """Stop routing here until a probe says otherwise."""
         if self.state == "ready":
             _log.warning("%s is unhealthy: no requests go there until its /health answers", self.name)
             self.state = "unhealthy"
+
+
+@dataclass(slots=True)
+class Reservation:
+    """One request's place on a replica. `release` is synchronous, and harmless when repeated."""
+
+    replica: Replica
+    work_tokens: int
+    _is_open: bool = True
+
+    def release(self) -> None:
+        """The request is no longer there."""
+        if self._is_open:
+            self._is_open = False
+            self.replica.in_flight -= 1
+            self.replica.work_tokens -= self.work_tokens
 
 
 class Pool:
@@ -94,10 +108,10 @@ class Pool:
 
     def candidates(self, model: str) -> list[Replica]:
         """The replicas that can take a request for `model` now; RefusedError 404 or 503 when there is none."""
-        serving = [replica for replica in self._replicas if replica.serves(model)]
-        ready = [replica for replica in serving if replica.state == "ready"]
+        ready = [replica for replica in self._replicas if replica.state == "ready" and replica.serves(model)]
         if ready:
             return ready
+        serving = [replica for replica in self._replicas if replica.serves(model)]
         if serving or any(replica.state == "starting" and not replica.models for replica in self._replicas):
             states = ", ".join(f"{replica.name} {replica.state}" for replica in serving) or "engines still starting"
             fault = Fault(

@@ -1,57 +1,330 @@
-"""The only HTTP client of the gateway: opens requests to engines over TCP or Unix sockets, maps its errors to ours."""
+"""The only HTTP client of the gateway, at protocol level: no task, future or await stands between two sockets.
 
-import contextlib
-from collections.abc import AsyncIterator, Iterator, Mapping
+A request takes an idle connection of its engine (or a new one, over TCP or a Unix socket) and names a `Sink`, which is
+called with the answer as it arrives: its head once, its body at most once a socket read, then its end or its failure.
+"""
+
+import asyncio
+import select
+import socket
+import ssl
 from types import TracebackType
+from typing import Protocol, cast
+from urllib.parse import urlsplit
 
-import aiohttp
+from httptools import HttpParserError, HttpResponseParser
 
 from gateway.config import Timeouts
-from gateway.errors import BrokenError, ConnectError
+from gateway.errors import BrokenError, ConnectError, UpstreamError
+from gateway.headers import Header
 
 _KEEP_ALIVE_S = 4.0  # vLLM closes idle connections after 5 s (VLLM_HTTP_TIMEOUT_KEEP_ALIVE): retire ours before
+_TRUSTED_IDLE_S = 0.02  # nobody closes a connection sooner: looking at the socket would be a system call for nothing
+_MAX_HEAD_BYTES = 64 * 1024
+_SILENT_TICKS = 8
 _UNIX = "unix:"
-_PIECE_BYTES = 2**18
 
 
-class Answer:
-    """An engine's answer with its body still arriving. `close` is synchronous and aborts a request that still runs."""
+class Sink(Protocol):
+    """Who hears the answer to one request. Exactly one of `ended` and `failed` comes, last, unless it was cut."""
 
-    def __init__(self, response: aiohttp.ClientResponse, where: str) -> None:
-        self._response = response
-        self._where = where
-        self.status = response.status
-        self.headers = response.raw_headers
+    def began(self, status: int, headers: list[Header]) -> None:
+        """The head; names in lower case."""
 
-    @property
-    def is_event_stream(self) -> bool:
-        """Whether the engine really streams: asked for a stream, some answer with one JSON document all the same."""
-        return self._response.content_type == "text/event-stream"
+    def received(self, data: bytes) -> None:
+        """What one read of the socket brought of the body."""
 
-    async def read_some(self) -> bytes:
-        """The next bytes as they arrive; b"" at the end. Raises BrokenError."""
-        with _mapped(self._where):
-            return await self._response.content.readany()
+    def ended(self) -> None:
+        """The answer is complete; its connection already serves others."""
 
-    async def read_all(self) -> bytes:
-        """The whole body. Raises BrokenError."""
-        with _mapped(self._where):
-            return await self._response.content.read()
+    def failed(self, error: UpstreamError) -> None:
+        """No (more) answer will come."""
 
-    def close(self) -> None:
-        """Hand the connection back when the body was read to its end; else cut it, so that the engine stops working."""
-        if self._response.content.at_eof():
-            self._response.release()
+
+class Connection(asyncio.Protocol):
+    """One connection to an engine, and the request on it. Made before its transport, which is still being connected."""
+
+    __slots__ = (
+        "_awaits_end",
+        "_engine",
+        "_headers",
+        "_is_begun",
+        "_is_clean",
+        "_is_paused",
+        "_is_reusable",
+        "_is_whole",
+        "_parser",
+        "_pieces",
+        "_poll",
+        "_request",
+        "_sink",
+        "_status",
+        "_transport",
+        "head_bytes",
+        "idle_since_s",
+        "is_cut",
+        "silent_ticks",
+    )
+
+    def __init__(self, engine: "_Engine") -> None:
+        self._engine = engine
+        self._transport: asyncio.Transport | None = None
+        self._poll: select.poll | None = None
+        self._sink: Sink | None = None
+        self._request: tuple[bytes, bytes] | None = None
+        self._parser = HttpResponseParser(self)
+        self._is_paused = False
+        self.is_cut = False
+        self.idle_since_s = 0.0
+        self._ready()
+
+    def _ready(self) -> None:
+        """For the next answer."""
+        self._status = 0
+        self._headers: list[Header] = []
+        self._pieces: list[bytes] = []
+        self._is_begun = self._is_whole = self._is_reusable = self._awaits_end = False
+        self._is_clean = True
+        self.head_bytes = self.silent_ticks = 0
+
+    # For whoever has a request
+    def send(self, method: bytes, path: bytes, headers: bytes, body: bytes, sink: Sink) -> None:
+        """Send a request; `headers` are complete lines, each with its CRLF."""
+        head = b"%b %b%b HTTP/1.1\r\nhost: %b\r\ncontent-length: %d\r\n%b\r\n" % (
+            method,
+            self._engine.prefix,
+            path,
+            self._engine.host_header,
+            len(body),
+            headers,
+        )
+        self._sink = sink
+        if self._transport is None:
+            self._request = (head, body)
         else:
-            self._response.close()
+            self._transport.writelines((head, body))
+
+    def cut(self) -> None:
+        """Give the request up and say so to the engine by closing: it stops working. The sink hears nothing more."""
+        self._sink = self._request = None
+        self.is_cut = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    def pause(self) -> None:
+        """Read no more for now: the client is slower than the engine."""
+        if not self._is_paused:
+            self._is_paused = True
+            if self._transport is not None:
+                self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self._is_paused:
+            self._is_paused = False
+            if self._transport is not None:
+                self._transport.resume_reading()
+
+    # For the pool
+    def is_alive(self, now_s: float) -> bool:
+        """Whether an idle connection can be used: anything there to be read on it is its end, or nonsense."""
+        assert self._transport is not None  # noqa: S101  (it was used before)
+        if self._transport.is_closing() or now_s - self.idle_since_s > _KEEP_ALIVE_S:
+            return False
+        if now_s - self.idle_since_s < _TRUSTED_IDLE_S or self._poll is None:
+            return True
+        return not self._poll.poll(0)
+
+    def fail(self, error: UpstreamError) -> None:
+        """End it from our side."""
+        sink = self._sink
+        self.cut()
+        if sink is not None:
+            sink.failed(error)
+
+    def tick(self) -> None:
+        """Called at equal intervals: a request on which nothing came for all of them has been waiting too long."""
+        if self._sink is not None and not self._is_paused:
+            self.silent_ticks += 1
+            if self.silent_ticks > _SILENT_TICKS:
+                self.fail(BrokenError(f"{self._engine.url} was silent for too long"))
+
+    # asyncio.Protocol
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Send what has been waiting."""
+        self._transport = cast(asyncio.Transport, transport)
+        sock = transport.get_extra_info("socket")
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._poll = select.poll()
+        self._poll.register(sock.fileno(), select.POLLIN)
+        if self.is_cut:
+            self._transport.abort()
+        elif self._request is not None:
+            self._transport.writelines(self._request)
+            self._request = None
+        if self._is_paused:
+            self._transport.pause_reading()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse one read, then tell the sink: what it does to this connection must not happen inside the parser."""
+        self.silent_ticks = 0
+        sink = self._sink
+        if sink is None:
+            self.cut()  # nobody asked: an idle connection that speaks is of no use
+            return
+        try:
+            self._parser.feed_data(data)
+        except HttpParserError:
+            self._is_clean = False
+        if not self._is_begun and not self._begin(sink, len(data)):
+            return
+        if self._pieces:
+            pieces, self._pieces = self._pieces, []
+            sink.received(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        if self._is_whole:
+            self._finish(sink)
+        elif not self._is_clean:
+            self.fail(BrokenError(f"{self._engine.url} answered with what is not HTTP"))
+
+    def _begin(self, sink: Sink, size: int) -> bool:
+        if self._status:
+            self._is_begun = True
+            sink.began(self._status, self._headers)
+            return self._sink is sink
+        self.head_bytes += size
+        if not self._is_clean or self.head_bytes > _MAX_HEAD_BYTES:
+            self.fail(BrokenError(f"{self._engine.url} answered with what is not HTTP"))
+        return False
+
+    def _finish(self, sink: Sink) -> None:
+        if self._sink is not sink:
+            return  # it gave the request up while it took the last bytes
+        transport = self._transport
+        assert transport is not None  # noqa: S101  (data came through it)
+        self._sink = None
+        self.resume()
+        if self._is_clean and self._is_reusable and transport.get_write_buffer_size() == 0:
+            self._ready()
+            self._engine.put_back(self)
+        else:
+            self.cut()
+        sink.ended()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The end of an answer that has no other end, or of our hopes."""
+        self._engine.forget(self)
+        sink, self._sink = self._sink, None
+        if sink is None:
+            return
+        if self._is_begun and self._awaits_end and exc is None:
+            sink.ended()
+        else:
+            reason = str(exc) if exc else "closed by the engine"
+            sink.failed(BrokenError(f"the connection to {self._engine.url} broke: {reason}"))
+
+    # httptools
+    def on_message_begin(self) -> None:
+        """A second answer to one request is none of ours."""
+        if self._is_whole:
+            self._is_clean = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Of the head; after it come trailers, which are dropped."""
+        if not self._status:
+            self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        """Interim answers (100 Continue, 103 Early Hints) are skipped."""
+        status = self._parser.get_status_code()
+        if status < 200:
+            self._headers = []
+        elif not self._is_whole:
+            self._status = status
+            names = {name for name, _ in self._headers}
+            self._awaits_end = b"content-length" not in names and b"transfer-encoding" not in names
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body: one for each chunk of its transfer encoding."""
+        if not self._is_whole:
+            self._pieces.append(body)
+
+    def on_message_complete(self) -> None:
+        """Whether the connection can be used again is known only here."""
+        if self._status and not self._is_whole:
+            self._is_whole = True
+            self._is_reusable = self._parser.should_keep_alive()
+
+
+class _Engine:
+    """Where one engine listens, and the connections to it; idle ones are used last in, first out."""
+
+    def __init__(self, url: str, loop: asyncio.AbstractEventLoop) -> None:
+        self.url = url
+        self.loop = loop
+        self._idle: list[Connection] = []
+        self.connections: set[Connection] = set()
+        self._unix_path = url.removeprefix(_UNIX) if url.startswith(_UNIX) else None
+        parts = urlsplit(url if self._unix_path is None else "http://engine")
+        self.prefix = parts.path.rstrip("/").encode()
+        self.host_header = parts.netloc.rpartition("@")[2].encode()
+        self._host = parts.hostname or ""
+        self._tls = ssl.create_default_context() if parts.scheme == "https" else None
+        self._port = parts.port or (443 if self._tls else 80)
+        self._is_known = parts.scheme in ("http", "https") and bool(parts.hostname)
+
+    def take(self) -> Connection | None:
+        """An idle connection that still works."""
+        now_s = self.loop.time()
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_alive(now_s):
+                return connection
+            connection.cut()
+        return None
+
+    def put_back(self, connection: Connection) -> None:
+        """Its answer is complete."""
+        connection.idle_since_s = self.loop.time()
+        self._idle.append(connection)
+
+    def forget(self, connection: Connection) -> None:
+        """It is closed."""
+        self.connections.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+    async def connect(self, connection: Connection, timeout_s: float) -> None:
+        """Give `connection` its transport, or make it fail with a ConnectError."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                if self._unix_path is not None:
+                    await self.loop.create_unix_connection(lambda: connection, self._unix_path)
+                elif self._is_known:
+                    await self.loop.create_connection(lambda: connection, self._host, self._port, ssl=self._tls)
+                else:
+                    raise BrokenError(f"{self.url} is neither http://host:port nor unix:/path")
+        except BrokenError as error:
+            self._give_up(connection, error)
+        except TimeoutError:
+            self._give_up(connection, ConnectError(f"cannot connect to {self.url}: no answer in time"))
+        except (OSError, ValueError) as error:  # ValueError: a name that cannot be one
+            reason = getattr(error, "strerror", None) or error
+            self._give_up(connection, ConnectError(f"cannot connect to {self.url}: {reason}"))
+
+    def _give_up(self, connection: Connection, error: UpstreamError) -> None:
+        self.connections.discard(connection)
+        connection.fail(error)
 
 
 class Upstream:
-    """Connections to all replicas: a pool for each, without a limit of its own."""
+    """Connections to all replicas, without a limit of their own."""
 
     def __init__(self, timeouts: Timeouts) -> None:
         self._timeouts = timeouts
-        self._sessions: dict[str, aiohttp.ClientSession] = {}
+        self._engines: dict[str, _Engine] = {}
+        self._connecting: set[asyncio.Task[None]] = set()
+        self._ticker: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> "Upstream":
         return self
@@ -59,82 +332,82 @@ class Upstream:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for url in list(self._sessions):
+        for url in list(self._engines):
             await self.forget(url)
+        if self._ticker is not None:
+            self._ticker.cancel()
+            self._ticker = None
 
-    async def post(self, url: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
-        """Send a request and wait for the answer's head. Raises ConnectError or BrokenError."""
-        timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=self._timeouts.connect_s, sock_read=self._timeouts.silence_s
-        )
-        data = body if len(body) <= _PIECE_BYTES else _pieces(body)
-        headers = {**headers, "content-length": str(len(body))}
-        with _mapped(url):
-            response = await self._session(url).post(
-                _target(url, path), data=data, headers=headers, timeout=timeout, allow_redirects=False
-            )
-            if 300 <= response.status < 400:
-                response.close()
-                raise BrokenError(f"{url} answered {response.status}, a redirect: not followed, keys must not travel")
-        return Answer(response, url)
+    def open(self, url: str) -> Connection:
+        """A connection to send one request on; whether it can be made, its sink will hear."""
+        engine = self._engines.get(url)
+        if engine is None:
+            # asked for once: before Python 3.12 each get_running_loop is a system call (getpid)
+            engine = self._engines[url] = _Engine(url, asyncio.get_running_loop())
+        connection = engine.take()
+        if connection is not None:
+            return connection
+        connection = Connection(engine)
+        engine.connections.add(connection)
+        task = engine.loop.create_task(engine.connect(connection, self._timeouts.connect_s))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+        if self._ticker is None:
+            self._tick()
+        return connection
 
     async def get(self, url: str, path: str, api_key: str | None, timeout_s: float) -> tuple[int, bytes]:
         """A small control request: status and body. Raises ConnectError or BrokenError."""
-        timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=timeout_s)
-        headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
-        with _mapped(url):
-            async with self._session(url).get(
-                _target(url, path), headers=headers, timeout=timeout, allow_redirects=False
-            ) as response:
-                return response.status, await response.read()
+        whole = _Whole(asyncio.get_running_loop().create_future())
+        headers = b"authorization: Bearer %s\r\n" % api_key.encode() if api_key else b""
+        connection = self.open(url)
+        connection.send(b"GET", path.encode(), headers, b"", whole)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await whole.answer
+        except TimeoutError:
+            raise BrokenError(f"{url} was silent for too long") from None
+        finally:
+            if not whole.is_over:
+                connection.cut()
 
     async def forget(self, url: str) -> None:
-        """Close the pool of a replica that is gone."""
-        session = self._sessions.pop(url, None)
-        if session:
-            await session.close()
+        """Close all connections to a replica that is gone; requests still on them fail."""
+        engine = self._engines.pop(url, None)
+        if engine is None:
+            return
+        for connection in list(engine.connections):
+            connection.fail(BrokenError(f"the gateway closed its connections to {url}"))
+        await asyncio.sleep(0)
 
-    def _session(self, url: str) -> aiohttp.ClientSession:
-        session = self._sessions.get(url)
-        if session is None:
-            session = self._sessions[url] = aiohttp.ClientSession(
-                connector=_connector(url),
-                cookie_jar=aiohttp.DummyCookieJar(),  # one caller's cookies must not reach another's request
-                auto_decompress=False,
-                skip_auto_headers=("user-agent", "accept", "accept-encoding"),
-                trust_env=False,
-            )
-        return session
+    def _tick(self) -> None:
+        for engine in self._engines.values():
+            for connection in list(engine.connections):
+                connection.tick()
+        self._ticker = asyncio.get_running_loop().call_later(self._timeouts.silence_s / _SILENT_TICKS, self._tick)
 
 
-async def _pieces(body: bytes) -> AsyncIterator[bytes]:
-    """A large body in pieces, so that writing it (images, long prompts) never holds up other streams."""
-    for start in range(0, len(body), _PIECE_BYTES):
-        yield body[start : start + _PIECE_BYTES]
+class _Whole:
+    """Collects a small answer."""
 
+    def __init__(self, answer: asyncio.Future[tuple[int, bytes]]) -> None:
+        self.answer = answer
+        self.is_over = False
+        self._status = 0
+        self._pieces: list[bytes] = []
 
-def _connector(url: str) -> aiohttp.BaseConnector:
-    if url.startswith(_UNIX):
-        return aiohttp.UnixConnector(url.removeprefix(_UNIX), limit=0, keepalive_timeout=_KEEP_ALIVE_S)
-    return aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S)
+    def began(self, status: int, headers: list[Header]) -> None:
+        self._status = status
 
+    def received(self, data: bytes) -> None:
+        self._pieces.append(data)
 
-def _target(url: str, path: str) -> str:
-    return f"http://engine{path}" if url.startswith(_UNIX) else f"{url}{path}"
+    def ended(self) -> None:
+        self.is_over = True
+        if not self.answer.done():
+            self.answer.set_result((self._status, b"".join(self._pieces)))
 
-
-@contextlib.contextmanager
-def _mapped(where: str) -> Iterator[None]:
-    """aiohttp's errors as ours."""
-    try:
-        yield
-    except aiohttp.ClientConnectorError as error:
-        raise ConnectError(f"cannot connect to {where}: {error.os_error.strerror or error.os_error}") from error
-    except aiohttp.ConnectionTimeoutError as error:
-        raise ConnectError(f"cannot connect to {where}: no answer in time") from error
-    except TimeoutError as error:
-        raise BrokenError(f"{where} was silent for too long") from error
-    except aiohttp.ClientResponseError as error:  # its text quotes the engine's bytes, over several lines
-        raise BrokenError(f"{where} answered with what is not HTTP") from error
-    except (aiohttp.ClientError, OSError) as error:
-        raise BrokenError(f"the connection to {where} broke: {str(error) or type(error).__name__}") from error
+    def failed(self, error: UpstreamError) -> None:
+        self.is_over = True
+        if not self.answer.done():
+            self.answer.set_exception(error)

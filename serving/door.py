@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import gc
 import socket
 from collections.abc import AsyncIterator, Iterator
 
@@ -58,7 +59,7 @@ async def open_door(gateway: Gateway, listener: socket.socket) -> AsyncIterator[
     """Answer requests on `listener` while the block runs; on the way out open answers get two seconds more."""
     config = uvicorn.Config(
         gateway,
-        http="httptools",
+        http=gateway.protocol,
         ws="none",
         lifespan="on",
         log_config=None,
@@ -75,6 +76,7 @@ async def open_door(gateway: Gateway, listener: socket.socket) -> AsyncIterator[
                 await task
                 raise ConfigError("the HTTP server stopped while starting; its log says why")
             await asyncio.sleep(0.01)
+        gc.freeze()  # what start-up made stays: looking through it again and again would hold up every stream
         yield
     finally:
         server.should_exit = True

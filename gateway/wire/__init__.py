@@ -8,7 +8,7 @@ fault      one fault -> status, headers and body in the caller's dialect; engine
 
 from gateway.wire.call import Call, parse_call
 from gateway.wire.dialect import DIALECTS, ENDPOINTS, Dialect, Endpoint
-from gateway.wire.event import Sign, TokenKind, Usage, read_answer, read_event
+from gateway.wire.event import Sign, TokenKind, Usage, count_plain_tokens, read_answer, read_event
 from gateway.wire.fault import Fault, fault_body, fault_event, fault_headers, read_fault
 from gateway.wire.sse import EventSplitter, event_data
 
@@ -23,6 +23,7 @@ __all__ = [
     "Sign",
     "TokenKind",
     "Usage",
+    "count_plain_tokens",
     "event_data",
     "fault_body",
     "fault_event",

@@ -19,6 +19,11 @@ class Endpoint:
     generates: bool = True
     """False for a question about a prompt: its answer is neither usage nor a duration worth a histogram."""
 
+    @property
+    def raw_path(self) -> bytes:
+        """As it stands in a request line."""
+        return self.path.encode()
+
 
 ENDPOINTS: dict[str, Endpoint] = {
     endpoint.path: endpoint

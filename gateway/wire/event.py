@@ -54,6 +54,27 @@ _MESSAGES_TOKENS: dict[str, tuple[str, TokenKind]] = {
 }
 
 
+_PLAIN: dict[Dialect, tuple[bytes, bytes]] = {
+    "chat": (b'"delta":{"content":"', b'"delta":{"content":""'),
+    "completions": (b'"text":"', b'"text":""'),
+    "responses": (b'"type":"response.output_text.delta"', b'"delta":""'),
+    "messages": (b'"delta":{"type":"text_delta","text":"', b'"delta":{"type":"text_delta","text":""'),
+}
+"""What only an event with text has, as engines write it, and the same without text. A quote inside a JSON string is
+escaped, so neither can be part of the text itself."""
+
+
+def count_plain_tokens(dialect: Dialect, events: bytes) -> int:
+    """How many of these whole events are text and nothing else, by their bytes; 0 where only `read_event` can tell.
+
+    When it equals the number of events, each of them is Sign(token="text").
+    """
+    mark, empty = _PLAIN.get(dialect, (b"", b""))
+    if not mark or b'"usage":{' in events or b'"error"' in events or empty in events:
+        return 0
+    return events.count(mark)
+
+
 def read_event(dialect: Dialect, event: bytes) -> Sign:
     """Read one SSE event (with or without its blank line). What is not understood is an empty Sign, never an error."""
     data = event_data(event)

@@ -153,7 +153,7 @@ def opened(gateway: Gateway) -> Iterator[Door]:
     """Serve `gateway` until the block ends; open answers are cut then."""
     config = uvicorn.Config(
         gateway,
-        http="httptools",
+        http=gateway.protocol,
         loop="uvloop",
         ws="none",
         lifespan="on",

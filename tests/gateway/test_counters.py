@@ -1,7 +1,6 @@
 """Whatever is counted while it runs is given back: a state machine over admission and replicas, and the policy."""
 
 import asyncio
-from contextlib import AbstractContextManager
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from gateway.admission import Admission, Ticket
 from gateway.config import Timeouts
 from gateway.errors import RefusedError
-from gateway.replica import ModelCard, Pool, Replica, State
+from gateway.replica import ModelCard, Pool, Replica, Reservation, State
 from gateway.routing import least_work
 from gateway.upstream import Upstream
 
@@ -28,7 +27,8 @@ class Counters(RuleBasedStateMachine):
         self.pool = Pool(Upstream(Timeouts()))
         self.tickets: list[Ticket] = []
         self.settled: list[Ticket] = []
-        self.placed: list[tuple[Replica, int, AbstractContextManager[None]]] = []
+        self.placed: list[Reservation] = []
+        self.released: list[Reservation] = []
         self.picks = 0
 
     @rule(model=st.sampled_from(MODELS), state=st.sampled_from(["starting", "ready"]))
@@ -87,33 +87,34 @@ class Counters(RuleBasedStateMachine):
         assert candidates == ready
         replica = least_work(candidates)
         assert replica.work_tokens == min(candidate.work_tokens for candidate in candidates)
-        work = replica.working(tokens)
-        work.__enter__()
-        self.placed.append((replica, tokens, work))
+        self.placed.append(replica.reserve(tokens))
         self.picks += 1
 
     @precondition(lambda self: self.placed)
-    @rule(data=st.data(), error=st.sampled_from([None, RuntimeError("engine"), KeyboardInterrupt()]))
-    def leave(self, data: st.DataObject, error: BaseException | None) -> None:
-        _, _, work = self.placed.pop(data.draw(st.integers(0, len(self.placed) - 1)))
-        if error is None:
-            work.__exit__(None, None, None)
-            return
-        assert not work.__exit__(type(error), error, None)
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        place = self.placed.pop(data.draw(st.integers(0, len(self.placed) - 1)))
+        place.release()
+        self.released.append(place)
+
+    @precondition(lambda self: self.released)
+    @rule(data=st.data())
+    def leave_again(self, data: st.DataObject) -> None:
+        data.draw(st.sampled_from(self.released)).release()
 
     @invariant()
     def counters_say_what_is_there(self) -> None:
         assert self.admission.in_flight == len(self.tickets)
         assert sum(replica.picks for replica in self.pool.replicas) == self.picks
         for replica in self.pool.replicas:
-            mine = [tokens for placed, tokens, _ in self.placed if placed is replica]
+            mine = [place.work_tokens for place in self.placed if place.replica is replica]
             assert (replica.in_flight, replica.work_tokens) == (len(mine), sum(mine))
 
     def teardown(self) -> None:
         for ticket in self.tickets:
             ticket.settle()
-        for _, _, work in self.placed:
-            work.__exit__(None, None, None)
+        for place in self.placed:
+            place.release()
         assert self.admission.in_flight == 0
         assert all(replica.in_flight == replica.work_tokens == 0 for replica in self.pool.replicas)
 
@@ -152,8 +153,7 @@ def test_least_work_is_never_beaten(loads: list[tuple[int, int]]) -> None:
 def test_equal_requests_one_after_the_other_go_round(replicas: int, requests: int) -> None:
     pool = [_replica(0, 0) for _ in range(replicas)]
     for _ in range(requests):
-        with least_work(pool).working(100):
-            pass
+        least_work(pool).reserve(100).release()
     assert max(r.picks for r in pool) - min(r.picks for r in pool) <= 1
 
 

@@ -1,0 +1,229 @@
+"""What the gateway costs beside nginx: a mock engine and a load generator in C on one core, one gateway on another.
+
+    python -m benchmarks.gateway_cost --out benchmarks/results/gateway.txt
+
+Each round loads every gateway in turn, so that a slow minute of the machine hits all of them; figures are medians.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_RIG = Path(__file__).parent / "rig"
+_ENGINE_PORT = 9100
+_BERTH = "from serving.cli import main; main()"
+_NGINX = """worker_processes 1; daemon off; pid {folder}/pid; error_log {folder}/err;
+events {{ worker_connections 4096; }}
+http {{ access_log off; keepalive_requests 100000000; client_body_buffer_size 1m; client_body_temp_path {folder}/body;
+ proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
+ upstream e {{ server 127.0.0.1:{engine}; keepalive 512; keepalive_requests 100000000; }}
+ server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://e; proxy_http_version 1.1;
+  proxy_set_header Connection ""; proxy_buffering off; proxy_read_timeout 300s; }} }} }}
+"""
+_SCENARIOS = {
+    "S2": "--conns 64 --stream 0 --max-tokens 16 --warmup 0.7 --duration 2.3",
+    "S3": "--conns 16 --stream 1 --max-tokens 128 --warmup 0.7 --duration 2.3",
+    "S4": "--conns 200 --stream 1 --max-tokens 64 --directive i=10000,t=20000 --ramp-ms 650 --warmup 1.5 --duration 3",
+    "S5": "--conns 1 --stream 1 --max-tokens 16 --warmup 0.5 --duration 1.5",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """One gateway under test, or the engine itself."""
+
+    name: str
+    port: int
+    command: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Medians of one peer; rates are per second."""
+
+    name: str
+    requests_s: float
+    chunks_s: float
+    cpu_us_per_chunk: float
+    gap_p99_ms: float
+    ttft_us: float
+    rss_mib: float
+    errors: int
+
+
+def _peers(folder: Path) -> list[Peer]:
+    found = [
+        Peer(
+            "berth",
+            9301,
+            (
+                sys.executable,
+                "-c",
+                _BERTH,
+                "gateway",
+                "--upstream",
+                f"http://127.0.0.1:{_ENGINE_PORT}",
+                "--port",
+                "9301",
+            ),
+        )
+    ]
+    nginx = shutil.which("nginx")
+    if nginx:
+        config = folder / "nginx.conf"
+        config.write_text(_NGINX.format(folder=folder, engine=_ENGINE_PORT, port=9210))
+        found.append(Peer("nginx", 9210, (nginx, "-c", str(config), "-p", str(folder))))
+    router = shutil.which("vllm-router")
+    if router:
+        flags = ("--worker-urls", f"http://127.0.0.1:{_ENGINE_PORT}", "--host", "127.0.0.1", "--port", "9207")
+        found.append(Peer("vllm-router", 9207, (router, *flags, "--policy", "round_robin", "--log-level", "warning")))
+    return found
+
+
+@contextlib.contextmanager
+def _running(peer: Peer, core: int, log: Path) -> Iterator[int]:
+    """Run it on one core until the block ends; yields its process id once it answers."""
+    with log.open("wb") as out:
+        process = subprocess.Popen(["/usr/bin/env", "taskset", "-c", str(core), *peer.command], stdout=out, stderr=out)
+    try:
+        deadline = time.monotonic() + 60
+        while not _answers(peer.port):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"bench-gateway: {peer.name} does not answer on port {peer.port}; its log is {log}")
+            time.sleep(0.1)
+        yield process.pid
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _answers(port: int) -> bool:
+    body = json.dumps(
+        {"model": "mock-model", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
+    ).encode()
+    url = f"http://127.0.0.1:{port}/v1/chat/completions"
+    request = urllib.request.Request(url, body, {"content-type": "application/json"})
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=5) as answer:
+            return b'"choices"' in answer.read()
+    except OSError:
+        return False
+
+
+def _load(folder: Path, peer: Peer, pid: int, scenario: str, core: int) -> dict[str, object]:
+    flags = ["--port", str(peer.port), "--path", "/v1/chat/completions", "--model", "mock-model", "--pids", str(pid)]
+    command = ["taskset", "-c", str(core), str(folder / "loadgen"), *flags, *_SCENARIOS[scenario].split()]
+    done = subprocess.run(command, capture_output=True, check=True, timeout=120)
+    found: dict[str, object] = json.loads(done.stdout)
+    return found
+
+
+def _rss_mib(pid: int) -> float:
+    """Of the process and its children (nginx's worker)."""
+    pids = [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+    pages = sum(int(Path(f"/proc/{one}/statm").read_text().split()[1]) for one in pids)
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def _row(name: str, rounds: dict[str, list[dict[str, object]]], rss_mib: float) -> Row:
+    def median(scenario: str, *path: str) -> float:
+        values = []
+        for found in rounds[scenario]:
+            value: object = found
+            for key in path:
+                value = value[key] if isinstance(value, dict) else None
+            values.append(float(str(value)))
+        return statistics.median(values)
+
+    errors = sum(int(str(found["errors"])) for all_rounds in rounds.values() for found in all_rounds)
+    return Row(
+        name,
+        median("S2", "rps"),
+        median("S3", "chunks_s"),
+        median("S4", "cpu_us_per_chunk"),
+        median("S4", "gap_us", "p99") / 1000,
+        median("S5", "ttft_us", "p50"),
+        rss_mib,
+        errors,
+    )
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The table as Markdown; the first row is the engine itself, to which S5 is compared."""
+    titles = (
+        "S2 requests/s",
+        "S3 chunks/s",
+        "S4 CPU us/chunk",
+        "S4 gap p99 ms",
+        "S5 added TTFT us",
+        "RSS MiB",
+        "errors",
+    )
+    lines = [f"| gateway | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|"]
+    lines += [
+        f"| {row.name} | {row.requests_s:,.0f} | {row.chunks_s:,.0f} | {row.cpu_us_per_chunk:.1f}"
+        f" | {row.gap_p99_ms:.1f} | {row.ttft_us - rows[0].ttft_us:,.0f} | {row.rss_mib:.0f} | {row.errors} |"
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def measure(rounds: int, gateway_core: int, load_core: int) -> list[Row]:
+    """Build the rig, start everything, and load each in turn."""
+    with contextlib.ExitStack() as exits:
+        folder = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="berth-rig-")))
+        for name in ("mock_engine", "loadgen"):
+            subprocess.run(["cc", "-O2", "-o", str(folder / name), str(_RIG / f"{name}.c")], check=True)  # noqa: S607
+        engine = Peer("engine", _ENGINE_PORT, (str(folder / "mock_engine"), "--port", str(_ENGINE_PORT)))
+        pids = {engine: exits.enter_context(_running(engine, load_core, folder / "engine.log"))}
+        for peer in _peers(folder):
+            pids[peer] = exits.enter_context(_running(peer, gateway_core, folder / f"{peer.name}.log"))
+        found: dict[Peer, dict[str, list[dict[str, object]]]] = {peer: {s: [] for s in _SCENARIOS} for peer in pids}
+        for _ in range(rounds):
+            for scenario in _SCENARIOS:
+                for peer, pid in pids.items():
+                    found[peer][scenario].append(_load(folder, peer, pid, scenario, load_core))
+        return [_row(peer.name, found[peer], _rss_mib(pid)) for peer, pid in pids.items()]
+
+
+def main() -> None:
+    """Entry point of `make bench-gateway`."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--gateway-core", type=int, default=0)
+    parser.add_argument("--load-core", type=int, default=1)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    text = table(measure(options.rounds, options.gateway_core, options.load_core))
+    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    cpu = models[0].split(":")[1].strip() if models else "unknown processor"
+    machine = f"{cpu}, {os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}"
+    report = (
+        f"{machine}\nmedians of {options.rounds} rounds; one core a gateway, engine and load on another\n\n{text}\n"
+    )
+    sys.stdout.write(report)
+    if options.out is not None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(report)
+
+
+if __name__ == "__main__":
+    main()

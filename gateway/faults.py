@@ -1,0 +1,47 @@
+"""What a failed attempt means: which fault the caller is told, and whether another replica may do better."""
+
+import logging
+
+from gateway.errors import AnswerError, UpstreamError
+from gateway.wire import Fault, read_fault
+
+_log = logging.getLogger("berth.gateway")
+_ELSEWHERE = {500, 502, 503, 504}  # an engine that is dying, full or away: another replica may do
+
+
+def engine_fault(replica: str, status: int, body: bytes) -> Fault:
+    """An engine's refusal as the caller may see it; a refusal of our own key is not about the caller's."""
+    fault = read_fault(status, body)
+    if status in (401, 403):
+        message = f"{replica} does not accept the key the gateway has for it (HTTP {status}: {fault.message})"
+        return Fault(502, message, code="engine_refused_key", should_retry=False)
+    return fault
+
+
+def broken(request_id: str, replica: str, error: UpstreamError, when: str) -> Fault:
+    """What the caller is told; where the engine listens and how the connection ended is for the log."""
+    _log.error("%s: %s failed %s: %s", request_id, replica, when, error)
+    return Fault(502, f"the engine failed {when}", code="engine_failed", retry_after_s=1)
+
+
+def unexpected(request_id: str) -> Fault:
+    """A bug of ours; call it while the exception is being handled: the log gets its trace."""
+    _log.exception("%s: unexpected error", request_id)
+    return Fault(500, f"internal error; the gateway's log has {request_id}")
+
+
+def too_large(size: int, limit_bytes: int) -> Fault:
+    """A request body over the limit."""
+    message = f"the request body has {size:,} bytes or more, the limit is {limit_bytes:,} (max_body_mib)"
+    return Fault(413, message, code="request_too_large", should_retry=False)
+
+
+def hidden_by_upgrade() -> Fault:
+    """Java's HttpClient offers h2c unless told otherwise; httptools then takes the body for the other protocol's."""
+    message = "the request offers to switch protocols (Upgrade), which hides its body; set the client to HTTP/1.1"
+    return Fault(400, message, code="upgrade_not_supported", should_retry=False)
+
+
+def worth_another(error: UpstreamError) -> bool:
+    """Whether another replica may do: not for a refusal of the request itself."""
+    return not isinstance(error, AnswerError) or error.fault.status in _ELSEWHERE

@@ -1,0 +1,266 @@
+"""The fast lane: data-plane requests are answered by protocol objects, everything else goes to uvicorn's ASGI side.
+
+`LaneProtocol` is uvicorn's own HTTP protocol with one fork: a POST to a path of `gateway.wire.ENDPOINTS` becomes a
+`Turn`, which stands where uvicorn keeps its RequestResponseCycle (keep-alive and shutdown stay uvicorn's) and hands the
+request to a `gateway.relay.Exchange`. There are no ASGI messages, no task and no future: bytes that an engine's socket
+brings are written to the client's socket before the read returns. When the client's buffer is full, `pause_writing`
+stops the reading from its engine.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import Any, cast
+from urllib.parse import unquote
+
+import httptools
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+from gateway.headers import Header, lines
+from gateway.relay import Exchange, Relay
+from gateway.wire import ENDPOINTS, Endpoint
+
+_BY_TARGET = {path.encode(): endpoint for path, endpoint in ENDPOINTS.items()}
+_STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
+_MOST_IN_LINE = 8
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Turn:
+    """One data-plane request on its connection, and the `Client` of its exchange: frames the answer."""
+
+    def __init__(self, protocol: "LaneProtocol", endpoint: Endpoint) -> None:
+        self._protocol = protocol
+        self._endpoint = endpoint
+        self._exchange: Exchange | None = None
+        self._headers = protocol.headers
+        self._body: list[bytes] = []
+        self._size = 0
+        self._is_whole = False
+        self._is_modern = protocol.parser.get_http_version() == "1.1"
+        self._announced_bytes = protocol.announced_bytes
+        self._expects_100 = protocol.expect_100_continue
+        # what uvicorn looks at in its own cycles
+        self.keep_alive = protocol.parser.should_keep_alive() if self._is_modern else False
+        self.response_complete = False
+
+    # Called by the protocol
+    async def run_asgi(self, _: object) -> None:
+        """uvicorn starts the next request in line as a task."""
+        self.begin()
+
+    def begin(self) -> None:
+        """It is this request's turn."""
+        if self.response_complete:
+            return  # its client left while it stood in line
+        self._exchange = exchange = Exchange(self._protocol.relay, self, self._endpoint)
+        exchange.open(self._headers, self._announced_bytes)
+        if self._expects_100 and not self._is_whole and not self._is_answered():
+            self._protocol.transport.write(_CONTINUE)
+        self._advance()
+
+    def feed(self, data: bytes) -> None:
+        """A piece of the body."""
+        self._body.append(data)
+        self._size += len(data)
+        if self._exchange is not None:
+            self._exchange.check_size(self._size)
+        elif self._size > _MOST_BYTES_IN_LINE:
+            self._protocol.flow.pause_reading()
+
+    def complete(self) -> None:
+        """The body is in."""
+        self._is_whole = True
+        self._advance()
+
+    def _advance(self) -> None:
+        if self._exchange is None or self.response_complete:
+            return
+        if self._size > self._announced_bytes:  # what came in while it stood in line
+            self._exchange.check_size(self._size)
+        if self._is_whole and not self._is_answered():
+            body, self._body = self._body, []
+            self._exchange.call(body[0] if len(body) == 1 else b"".join(body))
+
+    def _is_answered(self) -> bool:
+        return self.response_complete  # anew: opening or feeding the exchange may have refused it
+
+    def leave(self) -> None:
+        """The client is gone."""
+        self.response_complete = True
+        if self._exchange is not None:
+            self._exchange.leave()
+
+    def pause(self) -> None:
+        """The client reads slower than we write."""
+        if self._exchange is not None:
+            self._exchange.pause()
+
+    def resume(self) -> None:
+        """It has caught up."""
+        if self._exchange is not None:
+            self._exchange.resume()
+
+    # Called by the exchange
+    @property
+    def is_slow(self) -> bool:
+        """Whether the client's buffer is full, from an earlier answer."""
+        return self._protocol.flow.write_paused
+
+    def answer(self, status: int, headers: list[Header], body: bytes) -> None:
+        """A whole answer in one write."""
+        self._protocol.transport.write(self._head(status, headers, b"content-length: %d\r\n\r\n" % len(body)) + body)
+        self._finish()
+
+    def start(self, status: int, headers: list[Header], data: bytes) -> None:
+        """The head of a stream and its first bytes in one write."""
+        framing = b"transfer-encoding: chunked\r\n\r\n" if self._is_modern else b"\r\n"
+        self._protocol.transport.write(self._head(status, headers, framing) + self._framed(data))
+
+    def write(self, data: bytes) -> None:
+        """The next bytes, as one chunk."""
+        self._protocol.transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._is_modern else data)
+
+    def end(self, data: bytes) -> None:
+        """The last chunk, if any, and the end."""
+        self._protocol.transport.write(self._framed(data) + (b"0\r\n\r\n" if self._is_modern else b""))
+        self._finish()
+
+    def close(self) -> None:
+        """Break off: a body without its end is how HTTP says that something is missing."""
+        self.response_complete = True
+        self._protocol.transport.close()
+
+    def _framed(self, data: bytes) -> bytes:
+        return b"%x\r\n%b\r\n" % (len(data), data) if data and self._is_modern else data
+
+    def _head(self, status: int, headers: Iterable[Header], framing: bytes) -> bytes:
+        status_line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+        closing = b"" if self.keep_alive else b"connection: close\r\n"
+        return status_line + lines(self._protocol.server_state.default_headers) + lines(headers) + closing + framing
+
+    def _finish(self) -> None:
+        self.response_complete = True
+        if not self.keep_alive:
+            self._protocol.transport.close()
+        self._protocol.on_response_complete()
+
+
+_MOST_BYTES_IN_LINE = 64 * 1024
+
+
+class LaneProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1 protocol with a lane for the data plane; `relay` is bound with functools.partial."""
+
+    def __init__(
+        self,
+        relay: Relay,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.relay = relay
+        self.announced_bytes = 0
+        self._running: object = None
+
+    # Parser callbacks
+    def on_message_begin(self) -> None:
+        """uvicorn's ASGI scope is made only for requests that need one."""
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
+        self.announced_bytes = 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """As uvicorn, and the length that the body will have."""
+        name = name.lower()
+        if name == b"content-length" and value.isdigit():
+            self.announced_bytes = int(value)
+        elif name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """The fork."""
+        endpoint = _endpoint(self.url) if self.parser.get_method() == b"POST" else None
+        before = cast("Turn | RequestResponseCycle | None", self.cycle)
+        if endpoint is None:
+            self._to_asgi()
+        else:
+            self.cycle = cast(RequestResponseCycle, Turn(self, endpoint))
+        is_first = before is None or before.response_complete
+        if is_first:
+            self._running = self.cycle
+        if endpoint is not None:
+            self._line_up(cast(Turn, self.cycle), is_first=is_first)
+
+    def _line_up(self, turn: Turn, *, is_first: bool) -> None:
+        if is_first:
+            turn.begin()
+            return
+        self.pipeline.appendleft((cast(RequestResponseCycle, turn), self.app))
+        if len(self.pipeline) >= _MOST_IN_LINE:  # not at the first, as uvicorn does: a paused socket hides that its
+            self.flow.pause_reading()  # client has left
+
+    def _to_asgi(self) -> None:
+        url, headers, expects_100 = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url = url
+        self.expect_100_continue = expects_100
+        self.headers.extend(headers)
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """To whom it belongs."""
+        cycle: Any = self.cycle
+        if not isinstance(cycle, Turn):
+            super().on_body(body)
+        elif not cycle.response_complete:
+            cycle.feed(body)
+
+    def on_message_complete(self) -> None:
+        """To whom it belongs."""
+        cycle: Any = self.cycle
+        if not isinstance(cycle, Turn):
+            super().on_message_complete()
+        elif not cycle.response_complete:
+            cycle.complete()
+
+    def on_response_complete(self) -> None:
+        """The next in line runs."""
+        self._running = self.pipeline[-1][0] if self.pipeline else None
+        super().on_response_complete()
+
+    # Transport callbacks
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the request that runs; uvicorn would tell the last one in line."""
+        running, self._running = self._running, None
+        self.pipeline.clear()
+        if isinstance(running, Turn):
+            self.cycle = cast(RequestResponseCycle, None)
+            super().connection_lost(exc)
+            running.leave()
+        else:
+            self.cycle = cast(RequestResponseCycle, running)
+            super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Our buffer for this client is full."""
+        super().pause_writing()
+        if isinstance(self._running, Turn):
+            self._running.pause()
+
+    def resume_writing(self) -> None:
+        """It has drained."""
+        super().resume_writing()
+        if isinstance(self._running, Turn):
+            self._running.resume()
+
+
+def _endpoint(url: bytes) -> Endpoint | None:
+    """What a request target leads to: nearly always the bare path, else it is taken apart."""
+    return _BY_TARGET.get(url) or ENDPOINTS.get(unquote(httptools.parse_url(url).path or b""))
