@@ -38,7 +38,7 @@ def render(question: Question, answer: Answer) -> RenderableType:
     bar = BarView(budget_bar(question, answer))
     parts: list[RenderableType] = [_title(question, answer), bar, _sum(question, answer)]
     parts += _logged(question, answer)
-    parts.append(_verdict(answer))
+    parts.append(_verdict(question, answer))
     if answer.note:
         parts.append(Text(f"Note: {answer.note}"))
     if answer.way_out:
@@ -140,17 +140,19 @@ def _line_band(line: LogLine) -> str:
     return f"  [{line.low:.2f}..{line.high:.2f} {'GiB' if line.unit == 'GiB' else 'requests'}]"
 
 
-def _verdict(answer: Answer) -> Text:
+def _verdict(question: Question, answer: Answer) -> Text:
     close = "" if answer.certain else " A close call: the range of the sum holds both yes and no."
     if not answer.fits:
         return Text(f"No: {answer.reason}.{close}" if close else f"No: {answer.reason}", style="bold red")
     requests = f"{answer.requests_fit:,} request" + ("s" if answer.requests_fit != 1 else "")
     per_card = " per card" if answer.settings.num_cards > 1 else ""
+    doubt = close or question.model.assumed
+    yes = "Yes, if its layers are what they are taken for" if question.model.assumed else "Yes"
     said = (
-        f"Yes: {requests} of {answer.settings.max_model_len:,} tokens at once, "
+        f"{yes}: {requests} of {answer.settings.max_model_len:,} tokens at once, "
         f"taking {_gib(answer.claimed_bytes)} GiB{per_card}"
     )
-    return Text(f"{said}.{close}" if close else said, style="bold yellow" if close else "bold green")
+    return Text(f"{said}.{close}" if close else said, style="bold yellow" if doubt else "bold green")
 
 
 def _term_band(term: Term) -> str:

@@ -52,9 +52,9 @@ def answer_sheet(question: Question, answer: Answer, outlook: Outlook | None = N
     name = short_name(question.model.name)
     return Sheet(
         title=f"{name} on {cards}",
-        lead=_lead(answer),
+        lead=_lead(question, answer),
         facts=_facts(question),
-        tiles=tuple(_answer_tiles(answer)),
+        tiles=tuple(_answer_tiles(question, answer)),
         shown=(Shown(cards, question, answer, outlook),),
         comparison=None,
         matrices=(contexts_by_concurrency(question),),
@@ -102,13 +102,15 @@ def comparison_matrices(
     return tuple(found)
 
 
-def _lead(answer: Answer) -> str:
+def _lead(question: Question, answer: Answer) -> str:
     if not answer.fits:
         close = "" if answer.certain else " It is a close call."
         way_out = f" Way out: {answer.way_out}." if answer.way_out else ""
         return f"Does not fit: {answer.reason}.{close}{way_out}"
     requests = f"{answer.requests_fit:,} request" + ("" if answer.requests_fit == 1 else "s")
     sure = "Fits" if answer.certain else "Fits, as a close call"
+    if question.model.assumed:
+        sure += ", if its layers are what they are taken for"
     return f"{sure}: {requests} of {answer.settings.max_model_len:,} tokens at once."
 
 
@@ -137,9 +139,10 @@ def _facts(question: Question) -> str:
     )
 
 
-def _answer_tiles(answer: Answer) -> Iterator[Tile]:
+def _answer_tiles(question: Question, answer: Answer) -> Iterator[Tile]:
     tokens, memory = answer.kv_cache_tokens_range, answer.kv_cache_bytes_range
-    yield Tile("Fits", ("yes" if answer.fits else "no"), "for certain" if answer.certain else "a close call")
+    sure = "its layers are assumed" if question.model.assumed else "for certain"
+    yield Tile("Fits", ("yes" if answer.fits else "no"), sure if answer.certain else "a close call")
     yield Tile(
         "KV cache", f"{answer.kv_cache_bytes / GIB:.2f} GiB", f"{memory.low / GIB:.2f} to {memory.high / GIB:.2f}"
     )

@@ -7,11 +7,13 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from sizing.config_json import parse_config
 from sizing.gpu import GIB, Device, gpu
 from sizing.plan import answer
 from sizing.question import Question
 from sizing.report import as_json, log_line, render
-from tests.sizing.models import published, smollm2
+from sizing.sheet import answer_sheet
+from tests.sizing.models import SMOLLM2, published, smollm2
 
 LLAMA_8B = published("meta-llama/Llama-3.1-8B-Instruct")
 CPU = Device("cpu", "x86_64", 16 * GIB, 16 * GIB)
@@ -38,6 +40,16 @@ def test_a_yes_shows_every_term_and_the_requests() -> None:
         assert f"{term.bytes / GIB:.2f}" in screen
     assert "GPU KV cache size: " in screen
     assert "Yes: 3 requests of 131,072 tokens at once" in screen
+
+
+def test_a_yes_to_an_assumed_architecture_says_so() -> None:
+    model = parse_config({**SMOLLM2, "architectures": ["NewForCausalLM"]}, name="m")
+    question = Question(model, gpu("L4"))
+    found = answer(question)
+    assert "Yes, if its layers are what they are taken for: " in printed(question, width=200)
+    assert ", if its layers are what they are taken for: " in answer_sheet(question, found).lead
+    assert "taken for" not in printed(Question(smollm2(), gpu("L4")), width=200)
+    assert "taken for" not in answer_sheet(Question(smollm2(), gpu("L4")), found).lead
 
 
 def test_a_no_shows_the_reason_and_the_way_out_and_promises_no_log_line() -> None:
