@@ -222,11 +222,12 @@ def _device(values: Row, sources: Sources) -> tuple[Device, int]:
     name, total_gib = _text(values, "gpu") or None, _gib(values, "gpu_total_gib")
     if name is None and total_gib is None:
         raise QuestionError('the question names no card; give "gpu" (such as H200), "gpu_total_gib", or "detected"')
-    if name is not None and name.lower() in ("cpu", "processor"):
+    processor = name is not None and name.lower() in ("cpu", "processor")
+    if processor and total_gib is None:
         raise QuestionError(
-            f'gpu is {name!r}, but a processor is sized where it is; ask there without a card, or as "detected"'
+            f'gpu is {name!r}, but how much memory a processor has is not known; give gpu_total_gib, or "detected"'
         )
-    device = described_card(name or "unnamed card", total_gib)
+    device = Device("cpu", "CPU", 0, 0) if processor else described_card(name or "unnamed card", total_gib)
     if total_gib is not None:
         total = int(total_gib * GIB)
         device = replace(device, memory_bytes=total, free_bytes=total)

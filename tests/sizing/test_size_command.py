@@ -177,7 +177,7 @@ def test_json_on_this_machine(smollm2_folder: str) -> None:
         (["--gpu", "T4", "--dtype", "bfloat16"], "T4 has no bfloat16"),
         (["--gpu", "L4", "--block-size", "7"], "a multiple of 16"),
         (["--gpu", "T4", "--kv-cache-dtype", "nvfp4"], "needs Ampere or newer"),
-        (["--gpu", "cpu"], "a processor is sized where it is"),
+        (["--gpu", "cpu"], "how much memory a processor has is not known; give gpu_total_gib"),
         (["--gpu-total-gib", "nan"], "gpu_total_gib is not a number"),
         (["--gpu-total-gib", "1e309"], "gpu_total_gib is too large"),
         (["--gpu-total-gib", "0"], "has to be a number of GiB"),
