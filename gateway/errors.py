@@ -3,7 +3,6 @@
 GatewayError
 ├── ConfigError        a setting that cannot work; one line: what, where, the way out
 ├── RefusedError       a request turned away before any engine saw it; carries the Fault to answer with
-├── ClientGoneError    the caller's connection went away; there is nobody to answer
 └── UpstreamError      a replica did not deliver
     ├── ConnectError   the connection could not be made: the engine never saw the request
     ├── BrokenError    the connection broke or timed out after it was made
@@ -27,10 +26,6 @@ class RefusedError(GatewayError):
     def __init__(self, fault: Fault) -> None:
         super().__init__(fault.message)
         self.fault = fault
-
-
-class ClientGoneError(GatewayError):
-    """The caller left."""
 
 
 class UpstreamError(GatewayError):

@@ -72,7 +72,7 @@ class Exchange:
 
     __slots__ = (
         "_call", "_caller", "_client", "_connection", "_endpoint", "_is_over", "_is_started", "_lines", "_meter",
-        "_outcome", "_pieces", "_place", "_relay", "_request_headers", "_response_headers", "_status", "_ticket",
+        "_pieces", "_place", "_relay", "_request_headers", "_response_headers", "_status", "_ticket",
         "_tried", "_usage", "arrived_s", "request_id",
     )  # fmt: skip
 
@@ -95,7 +95,6 @@ class Exchange:
         self._pieces: list[bytes] = []
         self._meter: Meter | None = None
         self._usage = _UNKNOWN
-        self._outcome: Outcome = "ok"
         self._is_started = self._is_over = False
 
     # Called by the client's protocol

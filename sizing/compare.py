@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
-from typing import Literal
+from typing import Literal, get_args
 
 from sizing.cards import Price, card
 from sizing.cost import ApiPrice, BreakEven, HourlyCost, TokenCost, break_even, owned, rented, token_cost
@@ -33,17 +33,7 @@ Column = Literal[
 LEAST_IS_BEST: frozenset[Column] = frozenset(
     {"ttft_s", "tpot_s", "usd_per_hour", "usd_per_million", "break_even_utilization"}
 )
-COLUMNS: tuple[Column, ...] = (
-    "kv_cache_tokens",
-    "requests_fit",
-    "ttft_s",
-    "tpot_s",
-    "output_tokens_s",
-    "users",
-    "usd_per_hour",
-    "usd_per_million",
-    "break_even_utilization",
-)
+COLUMNS: tuple[Column, ...] = get_args(Column)
 _OPTION = re.compile(r"(?:(\d+)\s*[xX*]\s*)?(\S.*)")
 
 

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, replace
 
 from sizing.errors import QuestionError, UnsupportedModelError
+from sizing.gpu import HOPPER
 from sizing.kv_cache import KvCache, kv_cache
 from sizing.layers import (
     Attention,
@@ -30,7 +31,6 @@ _COMPRESSED_BLOCK = 256
 _COMPRESSED_WINDOW_BLOCK = 64
 _COMPRESSOR_BLOCKS = {4: 4, 128: 8}
 _COMPRESSED_ALIGNMENT = 576
-_HOPPER = 9
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ def _latent_bytes(layer: Latent, model: ModelShape, serving: Serving, dtype_byte
     asked = _asked_dtype(model, serving)
     if asked == "nvfp4_ds_mla":
         return _PACKED_SPARSE_FP4_BYTES
-    if layer.indexed and serving.release.packs_sparse_latents(asked, serving.compute_major or _HOPPER):
+    if layer.indexed and serving.release.packs_sparse_latents(asked, serving.compute_major or HOPPER):
         return _PACKED_SPARSE_BYTES
     return layer.width * dtype_bytes
 
@@ -288,7 +288,7 @@ def _asked_dtype(model: ModelShape, serving: Serving) -> str:
         return model.kv_cache_dtype
     if not any(isinstance(layer, Indexer) for layer in model.distinct_layers):
         return "auto"
-    return serving.release.sparse_auto_dtype(model.architecture, serving.compute_major or _HOPPER)
+    return serving.release.sparse_auto_dtype(model.architecture, serving.compute_major or HOPPER)
 
 
 def _dtype_bytes(model: ModelShape, serving: Serving) -> int:

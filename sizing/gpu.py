@@ -10,6 +10,9 @@ from sizing.errors import UnknownGpuError
 Link = Literal["none", "pcie", "nvlink", "xgmi"]
 GIB = 2**30
 
+AMPERE, HOPPER = 8, 9
+"""Compute capabilities' major numbers."""
+
 
 @dataclass(frozen=True)
 class Device:

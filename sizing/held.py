@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from sizing.gpu import HOPPER
 from sizing.release import Release
 
 Split = Literal["sharded", "kv", "replicated", "experts", "embedding", "output", "encoder"]
@@ -73,7 +74,7 @@ class ExpertTiles:
         mxfp4.py). On Hopper Triton's kernels are the default, see `_triton_bytes`.
         """
         hidden, share = self.hidden_size, self.intermediate_size / ranks
-        if compute_major == _HOPPER:
+        if compute_major == HOPPER:
             return self._triton_bytes(share, release) / (3 * hidden * share * _MXFP4_BYTES)
         return _up(hidden, 256) * _up(share, 128) / (hidden * share)
 
@@ -92,7 +93,6 @@ class ExpertTiles:
         return values + scales + 4 * (2 * share + hidden) - 2 * (2 * exact + hidden)
 
 
-_HOPPER = 9
 _MXFP4_BYTES = 17 / 32  # of one number: half a byte, and one for the scale of 32
 _WITH_TRITON_3_6 = Release(15)
 

@@ -153,10 +153,3 @@ class ModelShape:
             encoder_bytes=round(self.encoder_bytes * scale),
             held=held,
         )
-
-    @property
-    def active_intermediate_size(self) -> int:
-        """Width of what one token goes through between the attention layers, in all experts it visits."""
-        if self.num_moe_layers:
-            return self.num_experts_per_tok * self.moe_intermediate_size
-        return self.intermediate_size

@@ -1,6 +1,6 @@
 """Every way to serve one model on the cards there are, best first, and why not for each of the others."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -215,18 +215,11 @@ def options(
     want = want or Want()
     check(replace(question, count=1, pipeline_parallel_size=1, stage_devices=()))
     search = _Search(question, want, quantized, forecast, answers or Answers())
-    alike = [search.tried(layout) for layout in _layouts(question, cards, want)]
-    found = Options(
-        tuple(sorted((option for tried in alike for option in tried[0]), key=lambda option: option.rank)),
-        tuple(rejected for tried in alike for rejected in tried[1]),
-    )
+    found = search.over(_layouts(question, cards, want))
     if found.ranked or want.pipeline_parallel_size == 1 or len(kinds(cards)) == 1:
         return found
-    unlike = [search.tried(layout) for layout in _unlike_layouts(question, cards, want)]
-    return Options(
-        tuple(sorted((option for tried in unlike for option in tried[0]), key=lambda option: option.rank)),
-        (*found.rejected, *(rejected for tried in unlike for rejected in tried[1])),
-    )
+    unlike = search.over(_unlike_layouts(question, cards, want))
+    return replace(unlike, rejected=found.rejected + unlike.rejected)
 
 
 def beaten(option: Option, best: Option) -> str:
@@ -311,6 +304,14 @@ class _Search:
     forecast: Forecast | None
     _answers: Answers
     _shapes: dict[str, ModelShape] = field(default_factory=dict)
+
+    def over(self, layouts: Iterable[_Layout]) -> Options:
+        """What those layouts come to."""
+        tried = [self.tried(layout) for layout in layouts]
+        return Options(
+            tuple(sorted((option for works, _ in tried for option in works), key=lambda option: option.rank)),
+            tuple(rejected for _, refused in tried for rejected in refused),
+        )
 
     def tried(self, layout: _Layout) -> tuple[list[Option], list[Rejected]]:
         """What works with that layout: as asked, and each variant that works where those before it do not."""

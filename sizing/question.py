@@ -4,14 +4,13 @@ from dataclasses import dataclass, field
 
 from sizing.engine_cache import Caches, Drafter
 from sizing.errors import QuestionError
-from sizing.gpu import Device, compute_major
+from sizing.gpu import AMPERE, Device, compute_major
 from sizing.layers import Compressed, Indexer, Latent
 from sizing.memory import CUDA_BLOCK_SIZE, Budget, Corrections, Term
 from sizing.model import ModelShape
 from sizing.release import NEWEST, Release
 
 _ONE_ENGINE = Release(11)
-_AMPERE = 8
 
 
 @dataclass(frozen=True)
@@ -169,7 +168,7 @@ def _check_kernels(question: Question) -> None:
         raise QuestionError(
             f"block_size is {question.block_size}; on a GPU it has to be a multiple of {CUDA_BLOCK_SIZE}"
         )
-    if question.kv_cache_dtype.startswith("nvfp4") and major < _AMPERE:
+    if question.kv_cache_dtype.startswith("nvfp4") and major < AMPERE:
         raise QuestionError(
             f"a KV cache of type {question.kv_cache_dtype} needs Ampere or newer, not {question.device.name}; use auto"
         )

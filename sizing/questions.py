@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from sizing.card_names import described_card
 from sizing.config_json import kv_layers, parse_config
 from sizing.errors import QuestionError, UnsupportedModelError
-from sizing.gpu import GIB, Device, Link, compute_major
+from sizing.gpu import AMPERE, GIB, Device, Link, compute_major
 from sizing.memory import Corrections
 from sizing.model import Dtype, ModelShape
 from sizing.question import Question
@@ -59,7 +59,6 @@ _DTYPES: dict[str, Dtype] = {
 # what logs and publishers write around a scheme's name: "fp8 (online)", "compressed-tensors w8a8", "fp8 block128"
 _SCHEME_WORDS = re.compile(r"\(.*\)|^compressed-tensors\s|^modelopt\s|\b4bit\b|(?<=block)\d+")
 _ASIDE = re.compile(r"\s*\([^)]*\)$")
-_AMPERE = 8  # vllm/platforms/cuda.py: check_if_supports_dtype
 _TOO_MUCH = 2**63
 _MOST_GIB = 1_000_000.0
 _LEAST_GIB = 0.01
@@ -94,7 +93,7 @@ def read_question(row: object, sources: Sources, *, cache_only: bool = False) ->
         raise QuestionError("LoRA adapters are not sized yet; leave lora out to size the model without them")
     device, count = _device(values, sources)
     major = compute_major(device.name)
-    if major is not None and major < _AMPERE and _dtype(values) == "bfloat16":
+    if major is not None and major < AMPERE and _dtype(values) == "bfloat16":  # check_if_supports_dtype
         raise QuestionError(f"{device.name} has no bfloat16, and vLLM refuses it there; use float16")
     release = parse_release(_text(values, "vllm_version"), _engine(values))
     stages = _count(values, "pipeline_parallel_size")

@@ -210,7 +210,6 @@ class Release:
 
 
 NEWEST = Release(32)
-UNKNOWN = Release(32, known=False)
 
 
 def parse_release(text: str | None, engine: Engine | None = None) -> Release:
