@@ -263,7 +263,7 @@ def _corrected(term: Term, model: ModelShape, device: Device, engine: Engine) ->
 
 
 def _term(name: str, band: Band, why: str) -> Term:
-    return Term(name, round(band.value), why, round(band.low), round(band.high))
+    return Term(name, round(band.value), why, max(0, round(band.low)), round(band.high))
 
 
 def _weights(model: ModelShape, device: Device, parallel: Parallel, stage: int, release: Release = NEWEST) -> Term:

@@ -137,6 +137,11 @@ def test_memory_that_others_hold_is_in_the_bar() -> None:
     assert "# held by others 20.00" in printed(question, 100)
 
 
+@pytest.mark.parametrize("name", ["T4", "L4", "H100", "GB10", "MI300X"])
+def test_no_term_of_a_small_model_may_take_less_than_nothing(name: str) -> None:
+    assert all(0 <= term.low_bytes <= term.bytes for term in answer(Question(smollm2(), gpu(name))).terms)
+
+
 def test_terms_have_their_range_and_a_close_call_is_said() -> None:
     question = Question(LLAMA_8B, gpu("L4"), max_model_len=30_000)
     found = answer(question)
