@@ -19,7 +19,7 @@ from gateway import figures
 from gateway.admission import Admission
 from gateway.config import GatewayConfig
 from gateway.errors import RefusedError
-from gateway.headers import RequestIds, request_id_headers
+from gateway.headers import RequestIds, read_head, request_id_headers
 from gateway.identity import Keyring
 from gateway.lane import LaneProtocol
 from gateway.metrics import Metrics
@@ -88,7 +88,7 @@ class Gateway:
 
     def identify(self, request: Request) -> str:
         """The caller behind a control-plane request. Raises RefusedError."""
-        return self._keyring.identify(request.scope["headers"])
+        return self._keyring.identify(read_head(request.scope["headers"]).key)
 
 
 def _control_plane(gateway: Gateway) -> FastAPI:

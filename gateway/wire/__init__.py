@@ -3,6 +3,7 @@
 sse        split a byte stream into server-sent events without changing a byte
 call       one request body -> Call (model, stream, the bytes to forward)
 event      one streamed event, or one whole body -> Sign (token? usage? error? end?)
+template   what the text events of one stream have in common, to know the next one by its bytes
 fault      one fault -> status, headers and body in the caller's dialect; engine errors -> Fault
 """
 
@@ -11,6 +12,7 @@ from gateway.wire.dialect import DIALECTS, ENDPOINTS, Dialect, Endpoint
 from gateway.wire.event import Sign, TokenKind, Usage, count_plain_tokens, read_answer, read_event
 from gateway.wire.fault import Fault, fault_body, fault_event, fault_headers, read_fault
 from gateway.wire.sse import EventSplitter, event_data
+from gateway.wire.template import Template, learn
 
 __all__ = [
     "DIALECTS",
@@ -21,6 +23,7 @@ __all__ = [
     "EventSplitter",
     "Fault",
     "Sign",
+    "Template",
     "TokenKind",
     "Usage",
     "count_plain_tokens",
@@ -28,6 +31,7 @@ __all__ = [
     "fault_body",
     "fault_event",
     "fault_headers",
+    "learn",
     "parse_call",
     "read_answer",
     "read_event",
