@@ -20,9 +20,11 @@ from gateway.admission import Admission
 from gateway.config import GatewayConfig
 from gateway.errors import RefusedError
 from gateway.headers import RequestIds, read_head, request_id_headers
+from gateway.health_metrics import ReplicaHealth
 from gateway.identity import Keyring
 from gateway.lane import LaneProtocol
 from gateway.metrics import Metrics
+from gateway.probes import probing
 from gateway.relay import Relay
 from gateway.replica import ModelCard, Pool, Replica
 from gateway.routing import Policy, least_work
@@ -46,9 +48,12 @@ class Gateway:
     ) -> None:
         self.config = config
         self.upstream = Upstream(config.timeouts)
-        self.pool = Pool(self.upstream)
+        self.pool = Pool(self.upstream, health=config.health)
         self.admission = Admission(config.max_in_flight)
         self.metrics = Metrics(VERSION)
+        self.metrics.registry.register(ReplicaHealth(self.pool))
+        for remote in config.remotes:
+            self.pool.add(Replica(remote.name, remote.base_url, (), remote.api_key, state="ready", kind="remote"))
         self.request_ids = RequestIds()
         self._keyring = Keyring(config.keys)
         self._relay = Relay(
@@ -79,7 +84,9 @@ class Gateway:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self.upstream)
             timeouts = self.config.timeouts
-            await stack.enter_async_context(self.pool.probing(self.config.probe_interval_s, timeouts.probe_s))
+            await stack.enter_async_context(
+                probing(self.pool, self.upstream, self.config.probe_interval_s, timeouts.probe_s)
+            )
             yield
 
     def add(self, replica: Replica) -> None:
@@ -134,12 +141,16 @@ async def _status(request: Request, gateway: Door) -> dict[str, Any]:
                 "name": replica.name,
                 "url": replica.url,
                 "models": [card.name for card in replica.models],
+                "kind": replica.kind,
                 "state": replica.state,
+                "breaker": replica.breaker.state,
+                "share": replica.share,
+                "ejections": replica.breaker.ejections,
                 "in_flight": replica.in_flight,
                 "work_tokens": replica.work_tokens,
                 "requests": replica.picks,
             }
-            for replica in gateway.pool.replicas
+            for replica in (*gateway.pool.replicas, *gateway.pool.remotes)
         ],
     }
 

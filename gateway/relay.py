@@ -6,7 +6,7 @@ last settles it, exactly once; and because no step waits, there is no moment at 
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -218,7 +218,7 @@ class Exchange:
             self._stumble()
 
     # One attempt on one replica, counted there while it lasts
-    def _attempt(self, call: Call, candidates: list[Replica]) -> None:
+    def _attempt(self, call: Call, candidates: Sequence[Replica]) -> None:
         relay = self._relay
         replica = relay.policy(candidates)
         self._tried.append(replica)

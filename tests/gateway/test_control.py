@@ -42,11 +42,16 @@ def test_status_tells_what_the_router_believes(fake: FakeEngine, second: FakeEng
     assert (status["version"], status["in_flight"], status["draining"]) == (VERSION, 1, False)
     first, other = status["replicas"]
     assert first["work_tokens"] > 0
+    assert 0 < first["share"] <= 1
     assert {**first, "work_tokens": 0} == {
         "name": "e0",
         "url": fake.url,
         "models": ["fake"],
+        "kind": "engine",
         "state": "ready",
+        "breaker": "closed",
+        "share": first["share"],
+        "ejections": {},
         "in_flight": 1,
         "work_tokens": 0,
         "requests": 1,
