@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from gateway.access_log import LogFormat
 from gateway.identity import KeyHash
 
 MIB = 2**20
@@ -28,3 +29,4 @@ class GatewayConfig:
     that crashes its engine must not be handed round the whole fleet."""
     probe_interval_s: float = 1.0
     timeouts: Timeouts = field(default_factory=Timeouts)
+    log_format: LogFormat = "text"

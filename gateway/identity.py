@@ -2,7 +2,7 @@
 
 import hashlib
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from gateway.errors import RefusedError
@@ -21,6 +21,7 @@ class KeyHash:
 
     caller: str
     sha256: str
+    is_admin: bool = False
 
 
 def new_key(caller: str) -> tuple[str, KeyHash]:
@@ -37,9 +38,10 @@ def hash_key(caller: str, key: str) -> KeyHash:
 class Keyring:
     """Finds the caller a request's key stands for."""
 
-    def __init__(self, keys: Iterable[KeyHash]) -> None:
+    def __init__(self, keys: Sequence[KeyHash]) -> None:
         # Looked up by hash: the time it takes tells nothing about how much of a guessed key was right.
         self._callers = {key.sha256: key.caller for key in keys}
+        self._admins = {key.sha256 for key in keys if key.is_admin}
 
     def identify(self, headers: Headers) -> str:
         """The caller's name; "anonymous" when no keys are set. Raises RefusedError (401) for a missing or wrong key."""
@@ -54,6 +56,11 @@ class Keyring:
             message = "this API key is not known here; ask whoever runs this gateway for one"
             raise RefusedError(Fault(401, message, code="invalid_api_key"))
         return caller
+
+    def is_admin(self, headers: Headers) -> bool:
+        """Whether the request's key is one that may also reload."""
+        key = _key_of(headers)
+        return key is not None and hashlib.sha256(key).hexdigest() in self._admins
 
 
 def _key_of(headers: Headers) -> bytes | None:

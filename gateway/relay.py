@@ -13,17 +13,20 @@ from typing import Protocol
 from gateway import faults, headers
 from gateway.admission import Admission, Ticket
 from gateway.config import GatewayConfig
+from gateway.cost import Cost
 from gateway.errors import AnswerError, BrokenError, RefusedError, UpstreamError
 from gateway.headers import Header, RequestIds
 from gateway.identity import Keyring
+from gateway.ledger import Ledger
 from gateway.meter import Meter
-from gateway.metrics import Metrics, Outcome, Settlement
+from gateway.metrics import Metrics, Tally
 from gateway.replica import Pool, Replica, Reservation
 from gateway.routing import Policy
+from gateway.settlement import NOBODY, Move, Outcome, Settlement
+from gateway.tracing import Trace, Tracing
 from gateway.upstream import Connection, Upstream
 from gateway.wire import Call, Endpoint, Fault, Usage, fault_body, fault_event, fault_headers, parse_call, read_answer
 
-_access = logging.getLogger("berth.access")
 _log = logging.getLogger("berth.gateway")
 _CHARS_A_TOKEN = 4
 _OUTPUT_GUESS_TOKENS = 256
@@ -52,9 +55,9 @@ class Client(Protocol):
         """Break off an answer that cannot be finished."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Relay:
-    """What all requests share."""
+    """What all requests share. A reload puts another `config` and `keyring` in; whoever needs one reads it anew."""
 
     config: GatewayConfig
     pool: Pool
@@ -65,15 +68,18 @@ class Relay:
     clock: Callable[[], float]
     keyring: Keyring
     request_ids: RequestIds
+    ledger: Ledger
+    cost: Cost
+    tracing: Tracing | None = None
 
 
 class Exchange:
     """One request as it goes through; the `Sink` of its engine's answer."""
 
     __slots__ = (
-        "_call", "_caller", "_client", "_connection", "_endpoint", "_is_over", "_is_started", "_lines", "_meter",
-        "_pieces", "_place", "_relay", "_request_headers", "_response_headers", "_status", "_ticket",
-        "_tried", "_usage", "arrived_s", "request_id",
+        "_call", "_called_s", "_caller", "_came_s", "_client", "_connection", "_endpoint", "_held_s", "_is_over",
+        "_is_started", "_lines", "_meter", "_moves", "_pieces", "_place", "_relay", "_request_headers",
+        "_response_headers", "_status", "_tally", "_ticket", "_trace", "_tried", "_usage", "arrived_s", "request_id",
     )  # fmt: skip
 
     def __init__(self, relay: Relay, client: Client, endpoint: Endpoint) -> None:
@@ -96,13 +102,20 @@ class Exchange:
         self._meter: Meter | None = None
         self._usage = _UNKNOWN
         self._is_started = self._is_over = False
+        self._called_s = self._held_s = self._came_s = 0.0
+        self._moves: tuple[Move, ...] = ()
+        self._tally: Tally | None = None
+        self._trace: Trace | None = None
 
     # Called by the client's protocol
     def open(self, request_headers: list[Header], announced_bytes: int) -> None:
         """The head is in: whose it is and whether it may come in is known before any of its body is read."""
+        relay = self._relay
         try:
-            self._caller = self._relay.keyring.identify(request_headers)
-            self._ticket = self._relay.admission.admit()
+            if relay.tracing is not None:
+                self._trace = relay.tracing.begin(request_headers)
+            self._caller = relay.keyring.identify(request_headers)
+            self._ticket = relay.admission.admit()
             self._request_headers = request_headers
             self.check_size(announced_bytes)
         except RefusedError as error:
@@ -120,16 +133,20 @@ class Exchange:
         """The body is in: send it to a replica."""
         if self._is_over:
             return
+        relay = self._relay
+        self._called_s = relay.clock()
         try:
             if not body and any(name == b"upgrade" for name, _ in self._request_headers):
                 raise RefusedError(faults.hidden_by_upgrade())
             call = parse_call(self._endpoint, body)
             if isinstance(call, Fault):
                 raise RefusedError(call)
-            candidates = self._relay.pool.candidates(call.model)
+            candidates = relay.pool.candidates(call.model)
             self._call = call
-            self._lines = headers.forwarded(self._request_headers, self.request_id)
+            sent = self._request_headers if self._trace is None else self._trace.carried(self._request_headers)
+            self._lines = headers.forwarded(sent, self.request_id)
             self._attempt(call, candidates)
+            self._held_s = relay.clock() - self._called_s
         except RefusedError as error:
             self._answer_fault(error.fault, "refused")
         except Exception:  # noqa: BLE001  (see open)
@@ -154,6 +171,7 @@ class Exchange:
     # Called by the connection to the engine
     def began(self, status: int, response_headers: list[Header]) -> None:
         """The head of the engine's answer."""
+        self._came_s = self._relay.clock()
         self._response_headers = response_headers
         self._status = status
         self._pieces = []
@@ -169,6 +187,8 @@ class Exchange:
     def received(self, data: bytes) -> None:
         """Bytes of a stream go out as they come in; the pieces of one document wait for its end."""
         try:
+            if not self._is_started:
+                self._came_s = self._relay.clock()
             if self._meter is None:
                 self._pieces.append(data)
                 return
@@ -220,7 +240,8 @@ class Exchange:
         replica = relay.policy(candidates)
         self._tried.append(replica)
         self._place = replica.reserve(len(call.body) // _CHARS_A_TOKEN + _OUTPUT_GUESS_TOKENS)
-        relay.metrics.entered(call.model, replica.name, self._endpoint.dialect)
+        self._tally = tally = relay.metrics.tally(call.model, replica.name, self._endpoint.dialect)
+        tally.in_flight += 1
         lines = self._lines
         if replica.api_key:
             lines += b"authorization: Bearer %b\r\n" % replica.api_key.encode()
@@ -234,9 +255,9 @@ class Exchange:
         if connection is not None:
             connection.cut()
         place, self._place = self._place, None
-        if place is not None and self._call is not None:
+        if place is not None and self._tally is not None:
             place.release()
-            self._relay.metrics.left(self._call.model, place.replica.name, self._endpoint.dialect)
+            self._tally.in_flight -= 1
 
     def _lost(self, call: Call, error: UpstreamError) -> None:
         """An attempt of which the caller has seen nothing: try another replica, or say what happened."""
@@ -247,7 +268,8 @@ class Exchange:
             if not isinstance(error, AnswerError):
                 replica.suspect()  # the last one standing is not shut out for one failure: its next request may do
             _log.warning("%s: %s failed (%s), trying another replica", self.request_id, replica.name, error)
-            self._relay.metrics.retried(call.model)
+            self._relay.metrics.retried(call.model, replica.name)
+            self._moves = (*self._moves, Move("retry", self._relay.clock(), replica.name, str(error)))
             self._attempt(call, others)
         elif isinstance(error, AnswerError):
             self._answer_fault(error.fault, "engine_error")
@@ -269,6 +291,7 @@ class Exchange:
             self._lost(self._call, AnswerError(faults.engine_fault(self._tried[-1].name, self._status, body)))
             return
         self._client.answer(self._status, headers.returned(self._response_headers) + self._own_headers(), body)
+        self._note_added()
         if self._endpoint.generates:
             self._usage = read_answer(self._endpoint.dialect, body)
         self._settle("ok")
@@ -281,6 +304,11 @@ class Exchange:
             return
         self._is_started = True
         self._client.start(self._status, headers.of_stream(self._response_headers) + self._own_headers(), first)
+        self._note_added()
+
+    def _note_added(self) -> None:
+        relay = self._relay
+        relay.cost.added.observe(self._held_s + relay.clock() - self._came_s)
 
     def _answer_fault(self, fault: Fault, outcome: Outcome) -> None:
         self._status = fault.status
@@ -311,24 +339,31 @@ class Exchange:
         self._leave_replica()
         if self._ticket is not None:
             self._ticket.settle()
-        meter = self._meter
-        settlement = Settlement(
-            model=self._call.model if self._call is not None else "(none)",
-            replica=self._tried[-1].name if self._tried else "(none)",
-            dialect=self._endpoint.dialect,
-            outcome=outcome,
-            status=self._status,
-            duration_s=self._relay.clock() - self.arrived_s,
-            generates=self._endpoint.generates,
-            ttft_s=None if meter is None or meter.first_token_s is None else meter.first_token_s - self.arrived_s,
-            tpot_s=None if meter is None else meter.tpot_s,
-            usage=self._usage if meter is None else meter.usage_or_least,
+        relay, meter, endpoint = self._relay, self._meter, self._endpoint
+        replica = self._tried[-1] if self._tried else None
+        tally = self._tally or relay.metrics.tally(NOBODY, NOBODY, endpoint.dialect)
+        first_s = None if meter is None else meter.first_token_s
+        done = Settlement(
+            self.request_id,
+            self._caller,
+            NOBODY if self._call is None else self._call.model,
+            NOBODY if replica is None else replica.name,
+            "" if replica is None else replica.url,
+            endpoint.dialect,
+            endpoint.generates,
+            self._call is not None and self._call.stream,
+            outcome,
+            self._status,
+            self.arrived_s,
+            relay.clock(),
+            None if first_s is None else first_s - self.arrived_s,
+            None if meter is None else meter.tpot_s,
+            self._usage if meter is None else meter.usage_or_least,
+            self._trace,
+            self._moves,
         )
-        self._relay.metrics.settle(settlement)
-        if _access.isEnabledFor(logging.INFO):
-            line = _line(self.request_id, self._caller, settlement)
-            # not info(): it would search the stack for this very place, at twice the price of all the rest
-            _access.handle(logging.LogRecord(_access.name, logging.INFO, "", 0, line, None, None))
+        tally.settle(done)
+        relay.ledger.add(done)
 
 
 _UNKNOWN = Usage()
@@ -343,12 +378,3 @@ def _error_at_the_start(meter: Meter, first: bytes) -> UpstreamError | None:
     if meter.error_status is not None and meter.error_status < 500:
         return AnswerError(Fault(meter.error_status, meter.error))
     return BrokenError(meter.error)
-
-
-def _line(request_id: str, caller: str, done: Settlement) -> str:
-    ttft = "-" if done.ttft_s is None else f"{done.ttft_s:.3f}"
-    return (
-        f"{request_id} caller={caller or '-'} model={done.model} replica={done.replica} dialect={done.dialect}"
-        f" outcome={done.outcome} status={done.status} ttft_s={ttft} duration_s={done.duration_s:.3f}"
-        f" prompt_tokens={done.usage.prompt_tokens} output_tokens={done.usage.output_tokens}"
-    )

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -41,6 +42,8 @@ class Replica:
     work_tokens: int = 0
     picks: int = 0
     missed_probes: int = 0
+    probed_s: float | None = None
+    """When its health was last asked, by time.monotonic."""
 
     def serves(self, model: str) -> bool:
         """Whether this engine serves the public name `model`."""
@@ -135,6 +138,7 @@ class Pool:
 
     async def probe(self, replica: Replica, timeout_s: float) -> None:
         """Ask the engine's own /health, and its /v1/models until they are known; set the state accordingly."""
+        replica.probed_s = time.monotonic()
         try:
             status, _ = await self._upstream.get(replica.url, "/health", replica.api_key, timeout_s)
             healthy = status == 200
