@@ -1,7 +1,7 @@
 """Who is calling: an API key, in either SDK's header, stands for a caller. Keys are kept hashed, never logged."""
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -20,6 +20,7 @@ class KeyHash:
 
     caller: str
     sha256: str
+    is_admin: bool = False
 
 
 def new_key(caller: str) -> tuple[str, KeyHash]:
@@ -36,9 +37,10 @@ def hash_key(caller: str, key: str) -> KeyHash:
 class Keyring:
     """Finds the caller a key stands for."""
 
-    def __init__(self, keys: Iterable[KeyHash]) -> None:
+    def __init__(self, keys: Sequence[KeyHash]) -> None:
         # Looked up by hash: the time it takes tells nothing about how much of a guessed key was right.
         self._callers = {bytes.fromhex(key.sha256): key.caller for key in keys}
+        self._admins = {bytes.fromhex(key.sha256) for key in keys if key.is_admin}
 
     def identify(self, key: bytes | None) -> str:
         """The caller's name; "anonymous" when no keys are set. Raises RefusedError (401) for a missing or wrong key."""
@@ -52,3 +54,7 @@ class Keyring:
             message = "this API key is not known here; ask whoever runs this gateway for one"
             raise RefusedError(Fault(401, message, code="invalid_api_key"))
         return caller
+
+    def is_admin(self, key: bytes | None) -> bool:
+        """Whether `key` is one that may also reload."""
+        return key is not None and sha256(key).digest() in self._admins

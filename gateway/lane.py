@@ -32,14 +32,15 @@ class Turn:
     """One data-plane request on its connection, and the `Client` of its exchange: frames the answer."""
 
     __slots__ = (
-        "_body", "_endpoint", "_exchange", "_head", "_is_modern", "_is_whole", "_protocol", "_size", "_write",
-        "keep_alive", "response_complete",
+        "_body", "_endpoint", "_exchange", "_head", "_headers", "_is_modern", "_is_whole", "_protocol", "_size",
+        "_write", "keep_alive", "response_complete",
     )  # fmt: skip
 
     def __init__(self, protocol: "LaneProtocol", endpoint: Endpoint) -> None:
         self._protocol = protocol
         self._endpoint = endpoint
         self._exchange: Exchange | None = None
+        self._headers = protocol.headers
         self._head = read_head(protocol.headers)
         self._body: list[bytes] = []
         self._size = 0
@@ -60,7 +61,7 @@ class Turn:
         if self.response_complete:
             return  # its client left while it stood in line
         self._exchange = exchange = Exchange(self._protocol.relay, self, self._endpoint)
-        exchange.open(self._head)
+        exchange.open(self._headers, self._head)
         if self._head.expects_100 and not self._is_whole and not self._is_answered():
             self._write(_CONTINUE)
         if self._is_whole:

@@ -13,17 +13,20 @@ from typing import Protocol
 from gateway import faults, headers
 from gateway.admission import Admission, Ticket
 from gateway.config import GatewayConfig
+from gateway.cost import Cost
 from gateway.errors import AnswerError, BrokenError, RefusedError, UpstreamError
-from gateway.headers import Head, Header, RequestIds
+from gateway.headers import Head, Header, RequestIds, read_head
 from gateway.identity import Keyring
+from gateway.ledger import Ledger
 from gateway.meter import Meter
-from gateway.metrics import Metrics, Outcome, Settlement
+from gateway.metrics import Metrics, Tally
 from gateway.replica import Pool, Replica, Reservation
 from gateway.routing import Policy
+from gateway.settlement import NOBODY, Move, Outcome, Settlement
+from gateway.tracing import Trace, Tracing
 from gateway.upstream import Connection, Upstream
 from gateway.wire import Call, Endpoint, Fault, Usage, fault_body, fault_event, fault_headers, parse_call, read_answer
 
-_access = logging.getLogger("berth.access")
 _log = logging.getLogger("berth.gateway")
 _CHARS_A_TOKEN = 4
 _OUTPUT_GUESS_TOKENS = 256
@@ -56,9 +59,9 @@ class Client(Protocol):
         """Break off an answer that cannot be finished."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Relay:
-    """What all requests share."""
+    """What all requests share. A reload puts another `config` and `keyring` in; whoever needs one reads it anew."""
 
     config: GatewayConfig
     pool: Pool
@@ -69,6 +72,9 @@ class Relay:
     clock: Callable[[], float]
     keyring: Keyring
     request_ids: RequestIds
+    ledger: Ledger
+    cost: Cost
+    tracing: Tracing | None = None
 
 
 class Exchange:
@@ -83,6 +89,10 @@ class Exchange:
     _status = 0
     _meter: Meter | None = None
     _pass_on: Callable[[bytes], None] | None = None
+    _tally: Tally | None = None
+    _trace: Trace | None = None
+    _moves: tuple[Move, ...] = ()
+    _held_s = _came_s = 0.0
     _is_started = _is_over = False
 
     def __init__(self, relay: Relay, client: Client, endpoint: Endpoint) -> None:
@@ -95,12 +105,16 @@ class Exchange:
         self._usage = _UNKNOWN
 
     # Called by the client's protocol
-    def open(self, head: Head) -> None:
+    def open(self, request_headers: list[Header], head: Head) -> None:
         """The head is in: whose it is and whether it may come in is known before any of its body is read."""
+        relay = self._relay
         try:
+            if relay.tracing is not None:
+                self._trace = relay.tracing.begin(request_headers)
+                head = read_head(self._trace.carried(request_headers))
             self._head = head
-            self._caller = self._relay.keyring.identify(head.key)
-            self._ticket = self._relay.admission.admit()
+            self._caller = relay.keyring.identify(head.key)
+            self._ticket = relay.admission.admit()
             self.check_size(head.announced_bytes)
         except RefusedError as error:
             self._answer_fault(error.fault, "refused")
@@ -117,15 +131,18 @@ class Exchange:
         """The body is in: send it to a replica."""
         if self._is_over:
             return
+        relay = self._relay
+        self._called_s = relay.clock()
         try:
             if not body and self._head.offers_upgrade:
                 raise RefusedError(faults.hidden_by_upgrade())
             call = parse_call(self._endpoint, body)
             if isinstance(call, Fault):
                 raise RefusedError(call)
-            candidates = self._relay.pool.candidates(call.model)
+            candidates = relay.pool.candidates(call.model)
             self._call = call
             self._attempt(call, candidates)
+            self._held_s = relay.clock() - self._called_s
         except RefusedError as error:
             self._answer_fault(error.fault, "refused")
         except Exception:  # noqa: BLE001  (see open)
@@ -150,6 +167,7 @@ class Exchange:
     # Called by the connection to the engine
     def began(self, status: int, response_headers: list[Header]) -> None:
         """The head of the engine's answer."""
+        self._came_s = self._relay.clock()
         self._response_headers = response_headers
         self._status = status
         self._pieces: list[bytes] = []
@@ -165,6 +183,8 @@ class Exchange:
     def received(self, data: bytes) -> None:
         """Bytes of a stream go out as they come in; the pieces of one document wait for its end."""
         try:
+            if not self._is_started:
+                self._came_s = self._relay.clock()
             if self._meter is None:
                 self._pieces.append(data)
                 return
@@ -223,7 +243,8 @@ class Exchange:
         replica = relay.policy(candidates)
         self._tried.append(replica)
         self._place = replica.reserve(len(call.body) // _CHARS_A_TOKEN + _OUTPUT_GUESS_TOKENS)
-        relay.metrics.entered(call.model, replica.name, self._endpoint.dialect)
+        self._tally = tally = relay.metrics.tally(call.model, replica.name, self._endpoint.dialect)
+        tally.in_flight += 1
         lines = b"%bx-request-id: %b\r\n" % (self._head.forwarded, self.request_id.encode())
         if replica.api_key:
             lines += b"authorization: Bearer %b\r\n" % replica.api_key.encode()
@@ -237,9 +258,9 @@ class Exchange:
         if connection is not None:
             connection.cut()
         place, self._place = self._place, None
-        if place is not None and self._call is not None:
+        if place is not None and self._tally is not None:
             place.release()
-            self._relay.metrics.left(self._call.model, place.replica.name, self._endpoint.dialect)
+            self._tally.in_flight -= 1
 
     def _lost(self, call: Call, error: UpstreamError) -> None:
         """An attempt of which the caller has seen nothing: try another replica, or say what happened."""
@@ -250,7 +271,8 @@ class Exchange:
             if not isinstance(error, AnswerError):
                 replica.suspect()  # the last one standing is not shut out for one failure: its next request may do
             _log.warning("%s: %s failed (%s), trying another replica", self.request_id, replica.name, error)
-            self._relay.metrics.retried(call.model)
+            self._relay.metrics.retried(call.model, replica.name)
+            self._moves = (*self._moves, Move("retry", self._relay.clock(), replica.name, str(error)))
             self._attempt(call, others)
         elif isinstance(error, AnswerError):
             self._answer_fault(error.fault, "engine_error")
@@ -272,6 +294,7 @@ class Exchange:
             self._lost(self._call, AnswerError(faults.engine_fault(self._tried[-1].name, self._status, body)))
             return
         self._client.answer(self._status, headers.returned(self._response_headers) + self._own_lines(), body)
+        self._note_added()
         if self._endpoint.generates:
             self._usage = read_answer(self._endpoint.dialect, body)
         self._settle("ok")
@@ -286,6 +309,11 @@ class Exchange:
         lines = headers.returned_of_stream(self._response_headers) + self._own_lines()
         self._client.start(self._status, lines, first)
         self._pass_on = self._client.raw
+        self._note_added()
+
+    def _note_added(self) -> None:
+        relay = self._relay
+        relay.cost.added.observe(self._held_s + relay.clock() - self._came_s)
 
     def _answer_fault(self, fault: Fault, outcome: Outcome) -> None:
         self._status = fault.status
@@ -320,24 +348,31 @@ class Exchange:
         self._leave_replica()
         if self._ticket is not None:
             self._ticket.settle()
-        meter = self._meter
-        settlement = Settlement(
-            model=self._call.model if self._call is not None else "(none)",
-            replica=self._tried[-1].name if self._tried else "(none)",
-            dialect=self._endpoint.dialect,
-            outcome=outcome,
-            status=self._status,
-            duration_s=self._relay.clock() - self.arrived_s,
-            generates=self._endpoint.generates,
-            ttft_s=None if meter is None or meter.first_token_s is None else meter.first_token_s - self.arrived_s,
-            tpot_s=None if meter is None else meter.tpot_s,
-            usage=self._usage if meter is None else meter.usage_or_least,
+        relay, meter, endpoint = self._relay, self._meter, self._endpoint
+        replica = self._tried[-1] if self._tried else None
+        tally = self._tally or relay.metrics.tally(NOBODY, NOBODY, endpoint.dialect)
+        first_s = None if meter is None else meter.first_token_s
+        done = Settlement(
+            self.request_id,
+            self._caller,
+            NOBODY if self._call is None else self._call.model,
+            NOBODY if replica is None else replica.name,
+            "" if replica is None else replica.url,
+            endpoint.dialect,
+            endpoint.generates,
+            self._call is not None and self._call.stream,
+            outcome,
+            self._status,
+            self.arrived_s,
+            relay.clock(),
+            None if first_s is None else first_s - self.arrived_s,
+            None if meter is None else meter.tpot_s,
+            self._usage if meter is None else meter.usage_or_least,
+            self._trace,
+            self._moves,
         )
-        self._relay.metrics.settle(settlement)
-        if _access.isEnabledFor(logging.INFO):
-            line = _line(self.request_id, self._caller, settlement)
-            # not info(): it would search the stack for this very place, at twice the price of all the rest
-            _access.handle(logging.LogRecord(_access.name, logging.INFO, "", 0, line, None, None))
+        tally.settle(done)
+        relay.ledger.add(done)
 
 
 _UNKNOWN = Usage()
@@ -353,12 +388,3 @@ def _error_at_the_start(meter: Meter, first: bytes) -> UpstreamError | None:
     if meter.error_status is not None and meter.error_status < 500:
         return AnswerError(Fault(meter.error_status, meter.error))
     return BrokenError(meter.error)
-
-
-def _line(request_id: str, caller: str, done: Settlement) -> str:
-    ttft = "-" if done.ttft_s is None else f"{done.ttft_s:.3f}"
-    return (
-        f"{request_id} caller={caller or '-'} model={done.model} replica={done.replica} dialect={done.dialect}"
-        f" outcome={done.outcome} status={done.status} ttft_s={ttft} duration_s={done.duration_s:.3f}"
-        f" prompt_tokens={done.usage.prompt_tokens} output_tokens={done.usage.output_tokens}"
-    )

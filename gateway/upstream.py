@@ -9,7 +9,7 @@ import select
 import socket
 import ssl
 from types import TracebackType
-from typing import Protocol, cast
+from typing import Literal, Protocol, cast
 from urllib.parse import urlsplit
 
 from httptools import HttpParserError, HttpResponseParser
@@ -146,6 +146,13 @@ class Connection(asyncio.Protocol):
         if now_s - self.idle_since_s < _TRUSTED_IDLE_S or self._poll is None:
             return True
         return not self._poll.poll(0)
+
+    @property
+    def state(self) -> Literal["connecting", "busy", "idle"]:
+        """What it does now."""
+        if self._transport is None:
+            return "connecting"
+        return "idle" if self._sink is None else "busy"
 
     def fail(self, error: UpstreamError) -> None:
         """End it from our side."""
@@ -396,6 +403,18 @@ class Upstream:
         if self._ticker is None:
             self._tick()
         return connection
+
+    def use(self, timeouts: Timeouts) -> None:
+        """Wait so long from now on."""
+        self._timeouts = timeouts
+
+    def states(self) -> dict[str, int]:
+        """How many connections there are, by what they do."""
+        found = {"connecting": 0, "busy": 0, "idle": 0}
+        for engine in self._engines.values():
+            for connection in engine.connections:
+                found[connection.state] += 1
+        return found
 
     async def get(self, url: str, path: str, api_key: str | None, timeout_s: float) -> tuple[int, bytes]:
         """A small control request: status and body. Raises ConnectError or BrokenError."""
