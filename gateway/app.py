@@ -36,7 +36,7 @@ from gateway.routing import Policy, least_work
 from gateway.status import Status, config_digest, replica_status
 from gateway.tracing import Tracing
 from gateway.upstream import Upstream
-from gateway.wire import ENDPOINTS, Dialect, Fault, fault_body, fault_headers
+from gateway.wire import ENDPOINTS, Dialect, Fault, allowed_method, fault_body, fault_headers, page_of, unknown_path
 
 VERSION = version("berth")
 _RELOAD = "/admin/reload"
@@ -231,9 +231,12 @@ async def _models(request: Request, gateway: Door) -> Response:
     cards = gateway.pool.cards()
     if not _is_anthropic(request):
         return _json({"object": "list", "data": [_openai_card(card) for card in cards]})
-    rows = [_anthropic_card(card) for card in cards]
+    page = page_of([card.name for card in cards], request.query_params)
+    if isinstance(page, Fault):
+        raise RefusedError(page)
+    rows = [_anthropic_card(card) for card in cards if card.name in page.names]
     ends = {"first_id": rows[0]["id"] if rows else None, "last_id": rows[-1]["id"] if rows else None}
-    return _json({"data": rows, "has_more": False, **ends})
+    return _json({"data": rows, "has_more": page.has_more, **ends})
 
 
 async def _model(name: str, request: Request, gateway: Door) -> Response:
@@ -270,6 +273,8 @@ def _dialect(request: Request) -> Dialect:
     endpoint = ENDPOINTS.get(request.url.path)
     if endpoint is not None:
         return endpoint.dialect
+    if request.url.path.startswith("/v1/messages"):
+        return "messages"
     return "messages" if _is_anthropic(request) else "chat"
 
 
@@ -287,15 +292,13 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 
 async def _no_such_path(request: Request, error: Exception) -> Response:
-    if request.url.path in ENDPOINTS:  # FastAPI knows nothing of the data plane
+    if allowed_method(request.url.path):  # FastAPI knows nothing of the data plane
         return await _wrong_method(request, error)
-    paths = ", ".join(ENDPOINTS)
-    message = f"{request.method} {request.url.path} is not served here; POST one of {paths}, or GET /v1/models"
-    return _fault(request, Fault(404, message, code="unknown_url", should_retry=False))
+    return _fault(request, unknown_path(request.method, request.url.path))
 
 
 async def _wrong_method(request: Request, _: Exception) -> Response:
-    takes = "POST" if request.url.path in ENDPOINTS or request.url.path == _RELOAD else "GET"
+    takes = allowed_method(request.url.path) or ("POST" if request.url.path == _RELOAD else "GET")
     message = f"{request.url.path} takes {takes}, not {request.method}"
     response = _fault(request, Fault(405, message, code="method_not_allowed", should_retry=False))
     response.headers["allow"] = takes
