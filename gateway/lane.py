@@ -39,11 +39,13 @@ class Turn:
         self._body: list[bytes] = []
         self._size = 0
         self._is_whole = False
-        self._is_modern = protocol.parser.get_http_version() == "1.1"
+        parser = protocol.parser
+        self._is_modern = parser.get_http_version() == "1.1"
         self._announced_bytes = protocol.announced_bytes
         self._expects_100 = protocol.expect_100_continue
         # what uvicorn looks at in its own cycles
-        self.keep_alive = protocol.parser.should_keep_alive() if self._is_modern else False
+        # (what follows an offer to switch protocols cannot be told apart from a next request)
+        self.keep_alive = self._is_modern and parser.should_keep_alive() and not parser.should_upgrade()
         self.response_complete = False
 
     # Called by the protocol
@@ -213,6 +215,8 @@ class LaneProtocol(HttpToolsProtocol):
         self.expect_100_continue = expects_100
         self.headers.extend(headers)
         super().on_headers_complete()
+        if self.parser.should_upgrade():
+            self.cycle.keep_alive = False  # as for a Turn
 
     def on_body(self, body: bytes) -> None:
         """To whom it belongs."""
