@@ -167,7 +167,7 @@ def _free_port() -> int:
 
 def _get(port: int, path: str) -> str:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+    with opener.open(f"http://127.0.0.1:{port}{path}", timeout=60) as answer:
         text: bytes = answer.read()
         return text.decode()
 
@@ -255,7 +255,11 @@ async def soak(minutes: float, callers: int, seed: int, log: Path) -> tuple[list
         samples = []
         while time.monotonic() < until_s:
             await asyncio.sleep(min(_SAMPLE_S, max(0.0, until_s - time.monotonic())))
-            samples.append(await _sample(process, port, start_s))
+            try:
+                samples.append(await _sample(process, port, start_s))
+            except OSError as error:  # a machine busy with other things may not get round to a scrape
+                sys.stderr.write(f"\n{time.monotonic() - start_s:6.0f} s  no sample: {error}\n")
+                continue
             sys.stderr.write(f"\r{samples[-1].at_s:6.0f} s  {samples[-1].rss_mib:.1f} MiB  {samples[-1].fds} fds ")
         await asyncio.gather(*tasks)
         await asyncio.sleep(10)  # longer than idle connections are kept, on either side
