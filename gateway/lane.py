@@ -167,6 +167,7 @@ class LaneProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self.relay = relay
         self.announced_bytes = 0
+        self._is_in_head = False
         self._running: object = None
 
     # Parser callbacks
@@ -176,9 +177,12 @@ class LaneProtocol(HttpToolsProtocol):
         self.headers = []
         self.expect_100_continue = False
         self.announced_bytes = 0
+        self._is_in_head = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """As uvicorn, and the length that the body will have."""
+        """As uvicorn, and the length that the body will have; trailers are nobody's business."""
+        if not self._is_in_head:
+            return
         name = name.lower()
         if name == b"content-length" and value.isdigit():
             self.announced_bytes = int(value)
@@ -188,6 +192,7 @@ class LaneProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The fork."""
+        self._is_in_head = False
         endpoint = _endpoint(self.url) if self.parser.get_method() == b"POST" else None
         before = cast("Turn | RequestResponseCycle | None", self.cycle)
         if endpoint is None:

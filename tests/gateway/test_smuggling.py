@@ -129,3 +129,12 @@ def test_what_an_offer_to_switch_protocols_hides_is_no_request(
         sock.sendall(hidden)  # in a read of its own: httptools has lost sight of the length by now
         receive_rest(sock)
     assert fake.seen == []
+
+
+def test_headers_that_come_after_the_body_change_nothing(fake: FakeEngine, door: Door) -> None:
+    trailers = b"0\r\nanthropic-beta: late\r\ntraceparent: late\r\n\r\n"
+    with door.connection() as sock:
+        sock.sendall(_chunked(CHUNKED.replace(b"0\r\n\r\n", trailers), TE, b"trailer: anthropic-beta"))
+        assert receive_rest(sock).startswith(b"HTTP/1.1 200")
+    assert "late" not in str(fake.seen[0].headers)
+    assert fake.seen[0].body == BODY
