@@ -38,7 +38,6 @@ class Turn:
         self._headers = protocol.headers
         self._body: list[bytes] = []
         self._size = 0
-        self._is_whole = False
         parser = protocol.parser
         self._is_modern = parser.get_http_version() == "1.1"
         self._announced_bytes = protocol.announced_bytes
@@ -46,6 +45,7 @@ class Turn:
         # what uvicorn looks at in its own cycles
         # (what follows an offer to switch protocols cannot be told apart from a next request)
         self.keep_alive = self._is_modern and parser.should_keep_alive() and not parser.should_upgrade()
+        self.more_body = True
         self.response_complete = False
 
     # Called by the protocol
@@ -59,7 +59,7 @@ class Turn:
             return  # its client left while it stood in line
         self._exchange = exchange = Exchange(self._protocol.relay, self, self._endpoint)
         exchange.open(self._headers, self._announced_bytes)
-        if self._expects_100 and not self._is_whole and not self._is_answered():
+        if self._expects_100 and self.more_body and not self._is_answered():
             self._protocol.transport.write(_CONTINUE)
         self._advance()
 
@@ -74,7 +74,7 @@ class Turn:
 
     def complete(self) -> None:
         """The body is in."""
-        self._is_whole = True
+        self.more_body = False
         self._advance()
 
     def _advance(self) -> None:
@@ -82,7 +82,7 @@ class Turn:
             return
         if self._size > self._announced_bytes:  # what came in while it stood in line
             self._exchange.check_size(self._size)
-        if self._is_whole and not self._is_answered():
+        if not self.more_body and not self._is_answered():
             body, self._body = self._body, []
             self._exchange.call(body[0] if len(body) == 1 else b"".join(body))
 
@@ -168,7 +168,7 @@ class LaneProtocol(HttpToolsProtocol):
         self.relay = relay
         self.announced_bytes = 0
         self._is_in_head = False
-        self._running: object = None
+        self._running: Turn | RequestResponseCycle | None = None
 
     # Parser callbacks
     def on_message_begin(self) -> None:
@@ -238,6 +238,14 @@ class LaneProtocol(HttpToolsProtocol):
             super().on_message_complete()
         elif not cycle.response_complete:
             cycle.complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """What came is not HTTP: said only where it cannot be taken for a piece of the answer before it."""
+        running = self._running
+        if running is None or running.response_complete or (running is self.cycle and running.more_body):
+            super().send_400_response(msg)
+        else:
+            self.transport.abort()
 
     def on_response_complete(self) -> None:
         """The next in line runs."""

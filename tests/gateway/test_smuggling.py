@@ -3,10 +3,12 @@
 `llhttp` refuses most of them; the table holds it, and what we add, to that.
 """
 
+import threading
+
 import pytest
 
-from tests.fake_engine import FakeEngine
-from tests.gateway.harness import PATHS, Door, receive_rest, receive_until, request_bytes, wait_until
+from tests.fake_engine import BEFORE_HEADERS, FakeEngine, Script
+from tests.gateway.harness import PATHS, Door, golden_events, receive_rest, receive_until, request_bytes, wait_until
 
 CHAT = PATHS["chat"]
 BODY = b'{"model":"fake"}'
@@ -138,3 +140,19 @@ def test_headers_that_come_after_the_body_change_nothing(fake: FakeEngine, door:
         assert receive_rest(sock).startswith(b"HTTP/1.1 200")
     assert "late" not in str(fake.seen[0].headers)
     assert fake.seen[0].body == BODY
+
+
+@pytest.mark.parametrize("begun", [True, False], ids=["of a stream", "of an answer not yet begun"])
+def test_nonsense_from_a_client_is_not_answered_in_the_middle(fake: FakeEngine, door: Door, begun: bool) -> None:
+    events = golden_events("chat")
+    gates = {3: threading.Event()} if begun else {BEFORE_HEADERS: threading.Event()}
+    fake.enqueue(Script(chunks=tuple((0.0, event) for event in events), gates=gates))
+    with door.connection() as sock:
+        sock.sendall(request_bytes(CHAT, STREAM.replace(b"}", b',"stream_options":{"include_usage":true}}')))
+        answer = receive_until(sock, events[2]) if begun else b""
+        wait_until(lambda: fake.running == 1)
+        sock.sendall(b"\x00 nonsense\r\n\r\n")
+        answer += receive_rest(sock)
+    assert b"HTTP/1.1 400" not in answer
+    wait_until(lambda: fake.seen[0].aborted)
+    wait_until(lambda: door.is_at_rest)
