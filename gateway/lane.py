@@ -151,6 +151,7 @@ class Turn:
 
 
 _MOST_BYTES_IN_LINE = 64 * 1024
+_MOST_LOOSE_BYTES = 256 * 1024  # of a head, chunk extensions or trailers: what the parser collects without a word to us
 
 
 class LaneProtocol(HttpToolsProtocol):
@@ -168,7 +169,15 @@ class LaneProtocol(HttpToolsProtocol):
         self.relay = relay
         self.announced_bytes = 0
         self._is_in_head = False
+        self._loose_bytes = 0
         self._running: Turn | RequestResponseCycle | None = None
+
+    def data_received(self, data: bytes) -> None:
+        """As uvicorn, within bounds: heads may have 256 KiB."""
+        self._loose_bytes += len(data)
+        super().data_received(data)
+        if self._loose_bytes > _MOST_LOOSE_BYTES and not self.transport.is_closing():
+            self._refuse(431, "the head of this request is too large")
 
     # Parser callbacks
     def on_message_begin(self) -> None:
@@ -193,6 +202,7 @@ class LaneProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The fork."""
         self._is_in_head = False
+        self._loose_bytes = 0
         endpoint = _endpoint(self.url) if self.parser.get_method() == b"POST" else None
         before = cast("Turn | RequestResponseCycle | None", self.cycle)
         if endpoint is None:
@@ -225,6 +235,7 @@ class LaneProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """To whom it belongs."""
+        self._loose_bytes = 0
         cycle: Any = self.cycle
         if not isinstance(cycle, Turn):
             super().on_body(body)
@@ -240,12 +251,19 @@ class LaneProtocol(HttpToolsProtocol):
             cycle.complete()
 
     def send_400_response(self, msg: str) -> None:
-        """What came is not HTTP: said only where it cannot be taken for a piece of the answer before it."""
+        """What came is not HTTP."""
+        self._refuse(400, msg)
+
+    def _refuse(self, status: int, message: str) -> None:
+        """End the connection; why is said only where it cannot be taken for a piece of the answer before it."""
         running = self._running
-        if running is None or running.response_complete or (running is self.cycle and running.more_body):
-            super().send_400_response(msg)
-        else:
+        if running is not None and not running.response_complete and not (running is self.cycle and running.more_body):
             self.transport.abort()
+            return
+        head = _STATUS_LINES[status] + lines(self.server_state.default_headers)
+        framing = b"content-type: text/plain\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(message)
+        self.transport.write(head + framing + message.encode())
+        self.transport.close()
 
     def on_response_complete(self) -> None:
         """The next in line runs."""
