@@ -23,6 +23,7 @@ from gateway.headers import RequestIds, request_id_headers
 from gateway.identity import Keyring
 from gateway.lane import LaneProtocol
 from gateway.metrics import Metrics
+from gateway.patience import Patience
 from gateway.relay import Relay
 from gateway.replica import ModelCard, Pool, Replica
 from gateway.routing import Policy, least_work
@@ -62,6 +63,7 @@ class Gateway:
             keyring=self._keyring,
             request_ids=self.request_ids,
         )
+        self._patience = Patience(config.timeouts.client_s)
         self._control = _control_plane(self)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -71,7 +73,7 @@ class Gateway:
     @property
     def protocol(self) -> type[asyncio.Protocol]:
         """What uvicorn is to be given as `http`."""
-        return cast(type[asyncio.Protocol], partial(LaneProtocol, self._relay))
+        return cast(type[asyncio.Protocol], partial(LaneProtocol, self._relay, self._patience))
 
     @asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:

@@ -19,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from gateway.headers import Header, lines
+from gateway.patience import Patience
 from gateway.relay import Exchange, Relay
 from gateway.wire import ENDPOINTS, Endpoint
 
@@ -37,7 +38,7 @@ class Turn:
         self._exchange: Exchange | None = None
         self._headers = protocol.headers
         self._body: list[bytes] = []
-        self._size = 0
+        self.size = 0
         parser = protocol.parser
         self._is_modern = parser.get_http_version() == "1.1"
         self._announced_bytes = protocol.announced_bytes
@@ -66,10 +67,10 @@ class Turn:
     def feed(self, data: bytes) -> None:
         """A piece of the body."""
         self._body.append(data)
-        self._size += len(data)
+        self.size += len(data)
         if self._exchange is not None:
-            self._exchange.check_size(self._size)
-        elif self._size > _MOST_BYTES_IN_LINE:
+            self._exchange.check_size(self.size)
+        elif self.size > _MOST_BYTES_IN_LINE:
             self._protocol.flow.pause_reading()
 
     def complete(self) -> None:
@@ -80,8 +81,8 @@ class Turn:
     def _advance(self) -> None:
         if self._exchange is None or self.response_complete:
             return
-        if self._size > self._announced_bytes:  # what came in while it stood in line
-            self._exchange.check_size(self._size)
+        if self.size > self._announced_bytes:  # what came in while it stood in line
+            self._exchange.check_size(self.size)
         if not self.more_body and not self._is_answered():
             body, self._body = self._body, []
             self._exchange.call(body[0] if len(body) == 1 else b"".join(body))
@@ -94,6 +95,12 @@ class Turn:
         self.response_complete = True
         if self._exchange is not None:
             self._exchange.leave()
+
+    def time_out(self) -> None:
+        """The client has stopped sending its body."""
+        if self._exchange is not None:
+            self.keep_alive = False
+            self._exchange.time_out()
 
     def pause(self) -> None:
         """The client reads slower than we write."""
@@ -151,15 +158,17 @@ class Turn:
 
 
 _MOST_BYTES_IN_LINE = 64 * 1024
+_LEAST_PROGRESS_BYTES = 16 * 1024  # of a body, while patience lasts
 _MOST_LOOSE_BYTES = 256 * 1024  # of a head, chunk extensions or trailers: what the parser collects without a word to us
 
 
 class LaneProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 protocol with a lane for the data plane; `relay` is bound with functools.partial."""
+    """uvicorn's HTTP/1.1 protocol with a lane for the data plane; its first two are bound with functools.partial."""
 
     def __init__(
         self,
         relay: Relay,
+        patience: Patience,
         config: Config,
         server_state: ServerState,
         app_state: dict[str, Any],
@@ -167,6 +176,7 @@ class LaneProtocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.relay = relay
+        self._patience = patience
         self.announced_bytes = 0
         self._is_in_head = False
         self._loose_bytes = 0
@@ -270,9 +280,39 @@ class LaneProtocol(HttpToolsProtocol):
         self._running = self.pipeline[-1][0] if self.pipeline else None
         super().on_response_complete()
 
+    # Called by Patience
+    def waits_for(self) -> object:
+        """See `Patience`: to read what it was sent, to send its body (at a certain pace), or to send a request."""
+        running = self._running
+        if self.flow.write_paused:
+            return "read", self.transport.get_write_buffer_size()
+        if running is None or running.response_complete:
+            return "ask" if self.timeout_keep_alive_task is None else None  # between requests uvicorn's own timer runs
+        if isinstance(running, Turn) and running.more_body:
+            return "body", running.size // _LEAST_PROGRESS_BYTES
+        return None
+
+    def give_up(self) -> None:
+        """The client has kept us waiting for too long."""
+        running = self._running
+        if self.flow.write_paused:
+            self.transport.abort()
+        elif isinstance(running, Turn) and not running.response_complete:
+            running.time_out()
+        elif self._loose_bytes:
+            self._refuse(408, "the head of this request took too long")
+        else:
+            self.transport.close()
+
     # Transport callbacks
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
+        """The client has come."""
+        super().connection_made(transport)
+        self._patience.add(self)
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the request that runs; uvicorn would tell the last one in line."""
+        self._patience.discard(self)
         running, self._running = self._running, None
         self.pipeline.clear()
         if isinstance(running, Turn):
