@@ -29,6 +29,7 @@ from gateway.identity import Keyring
 from gateway.lane import LaneProtocol
 from gateway.ledger import Ledger, Reader
 from gateway.metrics import Metrics
+from gateway.patience import Patience
 from gateway.probes import probing
 from gateway.relay import Relay
 from gateway.replica import ModelCard, Pool, Replica
@@ -89,6 +90,7 @@ class Gateway:
             cost=self.cost,
             tracing=tracing,
         )
+        self._patience = Patience(config.timeouts.client_s)
         self._control = _control_plane(self)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -108,7 +110,7 @@ class Gateway:
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> LaneProtocol:
         self._server_state = server_state
-        return LaneProtocol(self._relay, config, server_state, app_state, _loop)
+        return LaneProtocol(self._relay, self._patience, config, server_state, app_state, _loop)
 
     def client_connections(self) -> int:
         """How many callers are connected, idle ones too."""

@@ -16,11 +16,13 @@ MIB = 2**20
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Limits on waiting for an engine, in seconds. `silence_s` bounds the wait for each next byte, the first too."""
+    """Limits on waiting, in seconds. `silence_s` bounds the wait for each next byte of an engine, the first too;
+    `client_s` the wait for a client: for the head of a request, for each 16 KiB of its body, and for it to read on."""
 
     connect_s: float = 5.0
     silence_s: float = 600.0
     probe_s: float = 2.0
+    client_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from gateway.headers import lines, read_head
+from gateway.patience import Patience
 from gateway.relay import Exchange, Relay
 from gateway.wire import ENDPOINTS, Endpoint
 
@@ -32,8 +33,8 @@ class Turn:
     """One data-plane request on its connection, and the `Client` of its exchange: frames the answer."""
 
     __slots__ = (
-        "_body", "_endpoint", "_exchange", "_head", "_headers", "_is_modern", "_is_whole", "_protocol", "_size",
-        "_write", "keep_alive", "response_complete",
+        "_body", "_endpoint", "_exchange", "_head", "_headers", "_is_modern", "_protocol", "_write", "keep_alive",
+        "more_body", "response_complete", "size",
     )  # fmt: skip
 
     def __init__(self, protocol: "LaneProtocol", endpoint: Endpoint) -> None:
@@ -43,12 +44,14 @@ class Turn:
         self._headers = protocol.headers
         self._head = read_head(protocol.headers)
         self._body: list[bytes] = []
-        self._size = 0
-        self._is_whole = False
+        self.size = 0
+        parser = protocol.parser
         self._write = protocol.transport.write
-        self._is_modern = protocol.parser.get_http_version() == "1.1"
+        self._is_modern = parser.get_http_version() == "1.1"
         # what uvicorn looks at in its own cycles
-        self.keep_alive = protocol.parser.should_keep_alive() if self._is_modern else False
+        # (what follows an offer to switch protocols cannot be told apart from a next request)
+        self.keep_alive = self._is_modern and parser.should_keep_alive() and not parser.should_upgrade()
+        self.more_body = True
         self.response_complete = False
 
     # Called by the protocol
@@ -62,30 +65,30 @@ class Turn:
             return  # its client left while it stood in line
         self._exchange = exchange = Exchange(self._protocol.relay, self, self._endpoint)
         exchange.open(self._headers, self._head)
-        if self._head.expects_100 and not self._is_whole and not self._is_answered():
+        if self._head.expects_100 and self.more_body and not self._is_answered():
             self._write(_CONTINUE)
-        if self._is_whole:
+        if not self.more_body:
             self._advance(exchange)
 
     def feed(self, data: bytes) -> None:
         """A piece of the body."""
         self._body.append(data)
-        self._size += len(data)
+        self.size += len(data)
         if self._exchange is None:
-            if self._size > _MOST_BYTES_IN_LINE:
+            if self.size > _MOST_BYTES_IN_LINE:
                 self._protocol.flow.pause_reading()
-        elif self._size > self._head.announced_bytes:  # what was announced is checked already
-            self._exchange.check_size(self._size)
+        elif self.size > self._head.announced_bytes:  # what was announced is checked already
+            self._exchange.check_size(self.size)
 
     def complete(self) -> None:
         """The body is in."""
-        self._is_whole = True
+        self.more_body = False
         if self._exchange is not None:
             self._advance(self._exchange)
 
     def _advance(self, exchange: Exchange) -> None:
-        if self._size > self._head.announced_bytes and not self.response_complete:
-            exchange.check_size(self._size)  # what came in while it stood in line
+        if self.size > self._head.announced_bytes and not self.response_complete:
+            exchange.check_size(self.size)  # what came in while it stood in line
         if not self._is_answered():
             body, self._body = self._body, []
             exchange.call(body[0] if len(body) == 1 else b"".join(body))
@@ -99,6 +102,12 @@ class Turn:
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.leave()
+
+    def time_out(self) -> None:
+        """The client has stopped sending its body."""
+        if self._exchange is not None:
+            self.keep_alive = False
+            self._exchange.time_out()
 
     def pause(self) -> None:
         """The client reads slower than we write."""
@@ -165,14 +174,17 @@ class Turn:
 
 
 _MOST_BYTES_IN_LINE = 64 * 1024
+_LEAST_PROGRESS_BYTES = 16 * 1024  # of a body, while patience lasts
+_MOST_LOOSE_BYTES = 256 * 1024  # of a head, chunk extensions or trailers: what the parser collects without a word to us
 
 
 class LaneProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 protocol with a lane for the data plane; `relay` is bound with functools.partial."""
+    """uvicorn's HTTP/1.1 protocol with a lane for the data plane; its first two are bound with functools.partial."""
 
     def __init__(
         self,
         relay: Relay,
+        patience: Patience,
         config: Config,
         server_state: ServerState,
         app_state: dict[str, Any],
@@ -180,7 +192,10 @@ class LaneProtocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.relay = relay
-        self._running: object = None
+        self._patience = patience
+        self._is_in_head = False
+        self._loose_bytes = 0
+        self._running: Turn | RequestResponseCycle | None = None
         self._defaults: object = None
         self._default_lines = b""
 
@@ -191,18 +206,29 @@ class LaneProtocol(HttpToolsProtocol):
             self._defaults, self._default_lines = defaults, lines(defaults)
         return self._default_lines
 
+    def data_received(self, data: bytes) -> None:
+        """As uvicorn, within bounds: heads may have 256 KiB."""
+        self._loose_bytes += len(data)
+        super().data_received(data)
+        if self._loose_bytes > _MOST_LOOSE_BYTES and not self.transport.is_closing():
+            self._refuse(431, "the head of this request is too large")
+
     # Parser callbacks
     def on_message_begin(self) -> None:
         """uvicorn's ASGI scope is made only for requests that need one."""
         self.url = b""
         self.headers = []
+        self._is_in_head = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """As uvicorn; what they mean is looked at once they are all there."""
-        self.headers.append((name.lower(), value))
+        """As uvicorn; what they mean is looked at once they are all there. Trailers are nobody's business."""
+        if self._is_in_head:
+            self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """The fork."""
+        self._is_in_head = False
+        self._loose_bytes = 0
         endpoint = _endpoint(self.url) if self.parser.get_method() == b"POST" else None
         before: Any = self.cycle
         is_first = before is None or before.response_complete
@@ -231,9 +257,12 @@ class LaneProtocol(HttpToolsProtocol):
         for name, value in headers:
             super().on_header(name, value)
         super().on_headers_complete()
+        if self.parser.should_upgrade():
+            self.cycle.keep_alive = False  # as for a Turn
 
     def on_body(self, body: bytes) -> None:
         """To whom it belongs."""
+        self._loose_bytes = 0
         cycle: Any = self.cycle
         if not isinstance(cycle, Turn):
             super().on_body(body)
@@ -248,14 +277,63 @@ class LaneProtocol(HttpToolsProtocol):
         elif not cycle.response_complete:
             cycle.complete()
 
+    def send_400_response(self, msg: str) -> None:
+        """What came is not HTTP."""
+        self._refuse(400, msg)
+
+    def _refuse(self, status: int, message: str) -> None:
+        """End the connection; why is said only where it cannot be taken for a piece of the answer before it."""
+        running = self._running
+        if running is not None and not running.response_complete and not (running is self.cycle and running.more_body):
+            self.transport.abort()
+            return
+        head = _STATUS_LINES[status] + self.default_lines()
+        framing = b"content-type: text/plain\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(message)
+        self.transport.write(head + framing + message.encode())
+        self.transport.close()
+
     def on_response_complete(self) -> None:
         """The next in line runs."""
         self._running = self.pipeline[-1][0] if self.pipeline else None
-        super().on_response_complete()
+        if self._running is not None or not isinstance(self.cycle, Turn):
+            super().on_response_complete()
+            return
+        self.server_state.total_requests += 1  # as uvicorn, but for its timer: `Patience` watches
+        self.flow.resume_reading()
+
+    # Called by Patience
+    def waits_for(self) -> object:
+        """See `Patience`: to read what it was sent, to send its body (at a certain pace), or to send a request."""
+        running = self._running
+        if self.flow.write_paused:
+            return "read", self.transport.get_write_buffer_size()
+        if running is None or running.response_complete:
+            return "ask" if self.timeout_keep_alive_task is None else None  # between requests uvicorn's own timer runs
+        if isinstance(running, Turn) and running.more_body:
+            return "body", running.size // _LEAST_PROGRESS_BYTES
+        return None
+
+    def give_up(self) -> None:
+        """The client has kept us waiting for too long."""
+        running = self._running
+        if self.flow.write_paused:
+            self.transport.abort()
+        elif isinstance(running, Turn) and not running.response_complete:
+            running.time_out()
+        elif self._loose_bytes:
+            self._refuse(408, "the head of this request took too long")
+        else:
+            self.transport.close()
 
     # Transport callbacks
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
+        """The client has come."""
+        super().connection_made(transport)
+        self._patience.add(self)
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the request that runs; uvicorn would tell the last one in line."""
+        self._patience.discard(self)
         running, self._running = self._running, None
         self.pipeline.clear()
         if isinstance(running, Turn):

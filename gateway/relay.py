@@ -127,6 +127,10 @@ class Exchange:
         if size > limit:
             self._answer_fault(faults.too_large(size, limit), "refused")
 
+    def time_out(self) -> None:
+        """The body did not come."""
+        self._answer_fault(faults.too_slow(self._relay.config.timeouts.client_s), "refused")
+
     def call(self, body: bytes) -> None:
         """The body is in: send it to a replica."""
         if self._is_over:
