@@ -217,11 +217,18 @@ def table(rows: Sequence[Row]) -> str:
         "errors",
     )
     lines = [f"| gateway | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|"]
-    lines += [
-        f"| {row.name} | {row.requests_s:,.0f} | {row.cpu_us_per_request:.1f} | {row.chunks_s:,.0f}"
-        f" | {row.cpu_us_per_chunk:.1f} | {row.gap_p99_ms:.1f} | {row.ttft_us - rows[0].ttft_us:,.0f} | {row.rss_mib:.0f} | {row.errors} |"
-        for row in rows
-    ]
+    for row in rows:
+        cells = (
+            f"{row.requests_s:,.0f}",
+            f"{row.cpu_us_per_request:.1f}",
+            f"{row.chunks_s:,.0f}",
+            f"{row.cpu_us_per_chunk:.1f}",
+            f"{row.gap_p99_ms:.1f}",
+            f"{row.ttft_us - rows[0].ttft_us:,.0f}",
+            f"{row.rss_mib:.0f}",
+            str(row.errors),
+        )
+        lines.append(f"| {row.name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
