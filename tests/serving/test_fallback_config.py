@@ -106,7 +106,7 @@ def _remote(**changes: str) -> str:
         (_remote(base_url="api.example.com/v1"), "is not like https://api.example.com/v1"),
         (
             _remote(base_url="https://user:pw@x/v1"),
-            "base_url: no user or password here: name a variable in api_key_env",
+            "no user or password here: name a variable",
         ),
         (_remote(base_url="http://far.example/v1", api_key_env="FAR_KEY"), "unencrypted: use https"),
         (_remote(api_key="sk-1"), "remotes.0.api_key: unknown key; did you mean 'api_key_env'?"),
