@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from gateway.access_log import LogFormat
 from gateway.breaker import BreakerConfig
 from gateway.identity import KeyHash
 from gateway.outliers import OutlierConfig
@@ -98,3 +99,4 @@ class GatewayConfig:
     chains: Mapping[str, Chain] = field(default_factory=dict)
     hedges: Mapping[str, Hedge] = field(default_factory=dict)
     """Both by public model name; a model that is in neither has neither."""
+    log_format: LogFormat = "text"

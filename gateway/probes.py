@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator
 
 import orjson
@@ -40,6 +41,7 @@ async def probing(pool: Pool, upstream: Upstream, interval_s: float, timeout_s: 
 
 async def probe(replica: Replica, upstream: Upstream, timeout_s: float) -> None:
     """Ask the engine's own /health, and its /v1/models until they are known; set the state accordingly."""
+    replica.probed_s = time.monotonic()
     try:
         is_healthy = await _is_healthy(replica, upstream, timeout_s)
     except ConnectError:

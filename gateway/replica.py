@@ -41,7 +41,7 @@ class Replica:
 
     __slots__ = (
         "_heeded", "_models", "_on_change", "_state", "api_key", "breaker", "in_flight", "is_in", "is_suspect", "kind",
-        "missed_probes", "name", "picks", "predicted_kv_tokens", "share", "turn", "url", "work_tokens",
+        "missed_probes", "name", "picks", "predicted_kv_tokens", "probed_s", "share", "turn", "url", "work_tokens",
     )  # fmt: skip
 
     def __init__(
@@ -61,6 +61,8 @@ class Replica:
         self.predicted_kv_tokens = predicted_kv_tokens
         self.kind = kind
         self.in_flight = self.work_tokens = self.picks = self.missed_probes = 0
+        self.probed_s: float | None = None
+        """When its health was last asked, by time.monotonic."""
         self.turn = 0.0
         self.share = 1.0
         self.is_suspect = False
