@@ -5,7 +5,7 @@ model's name and what the one who stands in could not understand.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import orjson
 
@@ -22,8 +22,6 @@ _MILLION = 1_000_000
 
 _BOUND_TO_A_TOKENIZER = frozenset({"allowed_token_ids", "logit_bias", "logprob_token_ids", "stop_token_ids"})
 _BOUND_TO_AN_ENGINE = frozenset({"ec_transfer_params", "kv_transfer_params"})
-_CANNOT_MOVE = frozenset({"previous_response_id", "prompt_embeds"})
-"""What an engine keeps, or what is made for one model: nobody else can answer such a request."""
 _CANNOT_LEAVE = frozenset({"continue_final_message", "documents", "mm_payload", "previous_input_messages"})
 """vLLM's own ways to say what is asked: without them it would be another question."""
 
@@ -96,10 +94,12 @@ def next_attempt(
 def adapted(call: Call, step: Step) -> Call | None:
     """The request as it is sent to `step`; None when it cannot be asked there."""
     remote, dialect = step.remote, call.endpoint.dialect
-    if remote is not None and dialect not in remote.speaks:
+    if call.endpoint.body != "json" or dialect == "tokens" or call.response_id is not None:
+        return None  # a model's tokens are its own, and what an engine keeps is with it alone
+    if remote is not None and not (dialect in remote.speaks and _has(call.endpoint)):
         return None
     names = orjson.loads(call.body)
-    if _CANNOT_MOVE & names.keys() or _is_of_token_ids(names.get("prompt")) or _is_of_token_ids(names.get("input")):
+    if "prompt_embeds" in names or _is_of_token_ids(names.get("prompt")) or _is_of_token_ids(names.get("input")):
         return None
     changes: dict[str, bytes | None] = dict.fromkeys(_BOUND_TO_A_TOKENIZER | _BOUND_TO_AN_ENGINE)
     changes["model"] = orjson.dumps(step.name if remote is None else remote.model)
@@ -109,7 +109,7 @@ def adapted(call: Call, step: Step) -> Call | None:
         changes.update(dict.fromkeys(_CANNOT_LEAVE | _engine_only(dialect)))
         if "stream_options" in names:  # vLLM knows more of them; that usage is wanted holds for every stream
             changes["stream_options"] = b'{"include_usage":true}' if call.stream else None
-    return replace(call, model=step.name, body=edited(call.body, changes))
+    return call._replace(model=step.name, body=edited(call.body, changes))
 
 
 def remote_path(endpoint: Endpoint) -> bytes:
@@ -124,6 +124,11 @@ def cost_usd(usage: Usage, remote: Remote) -> float | None:
     if None in tokens or None in prices:
         return None
     return sum(count * price for count, price in zip(tokens, prices, strict=True) if count and price) / _MILLION
+
+
+def _has(endpoint: Endpoint) -> bool:
+    """Whether a provider can have this path at all; vLLM has some that nobody else knows."""
+    return endpoint.path.startswith("/v1/") and not endpoint.path.endswith("/batch")
 
 
 def _engine_only(dialect: Dialect) -> frozenset[str]:

@@ -148,6 +148,22 @@ def test_vllms_own_ways_to_ask_do_not_leave_the_house(name: str) -> None:
     assert name not in orjson.loads(unasked.body)
 
 
+@pytest.mark.parametrize("path", ["/tokenize", "/detokenize"])
+def test_tokens_are_one_models_own(path: str) -> None:
+    call = parse_call(ENDPOINTS[path], b'{"model":"big","prompt":"hi"}')
+    assert isinstance(call, Call)
+    assert adapted(call, LOCAL) is None
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions/batch", "/v2/embed", "/rerank"])
+def test_paths_that_only_vllm_has_do_not_leave_the_house(path: str) -> None:
+    call = parse_call(ENDPOINTS[path], b'{"model":"big"}')
+    assert isinstance(call, Call)
+    speaks = Remote("far", "https://far.example", "m", speaks=frozenset({"chat", "embeddings", "pooling"}))
+    assert adapted(call, LOCAL) is not None
+    assert adapted(call, Step("far", speaks)) is None
+
+
 def test_usage_is_asked_for_at_a_provider_too() -> None:
     options = {"include_usage": True, "continuous_usage_stats": True}
     cases: list[tuple[dict[str, object], bool]] = [({}, True), ({"stream_options": options}, False)]
@@ -207,9 +223,9 @@ def fields() -> dict[Dialect, dict[str, bool]]:
 def test_a_provider_gets_every_field_of_openais_and_none_of_vllms_own(
     fields: dict[Dialect, dict[str, bool]], dialect: Dialect
 ) -> None:
-    bound = {"logit_bias", "previous_response_id"}
+    bound = {"logit_bias"}
     for name, is_openais in fields[dialect].items():
-        if name in ("model", "stream", "stream_options"):
+        if name in ("model", "stream", "stream_options", "previous_response_id"):
             continue
         moved = adapted(_call(dialect, **{name: 0}), FAR)
         if name in bound or moved is None:
