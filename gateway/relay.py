@@ -12,6 +12,7 @@ from typing import Protocol
 
 from gateway import faults, headers
 from gateway.admission import Admission, Ticket
+from gateway.breaker import failure_kind
 from gateway.config import GatewayConfig
 from gateway.cost import Cost
 from gateway.errors import AnswerError, BrokenError, RefusedError, UpstreamError
@@ -145,6 +146,8 @@ class Exchange:
                 raise RefusedError(call)
             candidates = relay.pool.candidates(call.model)
             self._call = call
+            relay.pool.retry_budget.requested()
+            self._sent_s = self._called_s
             self._attempt(call, candidates)
             self._held_s = relay.clock() - self._called_s
         except RefusedError as error:
@@ -222,6 +225,8 @@ class Exchange:
                 last = b""
             if not self._is_over and self._is_started:
                 self._client.end(last)
+                if self._meter.error is not None:
+                    self._tried[-1].failed("error")
                 self._settle("ok" if self._meter.error is None else "broken")
         except Exception:  # noqa: BLE001  (see open)
             self._stumble()
@@ -234,6 +239,7 @@ class Exchange:
                 assert self._call is not None  # noqa: S101  (there is no attempt without a call)
                 self._lost(self._call, error)
                 return
+            self._blame(error)
             fault = faults.broken(self.request_id, self._tried[-1].name, error, "during the answer")
             # half an event that the meter still holds is dropped: glued to the error it would hide it from the SDK
             self._client.end(fault_event(self._endpoint.dialect, fault, self.request_id))
@@ -268,20 +274,28 @@ class Exchange:
 
     def _lost(self, call: Call, error: UpstreamError) -> None:
         """An attempt of which the caller has seen nothing: try another replica, or say what happened."""
+        self._blame(error)
         self._leave_replica()
         others = self._others(call) if faults.worth_another(error) else []
         replica = self._tried[-1]
-        if others:
-            if not isinstance(error, AnswerError):
-                replica.suspect()  # the last one standing is not shut out for one failure: its next request may do
+        if others and self._relay.pool.retry_budget.take():
+            self._sent_s = self._relay.clock()
             _log.warning("%s: %s failed (%s), trying another replica", self.request_id, replica.name, error)
             self._relay.metrics.retried(call.model, replica.name)
-            self._moves = (*self._moves, Move("retry", self._relay.clock(), replica.name, str(error)))
+            self._moves = (*self._moves, Move("retry", self._sent_s, replica.name, str(error)))
             self._attempt(call, others)
         elif isinstance(error, AnswerError):
             self._answer_fault(error.fault, "engine_error")
         else:
             self._answer_fault(faults.broken(self.request_id, replica.name, error, "before it answered"), "broken")
+
+    def _blame(self, error: UpstreamError) -> None:
+        """Hold a failure against its replica; one that refused the request itself has shown that it works."""
+        kind = failure_kind(error)
+        if kind is not None:
+            self._tried[-1].failed(kind)
+        elif isinstance(error, AnswerError) and error.fault.status in (400, 404, 413, 422):
+            self._tried[-1].succeeded()
 
     def _others(self, call: Call) -> list[Replica]:
         if len(self._tried) > self._relay.config.retries:
@@ -297,6 +311,7 @@ class Exchange:
             assert self._call is not None  # noqa: S101  (there is no answer without a call)
             self._lost(self._call, AnswerError(faults.engine_fault(self._tried[-1].name, self._status, body)))
             return
+        self._tried[-1].succeeded()
         self._client.answer(self._status, headers.returned(self._response_headers) + self._own_lines(), body)
         self._note_added()
         if self._endpoint.generates:
@@ -310,6 +325,7 @@ class Exchange:
             self._lost(self._call, error)
             return
         self._is_started = True
+        self._tried[-1].succeeded(self._came_s - self._sent_s)
         lines = headers.returned_of_stream(self._response_headers) + self._own_lines()
         self._client.start(self._status, lines, first)
         self._pass_on = self._client.raw

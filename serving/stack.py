@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -27,6 +28,7 @@ from serving.config import (
     StackConfig,
     child_environment,
     gateway_config,
+    key_variables,
     visible_gpus,
 )
 from serving.environment import Environment
@@ -115,7 +117,7 @@ def _corrections(environment: Environment) -> Corrections | None:
 async def run(config: StackConfig, environment: Environment, console: Console) -> int:
     """Serve until told to stop; returns the exit status. Raises ServingError for what cannot start."""
     progress = Progress(console)
-    gateway = Gateway(gateway_config(config.gateway, environment))
+    gateway = Gateway(gateway_config(config.gateway, environment, config.models, config.remotes))
     listener = door.bind(config.gateway.host, config.gateway.port)
     try:
         with tempfile.TemporaryDirectory(prefix="berth-") as sockets:
@@ -159,8 +161,9 @@ async def _serve(
     progress: Progress,
     signals: Signals,
 ) -> int:
+    make_environment = partial(child_environment, secrets=key_variables(config))
     supervisors = [
-        Supervisor(placement, gateway, child_environment, start_timeout_s=config.start_timeout_s)
+        Supervisor(placement, gateway, make_environment, start_timeout_s=config.start_timeout_s)
         for placement in placements
     ]
     async with AsyncExitStack() as stack:

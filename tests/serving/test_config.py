@@ -10,13 +10,13 @@ from serving.config import (
     KeySection,
     child_environment,
     gateway_config,
-    is_loopback,
     load_stack,
     visible_gpus,
 )
 from serving.environment import Environment
 from serving.errors import ConfigError
 from serving.quantity import token_count
+from serving.sections import is_loopback
 
 ENVIRONMENT = Environment(api_key=None)
 
