@@ -7,7 +7,7 @@ last settles it, exactly once; and because no step waits, there is no moment at 
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from gateway import faults, headers
@@ -18,10 +18,22 @@ from gateway.headers import Head, Header, RequestIds
 from gateway.identity import Keyring
 from gateway.meter import Meter
 from gateway.metrics import Metrics, Outcome, Settlement
+from gateway.owners import Owner, Owners
 from gateway.replica import Pool, Replica, Reservation
 from gateway.routing import Policy
 from gateway.upstream import Connection, Upstream
-from gateway.wire import Call, Endpoint, Fault, Usage, fault_body, fault_event, fault_headers, parse_call, read_answer
+from gateway.wire import (
+    Call,
+    Endpoint,
+    Fault,
+    Usage,
+    fault_body,
+    fault_event,
+    fault_headers,
+    parse_call,
+    read_answer,
+    read_response_id,
+)
 
 _access = logging.getLogger("berth.access")
 _log = logging.getLogger("berth.gateway")
@@ -69,6 +81,7 @@ class Relay:
     clock: Callable[[], float]
     keyring: Keyring
     request_ids: RequestIds
+    owners: Owners = field(default_factory=Owners)
 
 
 class Exchange:
@@ -123,7 +136,10 @@ class Exchange:
             call = parse_call(self._endpoint, body)
             if isinstance(call, Fault):
                 raise RefusedError(call)
-            candidates = self._relay.pool.candidates(call.model)
+            if call.response_id is None:
+                candidates = self._relay.pool.candidates(call.model)
+            else:
+                call, candidates = self._relay.owners.candidates(call, self._caller, self._relay.pool)
             self._call = call
             self._attempt(call, candidates)
         except RefusedError as error:
@@ -160,7 +176,9 @@ class Exchange:
             self._lost(call, BrokenError(f"it answered {status}, a redirect: not followed, keys must not travel"))
         elif call.stream and status < 400 and headers.is_event_stream(response_headers):
             dialect = self._endpoint.dialect
-            self._meter = Meter(dialect, strip_usage=call.strip_usage, clock=self._relay.clock)
+            self._meter = Meter(
+                dialect, strip_usage=call.strip_usage, clock=self._relay.clock, request_id=self.request_id
+            )
 
     def received(self, data: bytes) -> None:
         """Bytes of a stream go out as they come in; the pieces of one document wait for its end."""
@@ -198,7 +216,7 @@ class Exchange:
                 last = b""
             if not self._is_over and self._is_started:
                 self._client.end(last)
-                self._settle("ok" if self._meter.error is None else "broken")
+                self._settle("ok" if self._meter.fault is None else "broken")
         except Exception:  # noqa: BLE001  (see open)
             self._stumble()
 
@@ -230,7 +248,7 @@ class Exchange:
         self._connection = connection = relay.upstream.open(replica.url)
         if self._client.is_slow:
             connection.pause()
-        connection.send(b"POST", self._endpoint.raw_path, lines, call.body, self)
+        connection.send(self._endpoint.method, self._endpoint.raw_path, lines, call.body, self)
 
     def _leave_replica(self) -> None:
         connection, self._connection = self._connection, None
@@ -258,7 +276,7 @@ class Exchange:
             self._answer_fault(faults.broken(self.request_id, replica.name, error, "before it answered"), "broken")
 
     def _others(self, call: Call) -> list[Replica]:
-        if len(self._tried) > self._relay.config.retries:
+        if len(self._tried) > self._relay.config.retries or call.response_id is not None:
             return []
         try:
             return [replica for replica in self._relay.pool.candidates(call.model) if replica not in self._tried]
@@ -269,8 +287,9 @@ class Exchange:
     def _whole(self, body: bytes) -> None:
         if self._status >= 400:
             assert self._call is not None  # noqa: S101  (there is no answer without a call)
-            self._lost(self._call, AnswerError(faults.engine_fault(self._tried[-1].name, self._status, body)))
+            self._lost(self._call, AnswerError(self._engine_fault(body)))
             return
+        self._note_owner(body)
         self._client.answer(self._status, headers.returned(self._response_headers) + self._own_lines(), body)
         if self._endpoint.generates:
             self._usage = read_answer(self._endpoint.dialect, body)
@@ -283,9 +302,21 @@ class Exchange:
             self._lost(self._call, error)
             return
         self._is_started = True
+        self._note_owner(first)
         lines = headers.returned_of_stream(self._response_headers) + self._own_lines()
         self._client.start(self._status, lines, first)
         self._pass_on = self._client.raw
+
+    def _engine_fault(self, body: bytes) -> Fault:
+        return faults.engine_fault(self._tried[-1].name, self._status, body, self._response_headers)
+
+    def _note_owner(self, data: bytes) -> None:
+        """A response can be asked for as soon as its caller knows its id."""
+        if self._endpoint.dialect != "responses" or not self._endpoint.generates or self._call is None:
+            return
+        response_id = read_response_id(data)
+        if response_id is not None:
+            self._relay.owners.note(response_id, Owner(self._tried[-1].name, self._call.model, self._caller))
 
     def _answer_fault(self, fault: Fault, outcome: Outcome) -> None:
         self._status = fault.status
@@ -320,7 +351,7 @@ class Exchange:
         self._leave_replica()
         if self._ticket is not None:
             self._ticket.settle()
-        meter = self._meter
+        meter = self._meter if self._endpoint.generates else None
         settlement = Settlement(
             model=self._call.model if self._call is not None else "(none)",
             replica=self._tried[-1].name if self._tried else "(none)",
@@ -348,11 +379,9 @@ def _error_at_the_start(meter: Meter, first: bytes) -> UpstreamError | None:
     """What is wrong with a stream that is empty or opens with an error: the caller has seen nothing of it yet."""
     if not first:
         return BrokenError("its stream ended without a single event")
-    if meter.error is None or meter.first_token_s is not None:
+    if meter.fault is None or meter.first_token_s is not None:
         return None
-    if meter.error_status is not None and meter.error_status < 500:
-        return AnswerError(Fault(meter.error_status, meter.error))
-    return BrokenError(meter.error)
+    return AnswerError(meter.fault) if meter.fault.status < 500 else BrokenError(meter.fault.message)
 
 
 def _line(request_id: str, caller: str, done: Settlement) -> str:

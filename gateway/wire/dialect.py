@@ -21,7 +21,7 @@ class Endpoint:
     """False for a question about a prompt or a kept answer: it is neither usage nor a duration worth a histogram."""
     body: Literal["json", "form", "none"] = "json"
     """How a request is written down: form is multipart/form-data, none leaves everything to the path."""
-    method: Literal["POST", "GET"] = "POST"
+    method: bytes = b"POST"
     query: str = ""
     response_id: str | None = None
     """The kept response that the path names; its engine alone can answer."""
