@@ -1,9 +1,10 @@
 """The fast lane: data-plane requests are answered by protocol objects, everything else goes to uvicorn's ASGI side.
 
-`LaneProtocol` is uvicorn's own HTTP protocol with one fork: what `gateway.wire.find_endpoint` knows becomes a `Turn`, which stands where uvicorn keeps its RequestResponseCycle (keep-alive and shutdown stay uvicorn's) and hands the
-request to a `gateway.relay.Exchange`. There are no ASGI messages, no task and no future: bytes that an engine's socket
-brings are written to the client's socket before the read returns. When the client's buffer is full, `pause_writing`
-stops the reading from its engine.
+`LaneProtocol` is uvicorn's own HTTP protocol with one fork: what `gateway.wire.find_endpoint` knows becomes a `Turn`,
+which stands where uvicorn keeps its RequestResponseCycle (keep-alive and shutdown stay uvicorn's) and hands the request
+to a `gateway.relay.Exchange`. There are no ASGI messages, no task and no future: bytes that an engine's socket brings
+are written to the client's socket before the read returns. When the client's buffer is full, `pause_writing` stops the
+reading from its engine.
 """
 
 import asyncio
