@@ -1,17 +1,19 @@
 """What a failed attempt means: which fault the caller is told, and whether another replica may do better."""
 
 import logging
+from collections.abc import Iterable
 
 from gateway.errors import AnswerError, UpstreamError
+from gateway.headers import Header
 from gateway.wire import Fault, read_fault
 
 _log = logging.getLogger("berth.gateway")
 _ELSEWHERE = {500, 502, 503, 504}  # an engine that is dying, full or away: another replica may do
 
 
-def engine_fault(replica: str, status: int, body: bytes) -> Fault:
+def engine_fault(replica: str, status: int, body: bytes, headers: Iterable[Header] = ()) -> Fault:
     """An engine's refusal as the caller may see it; a refusal of our own key is not about the caller's."""
-    fault = read_fault(status, body)
+    fault = read_fault(status, body, headers)
     if status in (401, 403):
         message = f"{replica} does not accept the key the gateway has for it (HTTP {status}: {fault.message})"
         return Fault(502, message, code="engine_refused_key", should_retry=False)

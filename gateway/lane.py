@@ -1,10 +1,10 @@
 """The fast lane: data-plane requests are answered by protocol objects, everything else goes to uvicorn's ASGI side.
 
-`LaneProtocol` is uvicorn's own HTTP protocol with one fork: a POST to a path of `gateway.wire.ENDPOINTS` becomes a
-`Turn`, which stands where uvicorn keeps its RequestResponseCycle (keep-alive and shutdown stay uvicorn's) and hands the
-request to a `gateway.relay.Exchange`. There are no ASGI messages, no task and no future: bytes that an engine's socket
-brings are written to the client's socket before the read returns. When the client's buffer is full, `pause_writing`
-stops the reading from its engine.
+`LaneProtocol` is uvicorn's own HTTP protocol with one fork: what `gateway.wire.find_endpoint` knows becomes a `Turn`,
+which stands where uvicorn keeps its RequestResponseCycle (keep-alive and shutdown stay uvicorn's) and hands the request
+to a `gateway.relay.Exchange`. There are no ASGI messages, no task and no future: bytes that an engine's socket brings
+are written to the client's socket before the read returns. When the client's buffer is full, `pause_writing` stops the
+reading from its engine.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from uvicorn.server import ServerState
 from gateway.headers import lines, read_head
 from gateway.patience import Patience
 from gateway.relay import Exchange, Relay
-from gateway.wire import ENDPOINTS, Endpoint
+from gateway.wire import ENDPOINTS, Endpoint, find_endpoint
 
 _BY_TARGET = {path.encode(): endpoint for path, endpoint in ENDPOINTS.items()}
 _STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
@@ -229,7 +229,7 @@ class LaneProtocol(HttpToolsProtocol):
         """The fork."""
         self._is_in_head = False
         self._loose_bytes = 0
-        endpoint = _endpoint(self.url) if self.parser.get_method() == b"POST" else None
+        endpoint = _endpoint(self.parser.get_method(), self.url)
         before: Any = self.cycle
         is_first = before is None or before.response_complete
         if endpoint is None:
@@ -357,7 +357,9 @@ class LaneProtocol(HttpToolsProtocol):
             self._running.resume()
 
 
-def _endpoint(url: bytes) -> Endpoint | None:
-    """What a request target leads to: nearly always the bare path, else it is taken apart."""
-    endpoint = _BY_TARGET.get(url)
-    return endpoint or ENDPOINTS.get(unquote(httptools.parse_url(url).path or b""))
+def _endpoint(method: bytes, url: bytes) -> Endpoint | None:
+    """What a request line leads to: nearly always the bare path, else its target is taken apart."""
+    if method == b"POST" and (endpoint := _BY_TARGET.get(url)):
+        return endpoint
+    target = httptools.parse_url(url)
+    return find_endpoint(method, unquote(target.path or b""), (target.query or b"").decode("latin-1"))

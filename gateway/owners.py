@@ -7,7 +7,9 @@ what another caller made is unknown to everybody else.
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from gateway.wire import Fault
+from gateway.errors import RefusedError
+from gateway.replica import Pool, Replica
+from gateway.wire import Call, Fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,21 @@ class Owners:
             return None
         self._owners.move_to_end(response_id)
         return owner
+
+    def candidates(self, call: Call, caller: str, pool: Pool) -> tuple[Call, list[Replica]]:
+        """The one replica that can take a call about a kept response, or one that goes on from it, and the call with
+        its model named. Raises RefusedError: 404 for what nobody keeps any more, 503 while its replica is away."""
+        response_id = call.response_id or ""
+        goes_on = bool(call.model)
+        owner = self.find(response_id, caller)
+        if owner is None:
+            raise RefusedError(unknown(response_id, goes_on=goes_on))
+        replica = next((replica for replica in pool.replicas if replica.name == owner.replica), None)
+        if replica is None:
+            raise RefusedError(gone(response_id, owner, goes_on=goes_on))
+        if replica not in pool.candidates(call.model or owner.model):
+            raise RefusedError(away(response_id, owner, replica.state))
+        return call._replace(model=call.model or owner.model), [replica]
 
 
 def unknown(response_id: str, *, goes_on: bool) -> Fault:

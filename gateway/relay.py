@@ -7,7 +7,7 @@ last settles it, exactly once; and because no step waits, there is no moment at 
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from gateway import faults, headers
@@ -21,12 +21,24 @@ from gateway.identity import Keyring
 from gateway.ledger import Ledger
 from gateway.meter import Meter
 from gateway.metrics import Metrics, Tally
+from gateway.owners import Owner, Owners
 from gateway.replica import Pool, Replica, Reservation
 from gateway.routing import Policy
 from gateway.settlement import NOBODY, Move, Outcome, Settlement
 from gateway.tracing import Trace, Tracing
 from gateway.upstream import Connection, Upstream
-from gateway.wire import Call, Endpoint, Fault, Usage, fault_body, fault_event, fault_headers, parse_call, read_answer
+from gateway.wire import (
+    Call,
+    Endpoint,
+    Fault,
+    Usage,
+    fault_body,
+    fault_event,
+    fault_headers,
+    parse_call,
+    read_answer,
+    read_response_id,
+)
 
 _log = logging.getLogger("berth.gateway")
 _CHARS_A_TOKEN = 4
@@ -76,6 +88,7 @@ class Relay:
     ledger: Ledger
     cost: Cost
     tracing: Tracing | None = None
+    owners: Owners = field(default_factory=Owners)
 
 
 class Exchange:
@@ -144,7 +157,11 @@ class Exchange:
             call = parse_call(self._endpoint, body)
             if isinstance(call, Fault):
                 raise RefusedError(call)
-            candidates = relay.pool.candidates(call.model)
+            candidates: Sequence[Replica]
+            if call.response_id is None:
+                candidates = relay.pool.candidates(call.model)
+            else:
+                call, candidates = relay.owners.candidates(call, self._caller, relay.pool)
             self._call = call
             relay.pool.retry_budget.requested()
             self._sent_s = self._called_s
@@ -185,7 +202,9 @@ class Exchange:
             self._lost(call, BrokenError(f"it answered {status}, a redirect: not followed, keys must not travel"))
         elif call.stream and status < 400 and headers.is_event_stream(response_headers):
             dialect = self._endpoint.dialect
-            self._meter = Meter(dialect, strip_usage=call.strip_usage, clock=self._relay.clock)
+            self._meter = Meter(
+                dialect, strip_usage=call.strip_usage, clock=self._relay.clock, request_id=self.request_id
+            )
 
     def received(self, data: bytes) -> None:
         """Bytes of a stream go out as they come in; the pieces of one document wait for its end."""
@@ -225,9 +244,9 @@ class Exchange:
                 last = b""
             if not self._is_over and self._is_started:
                 self._client.end(last)
-                if self._meter.error is not None:
+                if self._meter.fault is not None:
                     self._tried[-1].failed("error")
-                self._settle("ok" if self._meter.error is None else "broken")
+                self._settle("ok" if self._meter.fault is None else "broken")
         except Exception:  # noqa: BLE001  (see open)
             self._stumble()
 
@@ -261,7 +280,7 @@ class Exchange:
         self._connection = connection = relay.upstream.open(replica.url)
         if self._client.is_slow:
             connection.pause()
-        connection.send(b"POST", self._endpoint.raw_path, lines, call.body, self)
+        connection.send(self._endpoint.method, self._endpoint.raw_path, lines, call.body, self)
 
     def _leave_replica(self) -> None:
         connection, self._connection = self._connection, None
@@ -298,7 +317,7 @@ class Exchange:
             self._tried[-1].succeeded()
 
     def _others(self, call: Call) -> list[Replica]:
-        if len(self._tried) > self._relay.config.retries:
+        if len(self._tried) > self._relay.config.retries or call.response_id is not None:
             return []
         try:
             return [replica for replica in self._relay.pool.candidates(call.model) if replica not in self._tried]
@@ -309,9 +328,10 @@ class Exchange:
     def _whole(self, body: bytes) -> None:
         if self._status >= 400:
             assert self._call is not None  # noqa: S101  (there is no answer without a call)
-            self._lost(self._call, AnswerError(faults.engine_fault(self._tried[-1].name, self._status, body)))
+            self._lost(self._call, AnswerError(self._engine_fault(body)))
             return
         self._tried[-1].succeeded()
+        self._note_owner(body)
         self._client.answer(self._status, headers.returned(self._response_headers) + self._own_lines(), body)
         self._note_added()
         if self._endpoint.generates:
@@ -326,6 +346,7 @@ class Exchange:
             return
         self._is_started = True
         self._tried[-1].succeeded(self._came_s - self._sent_s)
+        self._note_owner(first)
         lines = headers.returned_of_stream(self._response_headers) + self._own_lines()
         self._client.start(self._status, lines, first)
         self._pass_on = self._client.raw
@@ -334,6 +355,17 @@ class Exchange:
     def _note_added(self) -> None:
         relay = self._relay
         relay.cost.added.observe(self._held_s + relay.clock() - self._came_s)
+
+    def _engine_fault(self, body: bytes) -> Fault:
+        return faults.engine_fault(self._tried[-1].name, self._status, body, self._response_headers)
+
+    def _note_owner(self, data: bytes) -> None:
+        """A response can be asked for as soon as its caller knows its id."""
+        if self._endpoint.dialect != "responses" or not self._endpoint.generates or self._call is None:
+            return
+        response_id = read_response_id(data)
+        if response_id is not None:
+            self._relay.owners.note(response_id, Owner(self._tried[-1].name, self._call.model, self._caller))
 
     def _answer_fault(self, fault: Fault, outcome: Outcome) -> None:
         self._status = fault.status
@@ -368,7 +400,8 @@ class Exchange:
         self._leave_replica()
         if self._ticket is not None:
             self._ticket.settle()
-        relay, meter, endpoint = self._relay, self._meter, self._endpoint
+        relay, endpoint = self._relay, self._endpoint
+        meter = self._meter if endpoint.generates else None
         replica = self._tried[-1] if self._tried else None
         tally = self._tally or relay.metrics.tally(NOBODY, NOBODY, endpoint.dialect)
         first_s = None if meter is None else meter.first_token_s
@@ -403,8 +436,6 @@ def _error_at_the_start(meter: Meter, first: bytes) -> UpstreamError | None:
     """What is wrong with a stream that is empty or opens with an error: the caller has seen nothing of it yet."""
     if not first:
         return BrokenError("its stream ended without a single event")
-    if meter.error is None or meter.first_token_s is not None:
+    if meter.fault is None or meter.first_token_s is not None:
         return None
-    if meter.error_status is not None and meter.error_status < 500:
-        return AnswerError(Fault(meter.error_status, meter.error))
-    return BrokenError(meter.error)
+    return AnswerError(meter.fault) if meter.fault.status < 500 else BrokenError(meter.fault.message)

@@ -1,6 +1,6 @@
 """Which API a path speaks, and one call of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, get_args
 
 Dialect = Literal["chat", "completions", "responses", "messages", "embeddings", "pooling", "tokens", "audio"]
@@ -21,15 +21,16 @@ class Endpoint:
     """False for a question about a prompt or a kept answer: it is neither usage nor a duration worth a histogram."""
     body: Literal["json", "form", "none"] = "json"
     """How a request is written down: form is multipart/form-data, none leaves everything to the path."""
-    method: Literal["POST", "GET"] = "POST"
+    method: bytes = b"POST"
     query: str = ""
     response_id: str | None = None
     """The kept response that the path names; its engine alone can answer."""
+    raw_path: bytes = field(init=False)
+    """Path and query as they stand in a request line."""
 
-    @property
-    def raw_path(self) -> bytes:
-        """As it stands in a request line."""
-        return (f"{self.path}?{self.query}" if self.query else self.path).encode()
+    def __post_init__(self) -> None:
+        target = f"{self.path}?{self.query}" if self.query else self.path
+        object.__setattr__(self, "raw_path", target.encode("latin-1"))
 
 
 class Call(NamedTuple):  # made for every request: a frozen dataclass would take three times as long

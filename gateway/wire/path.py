@@ -11,15 +11,15 @@ _KEPT = re.compile(r"/v1/responses/([^/]+)(/cancel)?")
 _YES = {"true", "1", "on", "yes", "t", "y"}  # what pydantic, and so an engine, takes for true in a query or a form
 
 
-def find_endpoint(method: str, path: str, query: str = "") -> Endpoint | None:
+def find_endpoint(method: bytes, path: str, query: str = "") -> Endpoint | None:
     """The data-plane endpoint of a request line, its `path` unquoted; None for everything else.
 
     A kept response is read with GET /v1/responses/{id} and stopped with POST /v1/responses/{id}/cancel.
     """
-    if method == "POST" and (endpoint := ENDPOINTS.get(path)):
+    if method == b"POST" and (endpoint := ENDPOINTS.get(path)):
         return endpoint
     kept = _KEPT.fullmatch(path)
-    if kept is None or method != ("POST" if kept[2] else "GET"):
+    if kept is None or method != (b"POST" if kept[2] else b"GET"):
         return None
     own_path = f"/v1/responses/{quote(kept[1], safe='')}{kept[2] or ''}"
     streams = not kept[2] and is_yes(parse_qs(query).get("stream", [""])[-1])
@@ -29,7 +29,7 @@ def find_endpoint(method: str, path: str, query: str = "") -> Endpoint | None:
         streams,
         generates=False,
         body="none",
-        method="POST" if kept[2] else "GET",
+        method=method,
         query="" if kept[2] else query,
         response_id=kept[1],
     )

@@ -8,7 +8,7 @@ import pytest
 from gateway.config import Health, Timeouts
 from gateway.replica import Replica
 from gateway.retry_budget import RetryBudgetConfig
-from gateway.wire import Dialect
+from gateway.wire import Dialect, own_error_event
 from tests.fake_engine import BEFORE_HEADERS, FakeEngine, Script, chat_chunk, chat_stream, event, json_answer, running
 from tests.gateway.harness import (
     PATHS,
@@ -290,11 +290,12 @@ def test_anthropic_raises_on_a_stream_that_broke(fake: FakeEngine, door: Door, i
     assert caught.value.body["error"]["type"] == "api_error"  # type: ignore[index]  # the SDK types it as object
 
 
-def test_an_error_event_of_the_engine_itself_is_passed_on_and_counted(fake: FakeEngine, door: Door) -> None:
+def test_an_error_event_of_the_engine_itself_is_put_in_the_dialect_and_counted(fake: FakeEngine, door: Door) -> None:
     error = event({"error": {"message": "CUDA error", "type": "InternalServerError", "code": 500}})
     fake.enqueue(Script(chunks=((0.0, chat_chunk({"content": "x"})), (0.0, error), (0.0, b"data: [DONE]\n\n"))))
     answer = door.post(PATHS["chat"], body_for("chat", stream=True))
-    assert answer.content.endswith(error + b"data: [DONE]\n\n")
+    own = own_error_event("chat", error, answer.headers["x-request-id"])
+    assert answer.content.endswith(own + b"data: [DONE]\n\n")
     wait_until(lambda: door.total("berth_requests_total", outcome="broken") == 1)
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.meter import Meter
-from gateway.wire import DIALECTS, Dialect, EventSplitter, Sign, Usage, read_answer, read_event
+from gateway.wire import DIALECTS, Dialect, EventSplitter, Sign, Usage, own_error_event, read_answer, read_event
 from tests.gateway.harness import GOLDEN, STREAMING, golden, golden_events
 
 CHAT: Dialect = "chat"
@@ -58,7 +58,7 @@ def test_a_real_stream_is_counted_as_the_engine_counts_it(
     meter = _metered(name, dialect)
     assert meter.token_events == tokens
     assert meter.usage == usage
-    assert meter.error is None
+    assert meter.fault is None
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_what_the_tokens_of_a_real_stream_are(name: str, kind: str) -> None:
     assert {read_event(dialect, event).token for event in EventSplitter().feed(golden(name))} == {None, kind}
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in GOLDEN.glob("*.sse")))
+@pytest.mark.parametrize("name", sorted(p.stem for p in GOLDEN.glob("*.sse") if not p.stem.endswith("_died")))
 @given(cuts=st.lists(st.integers(0, 7000), max_size=12))
 def test_a_real_stream_passes_byte_for_byte_however_it_is_cut(name: str, cuts: list[int]) -> None:
     dialect: Any = name.partition("_")[0]
@@ -90,6 +90,20 @@ def test_a_real_stream_passes_byte_for_byte_however_it_is_cut(name: str, cuts: l
     edges = [0, *sorted(cuts), len(stream)]
     out = b"".join(meter.feed(stream[a:b]) for a, b in itertools.pairwise(edges))
     assert out + meter.rest() == stream
+
+
+@pytest.mark.parametrize("name", ["chat_died", "completions_died", "messages_died"])
+@given(cuts=st.lists(st.integers(0, 2000), max_size=6))
+def test_of_a_stream_that_an_engine_gave_up_only_its_error_is_rewritten(name: str, cuts: list[int]) -> None:
+    dialect: Any = name.partition("_")[0]
+    stream = golden(name)
+    (error,) = [event for event in EventSplitter().feed(stream) if b'"error"' in event]
+    meter = Meter(dialect, strip_usage=False, clock=lambda: 0.0, request_id="req_1")
+    edges = [0, *sorted(cuts), len(stream)]
+    out = b"".join(meter.feed(stream[a:b]) for a, b in itertools.pairwise(edges))
+    assert out == stream.replace(error, own_error_event(dialect, error, "req_1"))
+    assert meter.fault is not None
+    assert meter.fault.status == 500
 
 
 @pytest.mark.parametrize("dialect", STREAMING)

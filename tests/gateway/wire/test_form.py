@@ -2,23 +2,14 @@
 
 from email import message_from_bytes
 
-import httpx2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.wire import ENDPOINTS, Call, Fault, parse_call
+from tests.gateway.forms import SOUND, form
 
 AUDIO = ENDPOINTS["/v1/audio/transcriptions"]
-SOUND = b"RIFF\r\n\r\n--\r\n\x00\xff" * 50
-
-
-def form(fields: dict[str, str], *, file: bytes | None = SOUND) -> bytes:
-    """A form as an HTTP client writes it."""
-    files = {name: (None, value.encode()) for name, value in fields.items()}
-    if file is not None:
-        files["file"] = ("a.wav", file)  # type: ignore[assignment]  # a name makes it a file
-    return httpx2.Request("POST", "http://x", files=files).read()
 
 
 def _call(body: bytes) -> Call:

@@ -13,25 +13,25 @@ _SWITCHES = [
 
 @pytest.mark.parametrize("path", ENDPOINTS)
 def test_every_path_is_found_by_its_method_alone(path: str) -> None:
-    assert find_endpoint("POST", path) is ENDPOINTS[path]
-    assert find_endpoint("GET", path) is None
+    assert find_endpoint(b"POST", path) is ENDPOINTS[path]
+    assert find_endpoint(b"GET", path) is None
     assert allowed_method(path) == "POST"
     assert ENDPOINTS[path].raw_path == path.encode()
 
 
 @pytest.mark.parametrize("path", _SWITCHES)
-@pytest.mark.parametrize("method", ["GET", "POST"])
-def test_no_switch_of_an_engine_can_be_reached(path: str, method: str) -> None:
+@pytest.mark.parametrize("method", [b"GET", b"POST"])
+def test_no_switch_of_an_engine_can_be_reached(path: str, method: bytes) -> None:
     assert find_endpoint(method, f"/{path}") is None
 
 
 def test_a_kept_response_is_read_whole_or_as_a_stream() -> None:
-    found = find_endpoint("GET", "/v1/responses/resp_1")
+    found = find_endpoint(b"GET", "/v1/responses/resp_1")
     assert found is not None
-    assert (found.method, found.response_id, found.streams, found.generates) == ("GET", "resp_1", False, False)
+    assert (found.method, found.response_id, found.streams, found.generates) == (b"GET", "resp_1", False, False)
     assert found.raw_path == b"/v1/responses/resp_1"
     query = "stream=true&starting_after=4"
-    found = find_endpoint("GET", "/v1/responses/resp_1", query)
+    found = find_endpoint(b"GET", "/v1/responses/resp_1", query)
     assert found is not None
     assert found.streams
     assert found.raw_path == b"/v1/responses/resp_1?stream=true&starting_after=4"
@@ -49,15 +49,15 @@ def test_a_kept_response_is_read_whole_or_as_a_stream() -> None:
     ],
 )
 def test_whether_it_streams_is_read_as_the_engine_reads_it(query: str, streams: bool) -> None:
-    found = find_endpoint("GET", "/v1/responses/r", query)
+    found = find_endpoint(b"GET", "/v1/responses/r", query)
     assert found is not None
     assert found.streams is streams
 
 
 def test_a_kept_response_is_cancelled() -> None:
-    found = find_endpoint("POST", "/v1/responses/resp_1/cancel", "x=1")
+    found = find_endpoint(b"POST", "/v1/responses/resp_1/cancel", "x=1")
     assert found is not None
-    assert (found.method, found.response_id, found.streams) == ("POST", "resp_1", False)
+    assert (found.method, found.response_id, found.streams) == (b"POST", "resp_1", False)
     assert found.raw_path == b"/v1/responses/resp_1/cancel"
     assert parse_call(found, b"{}") == Call(found, "", False, b"{}", response_id="resp_1")
 
@@ -65,16 +65,16 @@ def test_a_kept_response_is_cancelled() -> None:
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("DELETE", "/v1/responses/r"),
-        ("POST", "/v1/responses/r"),
-        ("GET", "/v1/responses/r/cancel"),
-        ("GET", "/v1/responses/r/input_items"),
-        ("GET", "/v1/responses/"),
-        ("GET", "/v1/responses"),
-        ("GET", "/v1/responses/a/b"),
+        (b"DELETE", "/v1/responses/r"),
+        (b"POST", "/v1/responses/r"),
+        (b"GET", "/v1/responses/r/cancel"),
+        (b"GET", "/v1/responses/r/input_items"),
+        (b"GET", "/v1/responses/"),
+        (b"GET", "/v1/responses"),
+        (b"GET", "/v1/responses/a/b"),
     ],
 )
-def test_what_is_not_there(method: str, path: str) -> None:
+def test_what_is_not_there(method: bytes, path: str) -> None:
     assert find_endpoint(method, path) is None
 
 
@@ -86,7 +86,7 @@ def test_methods_of_kept_responses() -> None:
 
 @given(st.text(min_size=1, max_size=20))
 def test_an_id_cannot_leave_its_place_in_the_request_line(name: str) -> None:
-    found = find_endpoint("GET", f"/v1/responses/{name}")
+    found = find_endpoint(b"GET", f"/v1/responses/{name}")
     if found is not None:
         tail = found.raw_path.removeprefix(b"/v1/responses/")
         assert not set(tail) & set(b"/?# \r\n")
