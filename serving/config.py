@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from gateway.access_log import LogFormat
 from gateway.config import GatewayConfig
 from gateway.identity import KeyHash, hash_key
 from serving.environment import Environment
@@ -97,6 +98,16 @@ class KeySection(_Section):
 
     caller: str = Field(min_length=1)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    admin: bool = False
+    """Whether it may also reload the configuration."""
+
+
+class TracingSection(_Section):
+    """Where spans go, and how many."""
+
+    endpoint: str | None = Field(default=None, pattern=r"^https?://")
+    """An OTLP/HTTP collector's address, without /v1/traces; default: OTEL_EXPORTER_OTLP_ENDPOINT, else no tracing."""
+    sample_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
 
 
 class GatewaySection(_Section):
@@ -108,6 +119,8 @@ class GatewaySection(_Section):
     max_in_flight: Count | None = None
     max_body_mib: Count = 64
     drain_timeout_s: Annotated[float, Field(ge=0)] = 30.0
+    log_format: LogFormat = "text"
+    tracing: TracingSection = TracingSection()
 
 
 class StackConfig(_Section):
@@ -174,7 +187,7 @@ def load_stack(target: str | None, environment: Environment, overrides: Mapping[
 
 def gateway_config(section: GatewaySection, environment: Environment) -> GatewayConfig:
     """The gateway's own settings. Raises ConfigError for a public address without keys."""
-    keys = [KeyHash(key.caller, key.sha256) for key in section.keys]
+    keys = [KeyHash(key.caller, key.sha256, key.admin) for key in section.keys]
     if environment.api_key:
         keys.append(hash_key("default", environment.api_key))
     if not keys and not is_loopback(section.host):
@@ -183,7 +196,10 @@ def gateway_config(section: GatewaySection, environment: Environment) -> Gateway
             "(berth keys new CALLER makes one), or listen on 127.0.0.1"
         )
     return GatewayConfig(
-        keys=tuple(keys), max_body_bytes=section.max_body_mib * _MIB, max_in_flight=section.max_in_flight
+        keys=tuple(keys),
+        max_body_bytes=section.max_body_mib * _MIB,
+        max_in_flight=section.max_in_flight,
+        log_format=section.log_format,
     )
 
 
