@@ -15,6 +15,7 @@ from serving.errors import ConfigError
 
 _log = logging.getLogger("berth.serving")
 _NEEDED = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http")
+_EXPORT_S = 3.0  # a collector that is away holds up the end of the process for twice as long at most
 _REMEDY = "needs the otel extra: pip install 'berth[otel]'"
 
 
@@ -44,7 +45,8 @@ def telemetry(section: TracingSection, environment: Environment) -> Iterator[Tel
 
     from gateway.spans import Spans
 
-    exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces" if section.endpoint else None)
+    address = f"{endpoint.rstrip('/')}/v1/traces" if section.endpoint else None  # else the exporter reads its variables
+    exporter = OTLPSpanExporter(endpoint=address, timeout=_EXPORT_S)
     spans = Spans(BatchSpanProcessor(exporter), VERSION)
     try:
         yield Telemetry(Tracing(section.sample_ratio), (spans.write,))
