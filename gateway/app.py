@@ -70,8 +70,7 @@ class Gateway:
         self.admission = Admission(config.max_in_flight)
         self.metrics = Metrics(VERSION)
         self.metrics.registry.register(ReplicaHealth(self.pool))
-        for remote in config.remotes:
-            self.pool.add(Replica(remote.name, remote.base_url, (), remote.api_key, state="ready", kind="remote"))
+        self.pool.use_remotes(config.remotes)
         self.cost = Cost(self.client_connections, self.upstream.states)
         self.metrics.registry.register(self.cost)
         self._ledger = Ledger((write_lines(config.log_format), *readers), clock)
@@ -139,6 +138,7 @@ class Gateway:
         self.config = self._relay.config = config
         self._relay.keyring = Keyring(config.keys)
         self.admission.max_in_flight = config.max_in_flight
+        self.pool.use_remotes(config.remotes)
         self.upstream.use(config.timeouts)
 
     def identify(self, request: Request) -> str:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from gateway import hedging
 from gateway.breaker import Breaker, BreakerConfig, BreakerState, FailureKind
-from gateway.config import Health, Hedge, Step
+from gateway.config import Health, Hedge, Remote, Step
 from gateway.errors import ConfigError, RefusedError
 from gateway.outliers import Standing, ejections
 from gateway.retry_budget import RetryBudget
@@ -233,6 +233,16 @@ class Pool:
         else:
             self._replicas.append(replica)
         replica.join(Breaker(self._health.breaker, self._clock), self._changed)
+
+    def use_remotes(self, remotes: Sequence[Remote]) -> None:
+        """Have these providers stand in from now on; one that stays as it was keeps its record."""
+        for name in self._remotes.keys() - {remote.name for remote in remotes}:
+            del self._remotes[name]
+        for remote in remotes:
+            known = self._remotes.get(remote.name)
+            if known is None or (known.url, known.api_key) != (remote.base_url, remote.api_key):
+                self._remotes.pop(remote.name, None)
+                self.add(Replica(remote.name, remote.base_url, (), remote.api_key, state="ready", kind="remote"))
 
     async def remove(self, replica: Replica) -> None:
         """Forget a replica and close its idle connections."""

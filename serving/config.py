@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator, model_validator
 
+from gateway.access_log import LogFormat
 from gateway.config import TROUBLES, Chain, GatewayConfig, Hedge, Remote, Step, Timeouts, Trouble
 from gateway.identity import KeyHash, hash_key
 from serving.environment import Environment
@@ -108,6 +109,16 @@ class KeySection(Section):
 
     caller: str = Field(min_length=1)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    admin: bool = False
+    """Whether it may also reload the configuration."""
+
+
+class TracingSection(Section):
+    """Where spans go, and how many."""
+
+    endpoint: str | None = Field(default=None, pattern=r"^https?://")
+    """An OTLP/HTTP collector's address, without /v1/traces; default: OTEL_EXPORTER_OTLP_ENDPOINT, else no tracing."""
+    sample_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
 
 
 class GatewaySection(Section):
@@ -122,6 +133,8 @@ class GatewaySection(Section):
     """How long a client may take for the head of a request, for each 16 KiB of its body, and to go on reading."""
     drain_timeout_s: Annotated[float, Field(ge=0)] = 30.0
     health: HealthSection = HealthSection()
+    log_format: LogFormat = "text"
+    tracing: TracingSection = TracingSection()
 
 
 class StackConfig(Section):
@@ -225,7 +238,7 @@ def gateway_config(
 ) -> GatewayConfig:
     """The gateway's own settings, with who stands in for which of `models`. Raises ConfigError for a public address
     without keys, or a remote's key that is not in the environment."""
-    keys = [KeyHash(key.caller, key.sha256) for key in section.keys]
+    keys = [KeyHash(key.caller, key.sha256, key.admin) for key in section.keys]
     if environment.api_key:
         keys.append(hash_key("default", environment.api_key))
     if not keys and not is_loopback(section.host):
@@ -243,6 +256,7 @@ def gateway_config(
         remotes=tuple(there.values()),
         chains={model.name: _chain(model, there) for model in models if model.fallbacks},
         hedges={model.name: Hedge(**model.hedge.model_dump()) for model in models if model.hedge},
+        log_format=section.log_format,
     )
 
 
