@@ -48,6 +48,11 @@ class Meter:
                 forward.append(event)
         return b"".join(forward)
 
+    @property
+    def held_bytes(self) -> int:
+        """How much of an event has come so far that has not ended."""
+        return len(self._splitter.tail)
+
     def rest(self) -> bytes:
         """What was held back when the stream ended in the middle of an event; b"" the second time."""
         held, self._splitter.tail = self._splitter.tail, b""

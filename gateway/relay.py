@@ -71,9 +71,9 @@ class Exchange:
     """One request as it goes through; the `Sink` of its engine's answer."""
 
     __slots__ = (
-        "_call", "_caller", "_client", "_connection", "_endpoint", "_is_over", "_is_started", "_lines", "_meter",
-        "_pieces", "_place", "_relay", "_request_headers", "_response_headers", "_status", "_ticket",
-        "_tried", "_usage", "arrived_s", "request_id",
+        "_call", "_caller", "_client", "_connection", "_endpoint", "_held_bytes", "_is_over", "_is_started", "_lines",
+        "_meter", "_pieces", "_place", "_relay", "_request_headers", "_response_headers", "_status",
+        "_ticket", "_tried", "_usage", "arrived_s", "request_id",
     )  # fmt: skip
 
     def __init__(self, relay: Relay, client: Client, endpoint: Endpoint) -> None:
@@ -93,6 +93,7 @@ class Exchange:
         self._status = 0
         self._response_headers: list[Header] = []
         self._pieces: list[bytes] = []
+        self._held_bytes = 0
         self._meter: Meter | None = None
         self._usage = _UNKNOWN
         self._is_started = self._is_over = False
@@ -161,6 +162,7 @@ class Exchange:
         self._response_headers = response_headers
         self._status = status
         self._pieces = []
+        self._held_bytes = 0
         self._meter = None
         call = self._call
         assert call is not None  # noqa: S101  (there is no answer without a call)
@@ -175,9 +177,14 @@ class Exchange:
         try:
             if self._meter is None:
                 self._pieces.append(data)
+                self._held_bytes += len(data)
+                if self._held_bytes > self._relay.config.max_answer_bytes:
+                    self._overflow()
                 return
             forward = self._meter.feed(data)
             if not forward:
+                if self._meter.held_bytes > self._relay.config.max_event_bytes:
+                    self._overflow()
                 return
             if self._is_started:
                 self._client.write(forward)
@@ -217,6 +224,15 @@ class Exchange:
             self._settle("broken")
         except Exception:  # noqa: BLE001  (see open)
             self._stumble()
+
+    def _overflow(self) -> None:
+        """More than can be held for the caller. No other replica is tried: it is the request that asks for so much."""
+        fault = faults.endless(self.request_id, self._tried[-1].name)
+        if self._is_started:
+            self._client.end(fault_event(self._endpoint.dialect, fault, self.request_id))
+            self._settle("broken")
+        else:
+            self._answer_fault(fault, "broken")
 
     # One attempt on one replica, counted there while it lasts
     def _attempt(self, call: Call, candidates: list[Replica]) -> None:

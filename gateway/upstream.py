@@ -180,11 +180,14 @@ class Connection(asyncio.Protocol):
         if not self._is_begun and not self._begin(sink, len(data)):
             return
         if self._pieces:
+            self.head_bytes = 0
             pieces, self._pieces = self._pieces, []
             sink.received(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        else:
+            self.head_bytes += len(data)  # chunk extensions and trailers, which the parser keeps, count as a head
         if self._is_whole:
             self._finish(sink)
-        elif not self._is_clean:
+        elif not self._is_clean or self.head_bytes > _MAX_HEAD_BYTES:
             self.fail(BrokenError(f"{self._engine.url} answered with what is not HTTP"))
 
     def _begin(self, sink: Sink, size: int) -> bool:
