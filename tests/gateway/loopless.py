@@ -8,12 +8,18 @@ from gateway.upstream import Connection, Sink
 
 
 class FakeSocket:
-    """What `connection_made` wants of a socket."""
+    """What the two `connection_made` want of a socket."""
 
     family = socket.AF_UNIX
 
     def fileno(self) -> int:
         return 0
+
+    def getsockname(self) -> str:
+        return ""
+
+    def getpeername(self) -> str:
+        return ""
 
 
 class FakeTransport(asyncio.Transport):
