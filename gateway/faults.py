@@ -26,6 +26,12 @@ def broken(request_id: str, replica: str, error: UpstreamError, when: str) -> Fa
     return Fault(502, f"the engine failed {when}", code="engine_failed", retry_after_s=1)
 
 
+def endless(request_id: str, replica: str) -> Fault:
+    """An engine's answer that is longer than the gateway will hold."""
+    _log.error("%s: the answer of %s is too long to hold (max_answer_bytes, max_event_bytes)", request_id, replica)
+    return Fault(502, "the engine's answer is too long", code="answer_too_long", should_retry=False)
+
+
 def unexpected(request_id: str) -> Fault:
     """A bug of ours; call it while the exception is being handled: the log gets its trace."""
     _log.exception("%s: unexpected error", request_id)

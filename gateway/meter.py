@@ -81,6 +81,11 @@ class Meter:
             self.first_token_s = now_s
         return True
 
+    @property
+    def held_bytes(self) -> int:
+        """How much of an event has come so far that has not ended."""
+        return len(self._splitter.tail)
+
     def rest(self) -> bytes:
         """What was held back when the stream ended in the middle of an event; b"" the second time."""
         held, self._splitter.tail = self._splitter.tail, b""

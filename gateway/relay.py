@@ -107,6 +107,7 @@ class Exchange:
     _trace: Trace | None = None
     _moves: tuple[Move, ...] = ()
     _held_s = _came_s = 0.0
+    _held_bytes = 0
     _is_started = _is_over = False
 
     def __init__(self, relay: Relay, client: Client, endpoint: Endpoint) -> None:
@@ -195,6 +196,7 @@ class Exchange:
         self._response_headers = response_headers
         self._status = status
         self._pieces: list[bytes] = []
+        self._held_bytes = 0
         self._meter = None
         call = self._call
         assert call is not None  # noqa: S101  (there is no answer without a call)
@@ -213,9 +215,14 @@ class Exchange:
                 self._came_s = self._relay.clock()
             if self._meter is None:
                 self._pieces.append(data)
+                self._held_bytes += len(data)
+                if self._held_bytes > self._relay.config.max_answer_bytes:
+                    self._overflow()
                 return
             forward = self._meter.feed(data)
             if not forward:
+                if self._meter.held_bytes > self._relay.config.max_event_bytes:
+                    self._overflow()
                 return
             if self._is_started:
                 self._client.write(forward)
@@ -265,6 +272,15 @@ class Exchange:
             self._settle("broken")
         except Exception:  # noqa: BLE001  (see open)
             self._stumble()
+
+    def _overflow(self) -> None:
+        """More than can be held for the caller. No other replica is tried: it is the request that asks for so much."""
+        fault = faults.endless(self.request_id, self._tried[-1].name)
+        if self._is_started:
+            self._client.end(fault_event(self._endpoint.dialect, fault, self.request_id))
+            self._settle("broken")
+        else:
+            self._answer_fault(fault, "broken")
 
     # One attempt on one replica, counted there while it lasts
     def _attempt(self, call: Call, candidates: Sequence[Replica]) -> None:

@@ -206,10 +206,13 @@ class Connection(asyncio.Protocol):
         if not self._is_begun and not self._begin(sink, len(data)):
             return
         if self._pieces:
+            self.head_bytes = 0
             self._hand_on(data, sink)
+        else:
+            self.head_bytes += len(data)  # chunk extensions and trailers, which the parser keeps, count as a head
         if self._is_whole:
             self._finish(sink)
-        elif not self._is_clean:
+        elif not self._is_clean or self.head_bytes > _MAX_HEAD_BYTES:
             self.fail(BrokenError(f"{self._engine.url} answered with what is not HTTP"))
 
     def _hand_on(self, data: bytes, sink: Sink) -> None:

@@ -7,8 +7,10 @@ from dataclasses import replace
 
 import pytest
 
+from gateway.errors import UpstreamError
+from gateway.headers import Header
 from gateway.patience import Patience
-from gateway.wire import Dialect
+from gateway.wire import Dialect, read_event
 from tests.fake_engine import FakeEngine, Script, chat_stream
 from tests.gateway.harness import (
     CONFIG,
@@ -22,6 +24,7 @@ from tests.gateway.harness import (
     request_bytes,
     wait_until,
 )
+from tests.gateway.loopless import Wire
 
 CHAT = PATHS["chat"]
 BODY = b'{"model":"fake"}'
@@ -195,3 +198,73 @@ async def test_patience_counts_only_what_does_not_move() -> None:
     assert [one.given_up for one in (stuck, moving, idle, late)] == [1, 0, 0, 1]
     for connection in (moving, idle, late):
         patience.discard(connection)
+
+
+# Engines without end
+STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["an event", "an answer"])
+@pytest.mark.parametrize("dialect", STREAMING)
+def test_an_engine_that_never_ends_is_cut(fake: FakeEngine, stack: ExitStack, dialect: Dialect, stream: bool) -> None:
+    door = stack.enter_context(door_before(fake, max_answer_bytes=2**20, max_event_bytes=2**20))
+    kind = "text/event-stream" if stream else "application/json"
+    fake.enqueue(Script(chunks=((0.0, b"data: " + b"x" * 2**16),) * 400, content_type=kind))
+    answer = door.post(PATHS[dialect], body_for(dialect, stream=stream))
+    assert answer.status_code == 502
+    assert answer.json()["error"]["message"] == "the engine's answer is too long"
+    wait_until(lambda: fake.seen[0].aborted)
+    wait_until(lambda: door.is_at_rest)
+    assert len(fake.seen) == 1
+    assert door.post(PATHS[dialect], body_for(dialect)).status_code == 200  # the replica is not blamed
+
+
+@pytest.mark.parametrize("dialect", STREAMING)
+def test_an_event_without_end_in_the_middle_of_a_stream(fake: FakeEngine, stack: ExitStack, dialect: Dialect) -> None:
+    door = stack.enter_context(door_before(fake, max_event_bytes=2**20))
+    first = golden_events(dialect)[:3]
+    fake.enqueue(Script(chunks=(*((0.0, event) for event in first), *((0.0, b"data: x" * 10_000),) * 400)))
+    answer = door.post(PATHS[dialect], body_for(dialect, stream=True))
+    assert answer.content.startswith(b"".join(first))
+    rest = answer.content.removeprefix(b"".join(first))
+    assert read_event(dialect, rest).error == "the engine's answer is too long"
+    wait_until(lambda: fake.seen[0].aborted)
+    assert door.total("berth_requests_total", outcome="broken") == 1
+
+
+@pytest.mark.parametrize(
+    ("start", "piece"),
+    [
+        (b"", b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n" * 500),
+        (STREAM_HEAD.replace(b"\r\n\r\n", b"\r\ntransfer-encoding: chunked\r\n\r\n5;"), b"x" * 16_000),
+        (STREAM_HEAD.replace(b"\r\n\r\n", b"\r\ntransfer-encoding: chunked\r\n\r\n0\r\n"), b"a: b\r\n" * 3000),
+    ],
+    ids=["interim answers", "a chunk extension", "trailers"],
+)
+def test_headers_without_end_from_an_engine(start: bytes, piece: bytes) -> None:
+    """Without a socket: how a loop cuts what it reads would decide what is seen."""
+    sink, wire = _Sink(), Wire()
+    connection = wire.connect(sink)
+    connection.data_received(start + piece)
+    for _ in range(10):
+        if not sink.failures:
+            connection.data_received(piece)
+    assert len(sink.failures) == 1
+    assert connection.is_cut
+
+
+class _Sink:
+    def __init__(self) -> None:
+        self.failures: list[UpstreamError] = []
+
+    def began(self, status: int, headers: list[Header]) -> None: ...
+
+    def received(self, data: bytes) -> None: ...
+
+    def passed(self, chunk: bytes, start: int) -> bool:
+        return False
+
+    def ended(self) -> None: ...
+
+    def failed(self, error: UpstreamError) -> None:
+        self.failures.append(error)
