@@ -4,7 +4,7 @@ import ipaddress
 from collections.abc import Sequence
 
 from gateway.errors import RefusedError
-from gateway.headers import Header
+from gateway.headers import Header, read_head
 from gateway.identity import Keyring
 from gateway.wire import Fault
 
@@ -16,7 +16,7 @@ _FOR_ANOTHER = frozenset(
 
 def check_admin(keyring: Keyring, headers: Sequence[Header], peer: str | None) -> None:
     """`peer` is the address that the connection comes from. Raises RefusedError (403)."""
-    if keyring.is_admin(headers):
+    if keyring.is_admin(read_head(headers).key):
         return
     if peer is not None and _is_loopback(peer) and not any(name in _FOR_ANOTHER for name, _ in headers):
         return

@@ -23,18 +23,21 @@ from gateway.admission import Admission
 from gateway.config import GatewayConfig
 from gateway.cost import Cost
 from gateway.errors import ConfigError, RefusedError
-from gateway.headers import RequestIds, request_id_headers
+from gateway.headers import RequestIds, read_head, request_id_headers
+from gateway.health_metrics import ReplicaHealth
 from gateway.identity import Keyring
 from gateway.lane import LaneProtocol
 from gateway.ledger import Ledger, Reader
 from gateway.metrics import Metrics
+from gateway.patience import Patience
+from gateway.probes import probing
 from gateway.relay import Relay
 from gateway.replica import ModelCard, Pool, Replica
 from gateway.routing import Policy, least_work
 from gateway.status import Status, config_digest, replica_status
 from gateway.tracing import Tracing
 from gateway.upstream import Upstream
-from gateway.wire import ENDPOINTS, Dialect, Fault, fault_body, fault_headers
+from gateway.wire import ENDPOINTS, Dialect, Fault, allowed_method, fault_body, fault_headers, page_of, unknown_path
 
 VERSION = version("berth")
 _RELOAD = "/admin/reload"
@@ -63,9 +66,12 @@ class Gateway:
         self._made_s = time.monotonic()
         self._server_state: ServerState | None = None
         self.upstream = Upstream(config.timeouts)
-        self.pool = Pool(self.upstream)
+        self.pool = Pool(self.upstream, health=config.health)
         self.admission = Admission(config.max_in_flight)
         self.metrics = Metrics(VERSION)
+        self.metrics.registry.register(ReplicaHealth(self.pool))
+        for remote in config.remotes:
+            self.pool.add(Replica(remote.name, remote.base_url, (), remote.api_key, state="ready", kind="remote"))
         self.cost = Cost(self.client_connections, self.upstream.states)
         self.metrics.registry.register(self.cost)
         self._ledger = Ledger((write_lines(config.log_format), *readers), clock)
@@ -84,6 +90,7 @@ class Gateway:
             cost=self.cost,
             tracing=tracing,
         )
+        self._patience = Patience(config.timeouts.client_s)
         self._control = _control_plane(self)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -103,7 +110,7 @@ class Gateway:
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> LaneProtocol:
         self._server_state = server_state
-        return LaneProtocol(self._relay, config, server_state, app_state, _loop)
+        return LaneProtocol(self._relay, self._patience, config, server_state, app_state, _loop)
 
     def client_connections(self) -> int:
         """How many callers are connected, idle ones too."""
@@ -117,7 +124,9 @@ class Gateway:
             await stack.enter_async_context(self.upstream)
             stack.enter_context(self.cost.watching(asyncio.get_running_loop()))
             timeouts = self.config.timeouts
-            await stack.enter_async_context(self.pool.probing(self.config.probe_interval_s, timeouts.probe_s))
+            await stack.enter_async_context(
+                probing(self.pool, self.upstream, self.config.probe_interval_s, timeouts.probe_s)
+            )
             yield
 
     def add(self, replica: Replica) -> None:
@@ -134,7 +143,7 @@ class Gateway:
 
     def identify(self, request: Request) -> str:
         """The caller behind a control-plane request. Raises RefusedError."""
-        return self._relay.keyring.identify(request.scope["headers"])
+        return self._relay.keyring.identify(read_head(request.scope["headers"]).key)
 
     def check_admin(self, request: Request) -> None:
         """Raises RefusedError unless the request may change something."""
@@ -145,6 +154,8 @@ class Gateway:
         now_s = time.monotonic()
         replicas = self.pool.replicas
         found = await figures.read_all(replicas, self.upstream, self.config.timeouts.probe_s)
+        rows = replica_status(replicas, found, self.metrics, now_s)
+        remotes = self.pool.remotes
         return Status(
             version=VERSION,
             uptime_s=now_s - self._made_s,
@@ -153,7 +164,7 @@ class Gateway:
             in_flight=self.admission.in_flight,
             max_in_flight=self.admission.max_in_flight,
             client_connections=self.client_connections(),
-            replicas=replica_status(replicas, found, self.metrics, now_s),
+            replicas=[*rows, *replica_status(remotes, [None] * len(remotes), self.metrics, now_s)],
         )
 
 
@@ -222,9 +233,12 @@ async def _models(request: Request, gateway: Door) -> Response:
     cards = gateway.pool.cards()
     if not _is_anthropic(request):
         return _json({"object": "list", "data": [_openai_card(card) for card in cards]})
-    rows = [_anthropic_card(card) for card in cards]
+    page = page_of([card.name for card in cards], request.query_params)
+    if isinstance(page, Fault):
+        raise RefusedError(page)
+    rows = [_anthropic_card(card) for card in cards if card.name in page.names]
     ends = {"first_id": rows[0]["id"] if rows else None, "last_id": rows[-1]["id"] if rows else None}
-    return _json({"data": rows, "has_more": False, **ends})
+    return _json({"data": rows, "has_more": page.has_more, **ends})
 
 
 async def _model(name: str, request: Request, gateway: Door) -> Response:
@@ -261,6 +275,8 @@ def _dialect(request: Request) -> Dialect:
     endpoint = ENDPOINTS.get(request.url.path)
     if endpoint is not None:
         return endpoint.dialect
+    if request.url.path.startswith("/v1/messages"):
+        return "messages"
     return "messages" if _is_anthropic(request) else "chat"
 
 
@@ -278,15 +294,13 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 
 async def _no_such_path(request: Request, error: Exception) -> Response:
-    if request.url.path in ENDPOINTS:  # FastAPI knows nothing of the data plane
+    if allowed_method(request.url.path):  # FastAPI knows nothing of the data plane
         return await _wrong_method(request, error)
-    paths = ", ".join(ENDPOINTS)
-    message = f"{request.method} {request.url.path} is not served here; POST one of {paths}, or GET /v1/models"
-    return _fault(request, Fault(404, message, code="unknown_url", should_retry=False))
+    return _fault(request, unknown_path(request.method, request.url.path))
 
 
 async def _wrong_method(request: Request, _: Exception) -> Response:
-    takes = "POST" if request.url.path in ENDPOINTS or request.url.path == _RELOAD else "GET"
+    takes = allowed_method(request.url.path) or ("POST" if request.url.path == _RELOAD else "GET")
     message = f"{request.url.path} takes {takes}, not {request.method}"
     response = _fault(request, Fault(405, message, code="method_not_allowed", should_retry=False))
     response.headers["allow"] = takes

@@ -36,6 +36,12 @@ def too_large(size: int, limit_bytes: int) -> Fault:
     return Fault(413, message, code="request_too_large", should_retry=False)
 
 
+def too_slow(timeout_s: float) -> Fault:
+    """A request body that did not arrive."""
+    message = f"the request body stopped coming: the gateway waits {timeout_s:g} s for each 16 KiB of it"
+    return Fault(408, message, code="request_timeout")
+
+
 def hidden_by_upgrade() -> Fault:
     """Java's HttpClient offers h2c unless told otherwise; httptools then takes the body for the other protocol's."""
     message = "the request offers to switch protocols (Upgrade), which hides its body; set the client to HTTP/1.1"

@@ -6,7 +6,7 @@ Text, which is nearly all of a stream, is known by its bytes; only the other eve
 from collections.abc import Callable
 from dataclasses import replace
 
-from gateway.wire import Dialect, EventSplitter, Sign, Usage, count_plain_tokens, read_event
+from gateway.wire import Dialect, EventSplitter, Sign, Template, Usage, count_plain_tokens, learn, read_event
 
 
 class Meter:
@@ -21,6 +21,7 @@ class Meter:
         self._strip_usage = strip_usage
         self._clock = clock
         self._splitter = EventSplitter()
+        self._template: Template | None = None
         self.first_token_s: float | None = None
         self.last_token_s: float | None = None
         self.token_events = 0
@@ -35,6 +36,8 @@ class Meter:
             events = data.count(b"\n\n")
             if events == count_plain_tokens(self._dialect, data):  # nearly every read: text, and nothing to take out
                 self._note_tokens(events, now_s)
+                if events == 1:
+                    self._template = learn(self._dialect, data)
                 return data
         forward = []
         for event in self._splitter.feed(data):
@@ -47,6 +50,18 @@ class Meter:
             if not (self._strip_usage and sign.only_usage):
                 forward.append(event)
         return b"".join(forward)
+
+    def passes(self, data: bytes, start: int, end: int) -> bool:
+        """Whether `data[start:end]`, what one chunk brought, is one event with text and nothing else; if so, noted."""
+        template = self._template
+        if template is None or self._splitter.tail or not template.fits(data, start, end):
+            return False
+        now_s = self._clock()
+        self.token_events += 1
+        self.last_token_s = now_s
+        if self.first_token_s is None:
+            self.first_token_s = now_s
+        return True
 
     def rest(self) -> bytes:
         """What was held back when the stream ended in the middle of an event; b"" the second time."""

@@ -6,7 +6,7 @@ last settles it, exactly once; and because no step waits, there is no moment at 
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,7 +15,7 @@ from gateway.admission import Admission, Ticket
 from gateway.config import GatewayConfig
 from gateway.cost import Cost
 from gateway.errors import AnswerError, BrokenError, RefusedError, UpstreamError
-from gateway.headers import Header, RequestIds
+from gateway.headers import Head, Header, RequestIds, read_head
 from gateway.identity import Keyring
 from gateway.ledger import Ledger
 from gateway.meter import Meter
@@ -39,10 +39,14 @@ class Client(Protocol):
     def is_slow(self) -> bool:
         """Whether what it was sent already has not gone out."""
 
-    def answer(self, status: int, headers: list[Header], body: bytes) -> None:
-        """A whole answer."""
+    @property
+    def raw(self) -> Callable[[bytes], None] | None:
+        """Where whole chunks of a stream may be written as they are on the wire; None where nobody can read them."""
 
-    def start(self, status: int, headers: list[Header], data: bytes) -> None:
+    def answer(self, status: int, headers: bytes, body: bytes) -> None:
+        """A whole answer; `headers` are complete lines."""
+
+    def start(self, status: int, headers: bytes, data: bytes) -> None:
         """The head of an answer whose length nobody knows, and its first bytes."""
 
     def write(self, data: bytes) -> None:
@@ -76,11 +80,20 @@ class Relay:
 class Exchange:
     """One request as it goes through; the `Sink` of its engine's answer."""
 
-    __slots__ = (
-        "_call", "_called_s", "_caller", "_came_s", "_client", "_connection", "_endpoint", "_held_s", "_is_over",
-        "_is_started", "_lines", "_meter", "_moves", "_pieces", "_place", "_relay", "_request_headers",
-        "_response_headers", "_status", "_tally", "_ticket", "_trace", "_tried", "_usage", "arrived_s", "request_id",
-    )  # fmt: skip
+    # class attributes are what most requests never change: they cost nothing to set
+    _caller = ""
+    _call: Call | None = None
+    _ticket: Ticket | None = None
+    _place: Reservation | None = None
+    _connection: Connection | None = None
+    _status = 0
+    _meter: Meter | None = None
+    _pass_on: Callable[[bytes], None] | None = None
+    _tally: Tally | None = None
+    _trace: Trace | None = None
+    _moves: tuple[Move, ...] = ()
+    _held_s = _came_s = 0.0
+    _is_started = _is_over = False
 
     def __init__(self, relay: Relay, client: Client, endpoint: Endpoint) -> None:
         self._relay = relay
@@ -88,36 +101,21 @@ class Exchange:
         self._endpoint = endpoint
         self.request_id = relay.request_ids.new()
         self.arrived_s = relay.clock()
-        self._caller = ""
-        self._call: Call | None = None
-        self._ticket: Ticket | None = None
-        self._request_headers: list[Header] = []
-        self._lines = b""
         self._tried: list[Replica] = []
-        self._place: Reservation | None = None
-        self._connection: Connection | None = None
-        self._status = 0
-        self._response_headers: list[Header] = []
-        self._pieces: list[bytes] = []
-        self._meter: Meter | None = None
         self._usage = _UNKNOWN
-        self._is_started = self._is_over = False
-        self._called_s = self._held_s = self._came_s = 0.0
-        self._moves: tuple[Move, ...] = ()
-        self._tally: Tally | None = None
-        self._trace: Trace | None = None
 
     # Called by the client's protocol
-    def open(self, request_headers: list[Header], announced_bytes: int) -> None:
+    def open(self, request_headers: list[Header], head: Head) -> None:
         """The head is in: whose it is and whether it may come in is known before any of its body is read."""
         relay = self._relay
         try:
             if relay.tracing is not None:
                 self._trace = relay.tracing.begin(request_headers)
-            self._caller = relay.keyring.identify(request_headers)
+                head = read_head(self._trace.carried(request_headers))
+            self._head = head
+            self._caller = relay.keyring.identify(head.key)
             self._ticket = relay.admission.admit()
-            self._request_headers = request_headers
-            self.check_size(announced_bytes)
+            self.check_size(head.announced_bytes)
         except RefusedError as error:
             self._answer_fault(error.fault, "refused")
         except Exception:  # noqa: BLE001  (the outermost boundary: the caller gets a 500 with an id, the log the trace)
@@ -129,6 +127,10 @@ class Exchange:
         if size > limit:
             self._answer_fault(faults.too_large(size, limit), "refused")
 
+    def time_out(self) -> None:
+        """The body did not come."""
+        self._answer_fault(faults.too_slow(self._relay.config.timeouts.client_s), "refused")
+
     def call(self, body: bytes) -> None:
         """The body is in: send it to a replica."""
         if self._is_over:
@@ -136,15 +138,13 @@ class Exchange:
         relay = self._relay
         self._called_s = relay.clock()
         try:
-            if not body and any(name == b"upgrade" for name, _ in self._request_headers):
+            if not body and self._head.offers_upgrade:
                 raise RefusedError(faults.hidden_by_upgrade())
             call = parse_call(self._endpoint, body)
             if isinstance(call, Fault):
                 raise RefusedError(call)
             candidates = relay.pool.candidates(call.model)
             self._call = call
-            sent = self._request_headers if self._trace is None else self._trace.carried(self._request_headers)
-            self._lines = headers.forwarded(sent, self.request_id)
             self._attempt(call, candidates)
             self._held_s = relay.clock() - self._called_s
         except RefusedError as error:
@@ -174,7 +174,7 @@ class Exchange:
         self._came_s = self._relay.clock()
         self._response_headers = response_headers
         self._status = status
-        self._pieces = []
+        self._pieces: list[bytes] = []
         self._meter = None
         call = self._call
         assert call is not None  # noqa: S101  (there is no answer without a call)
@@ -201,6 +201,13 @@ class Exchange:
                 self._start(self._meter, forward)
         except Exception:  # noqa: BLE001  (see open)
             self._stumble()
+
+    def passed(self, chunk: bytes, start: int) -> bool:
+        """Text of a stream that has begun goes out as it is on the wire, its chunk and all."""
+        if self._pass_on is None or self._meter is None or not self._meter.passes(chunk, start, len(chunk) - 2):
+            return False
+        self._pass_on(chunk)
+        return True
 
     def ended(self) -> None:
         """The engine's answer is complete; its connection is no longer ours."""
@@ -235,14 +242,14 @@ class Exchange:
             self._stumble()
 
     # One attempt on one replica, counted there while it lasts
-    def _attempt(self, call: Call, candidates: list[Replica]) -> None:
+    def _attempt(self, call: Call, candidates: Sequence[Replica]) -> None:
         relay = self._relay
         replica = relay.policy(candidates)
         self._tried.append(replica)
         self._place = replica.reserve(len(call.body) // _CHARS_A_TOKEN + _OUTPUT_GUESS_TOKENS)
         self._tally = tally = relay.metrics.tally(call.model, replica.name, self._endpoint.dialect)
         tally.in_flight += 1
-        lines = self._lines
+        lines = b"%bx-request-id: %b\r\n" % (self._head.forwarded, self.request_id.encode())
         if replica.api_key:
             lines += b"authorization: Bearer %b\r\n" % replica.api_key.encode()
         self._connection = connection = relay.upstream.open(replica.url)
@@ -290,7 +297,7 @@ class Exchange:
             assert self._call is not None  # noqa: S101  (there is no answer without a call)
             self._lost(self._call, AnswerError(faults.engine_fault(self._tried[-1].name, self._status, body)))
             return
-        self._client.answer(self._status, headers.returned(self._response_headers) + self._own_headers(), body)
+        self._client.answer(self._status, headers.returned(self._response_headers) + self._own_lines(), body)
         self._note_added()
         if self._endpoint.generates:
             self._usage = read_answer(self._endpoint.dialect, body)
@@ -303,7 +310,9 @@ class Exchange:
             self._lost(self._call, error)
             return
         self._is_started = True
-        self._client.start(self._status, headers.of_stream(self._response_headers) + self._own_headers(), first)
+        lines = headers.returned_of_stream(self._response_headers) + self._own_lines()
+        self._client.start(self._status, lines, first)
+        self._pass_on = self._client.raw
         self._note_added()
 
     def _note_added(self) -> None:
@@ -313,14 +322,17 @@ class Exchange:
     def _answer_fault(self, fault: Fault, outcome: Outcome) -> None:
         self._status = fault.status
         body = fault_body(self._endpoint.dialect, fault, self.request_id)
-        content_type = (b"content-type", b"application/json")
-        self._client.answer(fault.status, [content_type, *fault_headers(fault), *self._own_headers()], body)
+        lines = _JSON + headers.lines(fault_headers(fault)) + self._own_lines()
+        self._client.answer(fault.status, lines, body)
         self._settle(outcome)
 
-    def _own_headers(self) -> list[Header]:
+    def _own_lines(self) -> bytes:
         """What every answer carries: the request id under both SDKs' names, and who answered."""
-        who = [(b"x-berth-replica", self._tried[-1].name.encode())] if self._tried else []
-        return [*headers.request_id_headers(self.request_id), *who]
+        rid = self.request_id.encode()
+        if not self._tried:
+            return b"x-request-id: %b\r\nrequest-id: %b\r\n" % (rid, rid)
+        who = self._tried[-1].name.encode()
+        return b"x-request-id: %b\r\nrequest-id: %b\r\nx-berth-replica: %b\r\n" % (rid, rid, who)
 
     # The end
     def _stumble(self) -> None:
@@ -336,6 +348,7 @@ class Exchange:
 
     def _settle(self, outcome: Outcome) -> None:
         self._is_over = True
+        self._pass_on = None
         self._leave_replica()
         if self._ticket is not None:
             self._ticket.settle()
@@ -367,6 +380,7 @@ class Exchange:
 
 
 _UNKNOWN = Usage()
+_JSON = b"content-type: application/json\r\n"
 
 
 def _error_at_the_start(meter: Meter, first: bytes) -> UpstreamError | None:

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, Field
 
+from gateway.breaker import BreakerState
 from gateway.config import GatewayConfig
 from gateway.figures import EngineFigures
 from gateway.metrics import Metrics
-from gateway.replica import Replica, State
+from gateway.replica import Kind, Replica, State
 
 _USAGE = "berth_engine_kv_cache_usage_ratio"
 _WAITING = "berth_engine_requests_waiting"
@@ -30,6 +31,10 @@ class ReplicaStatus(BaseModel):
     url: str = Field(description="where it listens: http://host:port or unix:/path")
     models: list[str] = Field(description="the public names it serves; empty until it was asked")
     state: State = Field(description="requests go to `ready` ones only")
+    kind: Kind = Field(description="an engine of ours, or a remote provider that only stands in")
+    breaker: BreakerState = Field(description="closed: trusted; open: out for how it answered; half_open: on trial")
+    share: float = Field(description="0 to 1: how much of a peer's load it gets; below 1 after a start or a recovery")
+    ejections: dict[str, int] = Field(description="how often its breaker opened, by reason")
     in_flight: int = Field(description="requests there now, by the gateway's own count")
     work_tokens: int = Field(description="estimated tokens of these requests, by which the next one is placed")
     requests: int = Field(description="requests it was given since the gateway started, retries included")
@@ -72,6 +77,10 @@ def _row(replica: Replica, figures: EngineFigures | None, metrics: Metrics, now_
         url=replica.url,
         models=[card.name for card in replica.models],
         state=replica.state,
+        kind=replica.kind,
+        breaker=replica.breaker.state,
+        share=replica.share,
+        ejections={str(reason): count for reason, count in replica.breaker.ejections.items()},
         in_flight=replica.in_flight,
         work_tokens=replica.work_tokens,
         requests=replica.picks,

@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from gateway.access_log import LogFormat
-from gateway.config import GatewayConfig
+from gateway.config import GatewayConfig, Timeouts
 from gateway.identity import KeyHash, hash_key
 from serving.environment import Environment
 from serving.errors import ConfigError
@@ -118,6 +118,8 @@ class GatewaySection(_Section):
     keys: tuple[KeySection, ...] = ()
     max_in_flight: Count | None = None
     max_body_mib: Count = 64
+    client_timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    """How long a client may take for the head of a request, for each 16 KiB of its body, and to go on reading."""
     drain_timeout_s: Annotated[float, Field(ge=0)] = 30.0
     log_format: LogFormat = "text"
     tracing: TracingSection = TracingSection()
@@ -199,6 +201,7 @@ def gateway_config(section: GatewaySection, environment: Environment) -> Gateway
         keys=tuple(keys),
         max_body_bytes=section.max_body_mib * _MIB,
         max_in_flight=section.max_in_flight,
+        timeouts=Timeouts(client_s=section.client_timeout_s),
         log_format=section.log_format,
     )
 

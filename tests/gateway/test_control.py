@@ -45,11 +45,16 @@ def test_status_tells_what_the_router_believes(fake: FakeEngine, second: FakeEng
     first, other = status["replicas"]
     assert first["work_tokens"] > 0
     assert first["probe_age_s"] < 60
+    assert 0 < first["share"] <= 1
     assert {**first, "work_tokens": 0, "probe_age_s": 0} == {
         "name": "e0",
         "url": fake.url,
         "models": ["fake"],
+        "kind": "engine",
         "state": "ready",
+        "breaker": "closed",
+        "share": first["share"],
+        "ejections": {},
         "in_flight": 1,
         "work_tokens": 0,
         "requests": 1,

@@ -7,6 +7,7 @@ import pytest
 
 from gateway.app import Gateway
 from gateway.config import GatewayConfig
+from gateway.headers import read_head
 from gateway.identity import Keyring, hash_key, new_key
 from gateway.replica import Replica
 from tests.fake_engine import FakeEngine, Script, chat_stream, json_answer
@@ -161,7 +162,7 @@ def test_keys_are_long_and_only_their_hash_is_kept() -> None:
     ],
 )
 def test_where_a_key_is_found(headers: list[tuple[bytes, bytes]]) -> None:
-    assert Keyring([hash_key("alice", "k")]).identify(headers) == "alice"
+    assert Keyring([hash_key("alice", "k")]).identify(read_head(headers).key) == "alice"
 
 
 def test_the_keyless_gateway_takes_any_key(fake: FakeEngine, door: Door) -> None:
