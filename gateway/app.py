@@ -20,7 +20,7 @@ from gateway import figures
 from gateway.access_log import write_lines
 from gateway.admin import check_admin
 from gateway.admission import Admission
-from gateway.config import GatewayConfig
+from gateway.config import GatewayConfig, Remote
 from gateway.cost import Cost
 from gateway.errors import ConfigError, RefusedError
 from gateway.headers import RequestIds, read_head, request_id_headers
@@ -70,8 +70,7 @@ class Gateway:
         self.admission = Admission(config.max_in_flight)
         self.metrics = Metrics(VERSION)
         self.metrics.registry.register(ReplicaHealth(self.pool))
-        for remote in config.remotes:
-            self.pool.add(Replica(remote.name, remote.base_url, (), remote.api_key, state="ready", kind="remote"))
+        self._reach(config.remotes)
         self.cost = Cost(self.client_connections, self.upstream.states)
         self.metrics.registry.register(self.cost)
         self._ledger = Ledger((write_lines(config.log_format), *readers), clock)
@@ -134,12 +133,28 @@ class Gateway:
         self.pool.add(replica)
 
     def reconfigure(self, config: GatewayConfig) -> None:
-        """Put other settings in force for all requests from now on; those in flight go on. `log_format` and the probe
-        interval stay as they were at the start."""
+        """Put other settings in force for all requests from now on; those in flight go on. `log_format`, `health` and
+        the probe interval stay as they were at the start."""
         self.config = self._relay.config = config
         self._relay.keyring = Keyring(config.keys)
         self.admission.max_in_flight = config.max_in_flight
         self.upstream.use(config.timeouts)
+        self._patience.use(config.timeouts.client_s)
+        self._reach(config.remotes)
+
+    def _reach(self, remotes: Sequence[Remote]) -> None:
+        """Know these providers: new ones are taken in, known ones get their settings, others no request any more."""
+        known = {replica.name: replica for replica in self.pool.remotes}
+        for remote in remotes:
+            replica = known.pop(remote.name, None)
+            if replica is None:
+                self.pool.add(Replica(remote.name, remote.base_url, (), remote.api_key, state="ready", kind="remote"))
+            else:
+                replica.url, replica.api_key = remote.base_url, remote.api_key
+                if replica.state == "draining":
+                    replica.state = "ready"
+        for gone in known.values():
+            gone.state = "draining"
 
     def identify(self, request: Request) -> str:
         """The caller behind a control-plane request. Raises RefusedError."""
