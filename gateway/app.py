@@ -133,13 +133,14 @@ class Gateway:
         self.pool.add(replica)
 
     def reconfigure(self, config: GatewayConfig) -> None:
-        """Put other settings in force for all requests from now on; those in flight go on. `log_format` and the probe
-        interval stay as they were at the start."""
+        """Put other settings in force for all requests from now on; those in flight go on. `log_format`, `health` and
+        the probe interval stay as they were at the start."""
         self.config = self._relay.config = config
         self._relay.keyring = Keyring(config.keys)
         self.admission.max_in_flight = config.max_in_flight
         self.pool.use_remotes(config.remotes)
         self.upstream.use(config.timeouts)
+        self._patience.use(config.timeouts.client_s)
 
     def identify(self, request: Request) -> str:
         """The caller behind a control-plane request. Raises RefusedError."""

@@ -27,6 +27,10 @@ class Patience:
         self._waits: dict[Connection, tuple[object, int]] = {}
         self._ticker: asyncio.TimerHandle | None = None
 
+    def use(self, timeout_s: float) -> None:
+        """Wait so long from the next interval on."""
+        self._interval_s = timeout_s / _TICKS
+
     def add(self, connection: Connection) -> None:
         """Watch it from now on."""
         self._waits[connection] = (None, 0)

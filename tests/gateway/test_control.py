@@ -4,12 +4,13 @@ import subprocess
 import sys
 import threading
 from contextlib import ExitStack
+from dataclasses import replace
 
 import jsonschema
 import pytest
 
 from gateway.app import VERSION, Gateway
-from gateway.config import GatewayConfig
+from gateway.config import GatewayConfig, Remote
 from gateway.errors import ConfigError
 from gateway.replica import Replica
 from tests.fake_engine import BEFORE_HEADERS, FakeEngine, Script, chat_stream, json_answer, running
@@ -125,6 +126,19 @@ def test_two_gateways_in_one_process_share_nothing(fake: FakeEngine, second: Fak
     one.gateway.admission.is_draining = True
     assert two.post(CHAT, body_for("chat")).status_code == 200
     assert one.gateway.metrics.registry is not two.gateway.metrics.registry
+
+
+def test_providers_elsewhere_come_and_go_with_the_settings() -> None:
+    one, two = Remote("one", "https://a.example/v1", "m", api_key="k1"), Remote("two", "https://b.example/v1", "m")
+    gateway = Gateway(GatewayConfig(remotes=(one,)))
+    (kept,) = gateway.pool.remotes
+    gateway.reconfigure(GatewayConfig(remotes=(replace(one, api_key="k2"), two)))
+    assert [(remote.name, remote.state) for remote in gateway.pool.remotes] == [("one", "ready"), ("two", "ready")]
+    assert (gateway.pool.remotes[0], kept.api_key) == (kept, "k2")
+    gateway.reconfigure(GatewayConfig(remotes=(two,)))
+    assert [remote.is_in for remote in gateway.pool.remotes] == [False, True]
+    gateway.reconfigure(GatewayConfig(remotes=(one, two)))
+    assert [remote.is_in for remote in gateway.pool.remotes] == [True, True]
 
 
 def test_two_replicas_of_one_name_are_refused() -> None:
