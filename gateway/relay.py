@@ -5,6 +5,7 @@ From the other calls its connection to an engine (`gateway.upstream`): began, re
 last settles it, exactly once; and because no step waits, there is no moment at which nobody watches the client.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,9 +14,10 @@ from typing import Protocol
 from gateway import faults, headers
 from gateway.admission import Admission, Ticket
 from gateway.breaker import failure_kind
-from gateway.config import GatewayConfig
+from gateway.config import Chain, GatewayConfig, Trouble
 from gateway.cost import Cost
 from gateway.errors import AnswerError, BrokenError, RefusedError, UpstreamError
+from gateway.fallback import next_attempt, remote_path, trouble_of
 from gateway.headers import Head, Header, RequestIds, read_head
 from gateway.identity import Keyring
 from gateway.ledger import Ledger
@@ -108,6 +110,9 @@ class Exchange:
     _moves: tuple[Move, ...] = ()
     _held_s = _came_s = 0.0
     _held_bytes = 0
+    _chain: Chain | None = None
+    _chain_place = 0
+    _deadline: asyncio.TimerHandle | None = None
     _is_started = _is_over = False
 
     def __init__(self, relay: Relay, client: Client, endpoint: Endpoint) -> None:
@@ -158,20 +163,34 @@ class Exchange:
             call = parse_call(self._endpoint, body)
             if isinstance(call, Fault):
                 raise RefusedError(call)
-            candidates: Sequence[Replica]
-            if call.response_id is None:
-                candidates = relay.pool.candidates(call.model)
-            else:
-                call, candidates = relay.owners.candidates(call, self._caller, relay.pool)
-            self._call = call
-            relay.pool.retry_budget.requested()
             self._sent_s = self._called_s
-            self._attempt(call, candidates)
+            relay.pool.retry_budget.requested()
+            self._begin(call)
             self._held_s = relay.clock() - self._called_s
         except RefusedError as error:
             self._answer_fault(error.fault, "refused")
         except Exception:  # noqa: BLE001  (see open)
             self._stumble()
+
+    def _begin(self, call: Call) -> None:
+        """On a replica of its model, or along the model's chain when none is fit for it. Raises RefusedError."""
+        pool = self._relay.pool
+        self._chain = self._relay.config.chains.get(call.model)
+        if self._chain is not None:
+            self._asked = call
+            deadline_s = self._chain.ttft_deadline_s
+            if deadline_s is not None and call.stream:
+                self._deadline = asyncio.get_running_loop().call_later(deadline_s, self._late)
+            if pool.is_panicking(call.model) and self._stood_in("failed"):
+                return
+        try:
+            candidates = pool.candidates(call.model)
+        except RefusedError as error:
+            if not self._stood_in(trouble_of(error)):
+                raise
+            return
+        self._call = call
+        self._attempt(call, candidates)
 
     def leave(self) -> None:
         """The client is gone: the engine stops, and everything is given back."""
@@ -193,6 +212,8 @@ class Exchange:
     def began(self, status: int, response_headers: list[Header]) -> None:
         """The head of the engine's answer."""
         self._came_s = self._relay.clock()
+        if self._tried[-1].kind == "remote":  # its cookies, limits and account are ours, not the caller's
+            response_headers = [header for header in response_headers if header[0] == b"content-type"]
         self._response_headers = response_headers
         self._status = status
         self._pieces: list[bytes] = []
@@ -296,7 +317,8 @@ class Exchange:
         self._connection = connection = relay.upstream.open(replica.url)
         if self._client.is_slow:
             connection.pause()
-        connection.send(self._endpoint.method, self._endpoint.raw_path, lines, call.body, self)
+        path = remote_path(self._endpoint) if replica.kind == "remote" else self._endpoint.raw_path
+        connection.send(self._endpoint.method, path, lines, call.body, self)
 
     def _leave_replica(self) -> None:
         connection, self._connection = self._connection, None
@@ -319,10 +341,42 @@ class Exchange:
             self._relay.metrics.retried(call.model, replica.name)
             self._moves = (*self._moves, Move("retry", self._sent_s, replica.name, str(error)))
             self._attempt(call, others)
+        elif self._stood_in(trouble_of(error, of_remote=replica.kind == "remote")):
+            pass
         elif isinstance(error, AnswerError):
             self._answer_fault(error.fault, "engine_error")
         else:
             self._answer_fault(faults.broken(self.request_id, replica.name, error, "before it answered"), "broken")
+
+    def _stood_in(self, trouble: Trouble | None) -> bool:
+        """Send the request on along its model's chain, if somebody there can take it."""
+        pool = self._relay.pool
+        if self._chain is None or trouble is None:
+            return False
+        there = next_attempt(
+            self._chain, self._chain_place, trouble, self._asked, lambda step: bool(pool.stand_ins(step))
+        )
+        if there is None:
+            return False
+        _log.warning("%s: '%s' %s, '%s' stands in", self.request_id, self._asked.model, trouble, there.step.name)
+        if trouble == "late":
+            self._tried[-1].was_late(self._relay.clock() - self._sent_s)
+            self._leave_replica()
+        self._chain_place, self._call = there.place, there.call
+        self._sent_s = self._relay.clock()
+        self._moves = (
+            *self._moves,
+            Move("fallback", self._sent_s, self._tried[-1].name if self._tried else NOBODY, trouble),
+        )
+        self._attempt(there.call, pool.stand_ins(there.step))
+        return True
+
+    def _late(self) -> None:
+        try:
+            if not (self._is_started or self._is_over):
+                self._stood_in("late")
+        except Exception:  # noqa: BLE001  (see open)
+            self._stumble()
 
     def _blame(self, error: UpstreamError) -> None:
         """Hold a failure against its replica; one that refused the request itself has shown that it works."""
@@ -413,6 +467,8 @@ class Exchange:
     def _settle(self, outcome: Outcome) -> None:
         self._is_over = True
         self._pass_on = None
+        if self._deadline is not None:
+            self._deadline.cancel()
         self._leave_replica()
         if self._ticket is not None:
             self._ticket.settle()

@@ -14,9 +14,10 @@ NOBODY = "(none)"
 
 
 class Move(NamedTuple):
-    """A request that went on elsewhere: `retry` before its first byte had gone out, `continuation` after it."""
+    """A request that went on elsewhere: `retry` before its first byte had gone out, `continuation` after it,
+    `fallback` to another model or provider."""
 
-    kind: Literal["retry", "continuation"]
+    kind: Literal["retry", "continuation", "fallback"]
     at_s: float
     replica: str
     """The one that failed."""
