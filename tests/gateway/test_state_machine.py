@@ -6,16 +6,15 @@ beginning of what one engine sent for that very request.
 """
 
 import asyncio
-from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 import uvicorn
 from httptools import HttpRequestParser, HttpResponseParser
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, event, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from uvicorn.server import ServerState
 
 from gateway.admission import Admission
@@ -201,12 +200,24 @@ class _Line:
         self.connection.connection_lost(error)
 
 
+class _ClientTransport(FakeTransport):
+    """One whose buffer may be full after a write, which it says before the write returns."""
+
+    fills_up: Callable[[], None] | None = None
+
+    def write(self, data: Any) -> None:
+        super().write(data)
+        if self.fills_up is not None:
+            fills_up, self.fills_up = self.fills_up, None
+            fills_up()
+
+
 class _Caller:
     """One client connection, seen from the client: what it sent, and every answer it got as far as it came."""
 
     def __init__(self, protocol: LaneProtocol) -> None:
         self.protocol = protocol
-        self.transport = FakeTransport()
+        self.transport = _ClientTransport()
         protocol.connection_made(self.transport)
         self.outbox = b""
         self.tags: list[int] = []
@@ -334,6 +345,20 @@ class Gateway(RuleBasedStateMachine):
     def _connecting(self) -> list[_Line]:
         return [line for line in self.lines if line.is_connecting]
 
+    @initialize(asked=st.lists(st.booleans(), min_size=1, max_size=3), answered=st.booleans())
+    def begin(self, asked: list[bool], answered: bool) -> None:
+        """Not from nothing: a few callers have asked, and their engines have taken the call or answered it."""
+        for stream in asked:
+            self.come()
+            self._ask(self.callers[-1], stream=stream, chunked=False)
+        for line in self._connecting():
+            self._connect(line, accepts=True)
+        self._step()
+        for line in self._answering() if answered else ():
+            line.prepare("stream", 3)
+            line.send(2)
+        self._step()
+
     # Clients
     @precondition(lambda self: len(self._open_callers()) < CLIENTS)
     @rule()
@@ -347,6 +372,9 @@ class Gateway(RuleBasedStateMachine):
     @rule(data=st.data(), stream=st.booleans(), chunked=st.booleans(), now=st.booleans())
     def ask(self, data: st.DataObject, stream: bool, chunked: bool, now: bool) -> None:
         caller = data.draw(st.sampled_from(self._open_callers()))
+        self._ask(caller, stream=stream, chunked=chunked, now=now)
+
+    def _ask(self, caller: _Caller, *, stream: bool, chunked: bool, now: bool = True) -> None:
         caller.ask(self.next_tag, stream=stream, chunked=chunked)
         self.next_tag += 1
         if now:
@@ -365,11 +393,19 @@ class Gateway(RuleBasedStateMachine):
     def read_slower_or_faster(self, data: st.DataObject) -> None:
         caller = data.draw(st.sampled_from(self._open_callers()))
         protocol = caller.protocol
+        caller.transport.fills_up = None
         if protocol.flow.write_paused:
             protocol.resume_writing()
         else:
             protocol.pause_writing()
         self._step()
+
+    @precondition(lambda self: self._open_callers())
+    @rule(data=st.data())
+    def be_full_after_the_next_write(self, data: st.DataObject) -> None:
+        caller = data.draw(st.sampled_from(self._open_callers()))
+        if not caller.protocol.flow.write_paused:
+            caller.transport.fills_up = caller.protocol.pause_writing
 
     @precondition(lambda self: self._open_callers())
     @rule(data=st.data())
@@ -421,8 +457,10 @@ class Gateway(RuleBasedStateMachine):
             line.connection.tick()
         self._step()
 
-    @rule(number=st.integers(0, 1))
+    @rule(number=st.integers(0, 9))
     def die(self, number: int) -> None:
+        if number > 1:
+            return  # a rare thing: most of the time both can be asked
         self.replicas[number].state = "unhealthy"
         for line in [line for line in self.lines if line.replica == f"e{number}"]:
             if line.is_open:
@@ -452,6 +490,7 @@ class Gateway(RuleBasedStateMachine):
         """Whatever state things are in: when nothing goes wrong any more, everybody gets all answers."""
         self.probe()
         for caller in self._open_callers():
+            caller.transport.fills_up = None
             if caller.protocol.flow.write_paused:
                 caller.protocol.resume_writing()
             caller.feed(len(caller.outbox))
@@ -551,7 +590,13 @@ class Gateway(RuleBasedStateMachine):
         idle = [connection for wire in self.wires.values() for connection in wire.engine.idle]
         assert all(line.connection.is_cut or line.connection in idle for line in left)
         assert all(settlement.status for settlement in self.ledger.settled)
-        self.pending = Counter(settlement.outcome for settlement in self.ledger.settled)
+        for settlement in self.ledger.settled:
+            event(settlement.outcome)
+        for caller in self.callers:
+            if len(caller.statuses) > caller.complete:
+                event("a stream that broke off")
+        if self.ledger._retries:
+            event("moved to another replica")
 
 
 def _comes_from(body: bytes, attempt: _Attempt, *, is_complete: bool) -> bool:
@@ -570,6 +615,6 @@ def _comes_from(body: bytes, attempt: _Attempt, *, is_complete: bool) -> bool:
 
 
 Gateway.TestCase.settings = settings(
-    max_examples=150, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=300, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestGateway = Gateway.TestCase
