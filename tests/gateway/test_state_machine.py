@@ -595,7 +595,7 @@ class Gateway(RuleBasedStateMachine):
         for caller in self.callers:
             if len(caller.statuses) > caller.complete:
                 event("a stream that broke off")
-        if self.ledger._retries:
+        if self.metrics._retries:
             event("moved to another replica")
 
 
