@@ -5,6 +5,7 @@ from functools import partial
 
 from sizing.activations import Batch
 from sizing.division import indivisible
+from sizing.drafters import Drafter
 from sizing.engine_cache import Caches, Serving
 from sizing.errors import QuestionError
 from sizing.gpu import GIB, Device, compute_major
@@ -83,14 +84,21 @@ def _tensor_parallel_sizes(question: Question) -> tuple[int, ...]:
     """The sizes to try, smallest first: the one asked for, or the powers of two the cards and the heads allow."""
     asked, stages = question.tensor_parallel_size, question.pipeline_parallel_size
     model = question.model
-    rules = partial(indivisible, enable_expert_parallel=question.enable_expert_parallel, release=question.release)
-    cards = question.count // stages
+    replicas = question.data_parallel_size
+    rules = partial(
+        indivisible,
+        enable_expert_parallel=question.enable_expert_parallel,
+        data_parallel_size=replicas,
+        release=question.release,
+    )
+    cards = question.count // (stages * replicas)
     if asked is None and cards:
         powers = [2**n for n in range(cards.bit_length()) if 2**n <= cards]
         return tuple(size for size in powers if rules(model, size) is None)
-    needed = (asked or 1) * stages
+    needed = (asked or 1) * stages * replicas
     if asked is None or asked > cards:
         split = f"tensor_parallel_size is {asked or 1}" + (f" in {stages} pipeline stages" if stages > 1 else "")
+        split += f" in {replicas} data-parallel engines" if replicas > 1 else ""
         raise QuestionError(f"{split}, but there are {question.count} devices; --count {needed}")
     why = rules(model, asked)
     if why is not None:
@@ -211,13 +219,17 @@ def _cache(question: Question, settings: EngineSettings, batch: Batch) -> KvCach
             kv_cache_dtype=question.kv_cache_dtype,
             max_num_batched_tokens=batch.max_num_batched_tokens,
             enable_prefix_caching=question.enable_prefix_caching,
-            async_scheduling=None if device.kind == "cuda" else False,
+            async_scheduling=None if device.kind == "cuda" and _overlaps(question.speculative) else False,
             release=question.release,
             compute_major=compute_major(device.name),
             on_processor=device.kind == "cpu",
             speculative=question.speculative,
         ),
     )
+
+
+def _overlaps(speculative: Drafter | None) -> bool:
+    return speculative is None or speculative.scheduled_async
 
 
 def _settings(question: Question, batch: Batch, tensor_parallel_size: int, max_model_len: int) -> EngineSettings:
@@ -236,6 +248,7 @@ def _settings(question: Question, batch: Batch, tensor_parallel_size: int, max_m
         kv_cache_dtype=question.kv_cache_dtype,
         pipeline_parallel_size=question.pipeline_parallel_size,
         enable_expert_parallel=question.enable_expert_parallel,
+        data_parallel_size=question.data_parallel_size,
     )
 
 
@@ -255,7 +268,12 @@ def _budgets(question: Question, batch: Batch, cache: KvCache, settings: EngineS
                 kv_cache_memory_bytes=question.kv_cache_memory_bytes,
             ),
         )
-    parallel = Parallel(settings.tensor_parallel_size, settings.pipeline_parallel_size, settings.enable_expert_parallel)
+    parallel = Parallel(
+        settings.tensor_parallel_size,
+        settings.pipeline_parallel_size,
+        settings.enable_expert_parallel,
+        settings.data_parallel_size,
+    )
     engine = Engine(
         parallel,
         batch,
@@ -263,6 +281,7 @@ def _budgets(question: Question, batch: Batch, cache: KvCache, settings: EngineS
         enforce_eager=question.enforce_eager,
         release=question.release,
         corrections=question.corrections,
+        drafter=question.speculative,
     )
     return tuple(
         gpu_budget(
