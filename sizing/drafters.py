@@ -1,6 +1,6 @@
 """What drafts tokens for a model, and what it adds to an engine: layers, weights, and buffers of its own."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sizing.errors import QuestionError
 from sizing.layers import Layers
@@ -106,3 +106,10 @@ def small_drafter(model: ModelShape, small: ModelShape, num_speculative_tokens: 
         )
     served = small.served_as(model.dtype)
     return Drafter("draft_model", num_speculative_tokens, small.cache_layers, small.name, 0, probabilistic, served)
+
+
+def following(drafter: Drafter | None, model: ModelShape) -> Drafter | None:
+    """The same drafter for the model packed otherwise: prediction layers are packed with it."""
+    if drafter is None or drafter.method != "mtp":
+        return drafter
+    return replace(drafter, model=model.predictor)

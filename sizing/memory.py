@@ -217,6 +217,7 @@ def cpu_budget(
     *,
     max_model_len: int,
     kv_cache_memory_bytes: int | None,
+    drafter: Drafter | None = None,
     overheads: Overheads = OVERHEADS,
 ) -> Budget:
     """The KV bytes to ask for: all that `max_num_seqs` requests can use, as far as free memory goes.
@@ -230,13 +231,16 @@ def cpu_budget(
     )
     share = overheads.cpu_safety_share
     left_free = Term.exact("left free", int(device.free_bytes * share), f"{share:.0%} of the memory that is free now")
-    terms = (weights, processes, left_free)
+    drafting: list[Term] = []
+    if drafter is not None:
+        drafting = _drafter(drafter, model, device, Engine(Parallel(), batch, max_model_len))
+    terms = (weights, *drafting, processes, left_free)
     kv_cache_bytes = kv_cache_memory_bytes
     if kv_cache_bytes is None:
         left = device.free_bytes - sum(term.bytes for term in terms)
         useful_blocks = batch.max_num_seqs * cache.blocks_per_request(max_model_len) + 1  # and the null block
         kv_cache_bytes = min(useful_blocks, left // cache.block_bytes) * cache.block_bytes
-    claimed_bytes = weights.bytes + processes.bytes + max(0, kv_cache_bytes)
+    claimed_bytes = sum(term.bytes for term in terms) - left_free.bytes + max(0, kv_cache_bytes)
     return Budget(device.free_bytes, terms, kv_cache_bytes, claimed_bytes, kv_cache_given=True)
 
 

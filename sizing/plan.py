@@ -266,6 +266,7 @@ def _budgets(question: Question, batch: Batch, cache: KvCache, settings: EngineS
                 cache,
                 max_model_len=settings.max_model_len,
                 kv_cache_memory_bytes=question.kv_cache_memory_bytes,
+                drafter=question.speculative,
             ),
         )
     parallel = Parallel(

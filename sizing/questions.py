@@ -37,7 +37,7 @@ _SHORT = {
     "vllm": "vllm_version",
     "dp": "data_parallel_size",
 }
-_ASKED = frozenset(
+ASKED = frozenset(
     {
         *("id", "model", "config", "gpu", "gpu_total_gib", "gpu_free_gib", "link", "detected", "dtype"),
         *("count", "ngpu"),  # cards there are, and cards that were used
@@ -150,10 +150,10 @@ def _values(row: object) -> dict[str, object]:
     values: dict[str, object] = {}
     for key, value in row.items():
         name = _SHORT.get(key, key)
-        if name not in _ASKED and name not in _LOGGED:
-            near = difflib.get_close_matches(str(key), [*_ASKED, *_SHORT], n=1)
+        if name not in ASKED and name not in _LOGGED:
+            near = difflib.get_close_matches(str(key), [*ASKED, *_SHORT], n=1)
             raise QuestionError(f"{key!r} is not part of a question" + (f"; did you mean {near[0]!r}?" if near else ""))
-        if value is not None and name in _ASKED:
+        if value is not None and name in ASKED:
             if name in values and values[name] != value:
                 raise QuestionError(f"{name} is said twice, as {values[name]!r} and as {value!r}; leave one out")
             values[name] = value
