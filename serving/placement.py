@@ -17,10 +17,10 @@ from sizing.hub import load_model
 from sizing.islands import CardGroup
 from sizing.memory import Corrections
 from sizing.model import ModelShape
-from sizing.options import Rejected, Want
 from sizing.packing import Packing, Placed, Wanted, pack
 from sizing.plan import answer
 from sizing.question import Answer, Question
+from sizing.ranking import Rejected, Want
 from sizing.release import NEWEST, Release
 from sizing.remedy import here_only
 from sizing.speculation import drafter, read_speculation

@@ -374,7 +374,10 @@ def _activation(model: ModelShape, engine: Engine, stage: int) -> Term:
 def _non_torch(model: ModelShape, device: Device, engine: Engine) -> Term:
     parallel = engine.parallel
     ranks, stages = parallel.ranks_of(model), parallel.pipeline_parallel_size
-    band = engine.overheads.non_torch_gib(engine.release, device.link, ranks, stages).scaled(GIB)
+    band = engine.overheads.non_torch_gib(engine.release, device.link, ranks, stages, unified=device.unified)
+    band = band.scaled(GIB)
+    if device.unified:
+        return _term("non-torch", band, "CUDA context, and what else takes the memory that the card shares")
     if ranks * stages == 1:
         return _term("non-torch", band, "CUDA context and libraries, one rank")
     link = {"nvlink": "NVLink", "xgmi": "xGMI"}.get(device.link, "PCIe")

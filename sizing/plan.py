@@ -8,6 +8,7 @@ from sizing.division import indivisible
 from sizing.drafters import Drafter
 from sizing.engine_cache import Caches, Serving
 from sizing.errors import QuestionError
+from sizing.explicit import with_explicit_kv
 from sizing.gpu import GIB, Device, compute_major
 from sizing.kv_cache import Capacity, KvCache
 from sizing.layers import Recurrent
@@ -43,7 +44,8 @@ def answer(question: Question) -> Answer:
     check(question)
     settled = settle(question)
     if settled.fits:
-        return settled
+        unified = any(device.unified for device in _stage_devices(question))
+        return with_explicit_kv(question, settled, settle)[1] if unified else settled
     remedies = fitting_remedies(question, settled, settle)
     way_out = "try " + ", or ".join(remedy.text for remedy in remedies) if remedies else None
     return replace(settled, way_out=way_out)
@@ -69,9 +71,10 @@ def settle(question: Question) -> Answer:
     sizes = _tensor_parallel_sizes(question)
     wanted = question.max_model_len or question.model.max_model_len
     tried = [_evaluate(question, size, wanted) for size in sizes]
-    for attempt in tried:
-        if attempt.fits:
-            return attempt
+    fits = next((attempt for attempt in tried if attempt.fits), None)
+    if fits is not None:
+        cut = None if fits.certain or question.max_model_len is not None else _shortened(question, fits)
+        return cut or fits
     if question.max_model_len is None:
         shortened = [_shortened(question, attempt) for attempt in tried]
         fitting = [attempt for attempt in shortened if attempt is not None]
@@ -111,19 +114,22 @@ def _shortened(question: Question, attempt: Answer) -> Answer | None:
     """The attempt again with the longest context that its memory surely holds; None where none is of use.
 
     Surely: at the bad end of the terms' bands, since a start that fails costs more than a shorter context. Only where
-    that is too short to be of use the longest that is likely.
+    that is too short to be of use, and the model's own does not fit, the longest that is likely.
     """
     own = question.model.max_model_len
     useful = min(own, SHORTEST_USEFUL_LEN)
-    candidates = [(_surely_longest(question, attempt), "surely does"), (attempt.longest_model_len, "does")]
+    candidates = [(_surely_longest(question, attempt), "surely does")]
+    if not attempt.fits:
+        candidates.append((attempt.longest_model_len, "does"))
     for longest, how in candidates:
         if longest < useful:
             continue
         shorter = _evaluate(question, attempt.settings.tensor_parallel_size, longest)
         if not shorter.fits and len(candidates) < _MOST_CUTS:  # V0's batch grows where the context no longer exceeds it
             candidates.append((shorter.longest_model_len, "does"))
-        note = f"the model's own context of {own:,} tokens does not fit; {longest:,} is the longest that {how}"
-        if shorter.fits:
+        fit = "surely fit" if attempt.fits else "fit"
+        note = f"the model's own context of {own:,} tokens does not {fit}; {longest:,} is the longest that {how}"
+        if shorter.fits and (shorter.certain or not attempt.fits):
             return replace(shorter, note=_joined(note, shorter.note))
     return None
 

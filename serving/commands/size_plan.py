@@ -21,8 +21,9 @@ from sizing.gpu import Device
 from sizing.hub import load_model
 from sizing.islands import like_cards
 from sizing.model import ModelShape
-from sizing.options import Option, Options, Want, options
+from sizing.options import options
 from sizing.question import Question
+from sizing.ranking import Option, Options, Want
 from sizing.speculation import drafter, read_speculation
 from sizing.weights import quantized
 
@@ -110,7 +111,8 @@ def _show(console: Console, found: Options) -> None:
     if found.ranked:
         table = Table(title="Ways that work, best first", title_justify="left")
         for name in ("", "on", "KV tokens", "context", "requests", "output tok/s", "and"):
-            table.add_column(name, justify="left" if name in ("on", "and") else "right", overflow="fold")
+            told = name in ("on", "and")
+            table.add_column(name, justify="left" if told else "right", overflow="fold", no_wrap=name == "on")
         for place, way in enumerate(found.ranked, 1):
             table.add_row(str(place), *_cells(way))
         console.print(table)
@@ -122,7 +124,7 @@ def _cells(way: Option) -> tuple[str, ...]:
     found = way.answer
     notes = [*way.variant.costs, *([] if way.sure else ["a close call"]), *([way.shortfall] if way.shortfall else [])]
     return (
-        str(way),
+        str(way).replace(", ", ",\n"),
         f"{sum(engine.answer.kv_cache_tokens for engine in way.engines):,}",
         f"{found.settings.max_model_len:,}",
         f"{way.seats:,}",
