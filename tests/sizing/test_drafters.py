@@ -8,6 +8,7 @@ import pytest
 
 from sizing.config_json import parse_config
 from sizing.errors import QuestionError, SizingError
+from sizing.gpu import GIB
 from sizing.headers import Tensor
 from sizing.heads import parse_head
 from sizing.plan import answer
@@ -226,3 +227,10 @@ def test_data_parallel_needs_its_cards() -> None:
         answer(read_question({"model": R1, "gpu": "H200", "tp": 2, "dp": 8, "count": 8}, SOURCES))
     with pytest.raises(QuestionError, match="data_parallel_size is 0"):
         answer(read_question({"model": R1, "gpu": "H200", "dp": 0, "count": 8}, SOURCES))
+
+
+def test_the_prediction_layer_of_a_logged_start() -> None:
+    """A 27B of Qwen3.5's shape logged 51.10 GiB loaded without its prediction layer and 51.89 with it."""
+    layer = published("Qwen/Qwen3.5-27B").predictor
+    assert layer is not None
+    assert layer.weights_bytes / GIB == pytest.approx(51.89 - 51.10, abs=0.01)
