@@ -3,12 +3,14 @@
 A command's module is imported when it is asked for: sizing a model needs neither the gateway nor the engines.
 """
 
+import sys
 from importlib import import_module
 from importlib.metadata import version as distribution_version
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
+from typer.exceptions import TyperException
 from typer.main import get_command
 
 # The function or the typer.Typer of that name in the module.
@@ -76,8 +78,28 @@ def berth(
 
 
 def main() -> None:
-    """Entry point of the `berth` script."""
-    app()
+    """Entry point of the `berth` script. A mistake in the command itself is one line and status 2, as others are."""
+    try:
+        status = app(standalone_mode=False)
+    except TyperException as error:
+        typer.echo(_in_one_line(error), err=True)
+        status = error.exit_code
+    except typer.Abort:
+        typer.echo("Aborted!", err=True)
+        status = 1
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _in_one_line(error: TyperException) -> str:
+    """`berth size: No such option: --tp; ...`; a group of commands alone asks for its help, which is the message."""
+    said = error.format_message()
+    if type(error).__name__ == "NoArgsIsHelpError":  # of Typer's own click, which has no public name for it
+        return said
+    command = "berth"
+    context = getattr(error, "ctx", None)
+    if context is not None:
+        command += context.command_path.removeprefix(context.find_root().info_name or "")
+    return f"{command}: {' '.join(said.split()).rstrip('.')}; {command} --help says what there is"
 
 
 if __name__ == "__main__":

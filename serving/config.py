@@ -16,6 +16,8 @@ from serving.environment import Environment
 from serving.errors import ConfigError
 from serving.quantity import token_count
 from serving.sections import Count, HealthSection, HedgeSection, RemoteSection, Seconds, Section, is_loopback
+from sizing.errors import SizingError
+from sizing.speculation import read_speculation
 
 DEMO_MODEL = "demo"
 """The model name that stands for the embedded one."""
@@ -38,7 +40,7 @@ _OUR_FLAGS = frozenset(
         *("uds", "host", "port", "api-key", "served-model-name", "max-model-len", "max-num-seqs", "dtype"),
         *("max-num-batched-tokens", "gpu-memory-utilization", "kv-cache-memory-bytes", "kv-cache-dtype"),
         *("tensor-parallel-size", "pipeline-parallel-size", "enable-expert-parallel", "quantization"),
-        *("shutdown-timeout", "enforce-eager"),
+        *("shutdown-timeout", "enforce-eager", "speculative-config", "spec-method", "spec-model", "spec-tokens"),
     )
 )
 """What placement decides: given twice, the engine would not be the one that was sized."""
@@ -63,6 +65,8 @@ class ModelSection(Section):
     kv_cache_dtype: str = "auto"
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     enforce_eager: bool | None = None
+    speculative_config: Mapping[str, object] | None = None
+    """What drafts tokens, under vLLM's own keys."""
     listen: Literal["unix", "tcp"] = "unix"
     extra_args: tuple[str, ...] = ()
     env: Mapping[str, str] = Field(default_factory=dict)
@@ -77,6 +81,16 @@ class ModelSection(Section):
     def _from_name(cls, value: object) -> object:
         """`- Qwen/Qwen3-8B` is short for `- model: Qwen/Qwen3-8B`."""
         return {"model": value} if isinstance(value, str) else value
+
+    @field_validator("speculative_config")
+    @classmethod
+    def _drafts(cls, value: Mapping[str, object] | None) -> Mapping[str, object] | None:
+        try:
+            if value is not None:
+                read_speculation(dict(value))
+        except SizingError as error:
+            raise ValueError(str(error)) from error
+        return value
 
     @field_validator("extra_args")
     @classmethod
@@ -394,9 +408,19 @@ def _located(model: ModelSection, base: Path, source: str) -> ModelSection:
     """Local folders become absolute (relative ones: to the file they stand in) and must exist."""
     if model.model == DEMO_MODEL:
         return model
+    model = _located_draft(model, base)
     folder = base / Path(model.model).expanduser()
     if folder.is_dir():
         return model.model_copy(update={"model": str(folder.resolve())})
     if _is_path(model.model) or model.model.count("/") != 1:
         raise _said(source, f"model '{model.model}': no such folder, and not a Hub id (those look like Qwen/Qwen3-8B)")
     return model
+
+
+def _located_draft(model: ModelSection, base: Path) -> ModelSection:
+    """The same for the folder of a draft model; what is none is left to the Hub."""
+    drafts = model.speculative_config or {}
+    folder = base / Path(str(drafts.get("model") or "")).expanduser()
+    if not drafts.get("model") or not folder.is_dir():
+        return model
+    return model.model_copy(update={"speculative_config": {**drafts, "model": str(folder.resolve())}})

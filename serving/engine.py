@@ -42,6 +42,8 @@ class EngineSpec:
     dtype: str = "auto"
     enforce_eager: bool = False
     quantization: str | None = None
+    speculative_config: str | None = None
+    """As JSON."""
     extra_args: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     drain_s: float = 5.0
@@ -71,6 +73,7 @@ def argv(spec: EngineSpec) -> list[str]:
         ("tensor-parallel-size", settings.tensor_parallel_size if settings.tensor_parallel_size > 1 else None),
         ("pipeline-parallel-size", settings.pipeline_parallel_size if settings.pipeline_parallel_size > 1 else None),
         ("quantization", spec.quantization),
+        ("speculative-config", spec.speculative_config),
         ("kv-cache-dtype", settings.kv_cache_dtype if settings.kv_cache_dtype != "auto" else None),
         ("dtype", spec.dtype if spec.dtype != "auto" else None),
         ("shutdown-timeout", round(spec.drain_s)),

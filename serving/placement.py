@@ -1,5 +1,6 @@
 """Which engine goes where: the first option that sizing has for each, on cards or parts of cards of its own."""
 
+import json
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -9,17 +10,20 @@ from serving.config import ModelSection
 from serving.engine import EngineSpec
 from serving.errors import PlacementError
 from sizing.detect import Machine
+from sizing.drafters import Drafter
 from sizing.errors import SizingError
 from sizing.gpu import Device
+from sizing.hub import load_model
 from sizing.islands import CardGroup
 from sizing.memory import Corrections
 from sizing.model import ModelShape
-from sizing.options import Rejected, Want
 from sizing.packing import Packing, Placed, Wanted, pack
 from sizing.plan import answer
 from sizing.question import Answer, Question
+from sizing.ranking import Rejected, Want
 from sizing.release import NEWEST, Release
 from sizing.remedy import here_only
+from sizing.speculation import drafter, read_speculation
 from sizing.weights import quantized
 
 
@@ -101,12 +105,12 @@ def _on_gpus(models: Sequence[Model], machine: Machine, folders: Folders, known:
 def _wanted(section: ModelSection, shape: ModelShape, device: Device, known: Known) -> Wanted:
     try:
         model = quantized(shape, section.quantization) if section.quantization else shape
+        question = replace(_question(section, model, device, 1), release=known.release, corrections=known.corrections)
     except SizingError as error:
         raise PlacementError(f"{section.name}: {error}") from error
     want = Want(
         pipeline_parallel_size=section.pipeline_parallel_size, enable_expert_parallel=section.enable_expert_parallel
     )
-    question = replace(_question(section, model, device, 1), release=known.release, corrections=known.corrections)
     return Wanted(section.name, question, section.replicas, want)
 
 
@@ -210,7 +214,16 @@ def _question(section: ModelSection, shape: ModelShape, device: Device, count: i
         kv_cache_memory_bytes=section.kv_cache_memory_bytes,
         kv_cache_dtype=section.kv_cache_dtype,
         enforce_eager=_eager(section, device),
+        speculative=_drafter(section, shape),
     )
+
+
+def _drafter(section: ModelSection, shape: ModelShape) -> Drafter | None:
+    """What drafts for the model, read like the model itself: without its weights."""
+    if section.speculative_config is None:
+        return None
+    asked = read_speculation(dict(section.speculative_config))
+    return drafter(asked, shape, lambda ref, revision, head: load_model(ref, revision=revision, head=head))
 
 
 def _eager(section: ModelSection, device: Device) -> bool:
@@ -235,7 +248,9 @@ def _spec(
     env: dict[str, str],
 ) -> EngineSpec:
     plain = f"{index}-{name.replace('/', '-')}"  # the number keeps a/b and a-b apart
-    local = {"HF_HUB_OFFLINE": "1"} if Path(section.model).is_dir() else {}
+    drafts = section.speculative_config or {}
+    folders_only = all(Path(str(ref)).is_dir() for ref in (section.model, drafts.get("model")) if ref)
+    local = {"HF_HUB_OFFLINE": "1"} if folders_only else {}
     return EngineSpec(
         name=name,
         model=section.model,
@@ -245,6 +260,7 @@ def _spec(
         log_path=folders.logs / f"{plain}.log",
         dtype=section.dtype,
         enforce_eager=question.enforce_eager,
+        speculative_config=json.dumps(dict(drafts)) if drafts else None,
         extra_args=section.extra_args,
         env={"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", **local, **env, **section.env},
     )

@@ -7,6 +7,7 @@ larger one is the peak.
 
 from dataclasses import dataclass
 
+from sizing.drafters import Drafter
 from sizing.gpu import GIB
 from sizing.layers import Latent, Recurrent
 from sizing.model import ModelShape
@@ -50,17 +51,23 @@ def activation_peak(
     last_stage: bool,
     max_model_len: int,
     overheads: Overheads,
+    expert_ranks: int | None = None,
+    drafter: Drafter | None = None,
 ) -> Peak:
-    """The higher of the two peaks; only the last pipeline stage samples.
+    """The highest of the peaks; only the last pipeline stage samples, and drafts.
 
     The hidden states of the whole batch stay alive while the last of each sequence is sampled, and so do the
-    mixture's workspaces where they belong to the runner.
+    mixture's workspaces where they belong to the runner. `expert_ranks` share each expert, by default those of tensor
+    parallelism. What an EAGLE-3 head reads is alive from the forward pass until it has read it.
     """
     tokens, element = batch.max_num_batched_tokens, model.dtype_bytes
-    workspace = tokens * element * _expert_workspace(model, tensor_parallel_size, enable_expert_parallel)
+    ranks = expert_ranks or tensor_parallel_size
+    workspace = tokens * element * _expert_workspace(model, ranks, enable_expert_parallel)
     width = _dense_width(model, tensor_parallel_size)
     forward = overheads.forward_copies.scaled(tokens * width * element)
     forward += exactly(workspace + _latent_workspace(model, batch, tensor_parallel_size, max_model_len))
+    read = drafter.aux_hidden_states * tokens * model.hidden_size * element if drafter else 0
+    forward += exactly(read)
     peak = Peak(forward, f"forward pass of {tokens:,} tokens (max_num_batched_tokens)")
     if last_stage:
         rows = min(batch.max_num_seqs, tokens)
@@ -71,6 +78,18 @@ def activation_peak(
             peak = Peak(sampler, f"sampling {rows:,} sequences (max_num_seqs) over {model.vocab_size:,} tokens")
         # whichever is the peak, it is at least as high as the other might be
         peak = Peak(Band(peak.bytes.value, max(forward.low, sampler.low), max(forward.high, sampler.high)), peak.why)
+    drafts = drafter.model if drafter else None
+    if drafts is not None:
+        # beside the model's hidden states: those it reads once more side by side, and its own pass over the batch
+        beside = tokens * element * (model.hidden_size + _expert_workspace(drafts, ranks, enable_expert_parallel))
+        beside += 2 * read if read else 2 * tokens * drafts.hidden_size * element
+        drafting = overheads.forward_copies.scaled(tokens * _dense_width(drafts, tensor_parallel_size) * element)
+        drafting += exactly(beside)
+        if drafting.value > peak.bytes.value:
+            peak = Peak(drafting, f"drafting over {tokens:,} tokens (max_num_batched_tokens)")
+        peak = Peak(
+            Band(peak.bytes.value, max(peak.bytes.low, drafting.low), max(peak.bytes.high, drafting.high)), peak.why
+        )
     floor = overheads.compiling_gib if second_runner(model, release) else _floor(release, overheads)
     return Peak(peak.bytes + floor.scaled(GIB), peak.why)
 

@@ -44,6 +44,13 @@ def _built(config: ConfigValues, shape: ModelShape, family: "_Family") -> tuple[
     return tuple(weights)
 
 
+def layer_weights(config: ConfigValues, shape: ModelShape, index: int, caches: tuple[Layer, ...]) -> Iterable[Weight]:
+    """One layer more of that decoder, such as its `index`-th, that keeps those caches; named within the layer."""
+    spelt = is_spelt_out(shape)
+    family = _FAMILIES.get(shape.architecture) if shape.assumed is None else _read_off_keys(config)
+    return (family if family is not None and spelt else _counted)(config, shape, index, caches)
+
+
 def is_spelt_out(shape: ModelShape) -> bool:
     """Whether each layer's own parameters are known, and not only how many there are in all."""
     return not any(_COUNTED in weight.name for weight in shape.blueprint)

@@ -21,12 +21,13 @@ PARTS: tuple[Part, ...] = (
 )
 _PART_OF_TERM: dict[str, Part] = {
     "weights": "weights",
+    "drafter": "weights",
     "non-torch": "non-torch",
     "processes": "non-torch",
     "CUDA graphs": "CUDA graphs",
     "left free": "not used",
 }
-"""Every other term is work of the forward pass: activations, sampler state, an encoder's run."""
+"""Every other term is work of the forward pass: activations, the sampler's and a drafter's state, an encoder's run."""
 
 
 @dataclass(frozen=True)

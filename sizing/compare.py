@@ -292,10 +292,17 @@ def asked_of(base: Question, chosen: Option, ask: Asker = settle) -> tuple[Quest
     question = replace(base, device=chosen.device, count=chosen.count, tensor_parallel_size=size, stage_devices=())
     indivisibility = indivisible(model, size)
     if indivisibility is not None:
-        return question, None, f"tensor parallel {size} {indivisibility}"
+        return question, None, f"tensor parallel {size} {indivisibility}; {_that_divides(model, size)}"
     if base.max_model_len is not None and base.max_model_len > model.longest_model_len:
         return question, None, f"{model.name} goes up to {model.longest_model_len:,} tokens"
     return question, *settled(question, ask)
+
+
+def _that_divides(model: ModelShape, size: int) -> str:
+    """The nearest numbers of cards over which the model can be divided."""
+    below = next(ranks for ranks in range(size - 1, 0, -1) if indivisible(model, ranks) is None)
+    above = next((ranks for ranks in range(size + 1, 4 * size + 1) if indivisible(model, ranks) is None), None)
+    return f"take {below} of them" + (f", or {above}" if above else "")
 
 
 def settled(question: Question, ask: Asker = settle) -> tuple[Answer | None, str | None]:

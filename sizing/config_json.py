@@ -19,6 +19,7 @@ from sizing.errors import ModelFileError
 from sizing.headers import Tensor, stored_dtype
 from sizing.model import Dtype, ModelShape, ParameterCount
 from sizing.plain import windows
+from sizing.prediction import prediction_layers, predictor
 from sizing.quantization_config import quantization_method
 from sizing.structure import assumed, by_structure
 from sizing.weighing import weighed
@@ -64,7 +65,7 @@ def parse_config(values: Mapping[str, object], *, name: str, tensors: Sequence[T
             f"{name}: config.json describes {shape.num_parameters:.1e} parameters, more than any model has; "
             "use the file as its publisher ships it"
         )
-    return replace(shape, architecture=found.architecture)
+    return replace(shape, architecture=found.architecture, predictor=predictor(found.config, shape, tensors))
 
 
 def kv_layers(values: Mapping[str, object], *, name: str) -> ModelShape:
@@ -82,7 +83,11 @@ def kv_layers(values: Mapping[str, object], *, name: str) -> ModelShape:
     unweighed = {"hidden_size": 1, "intermediate_size": 1, "vocab_size": 1, "num_attention_heads": heads}
     found = _unweighed({**unweighed, **filled}, name=name, tensors=None)
     shape = replace(found.shape, architecture=found.architecture)
-    return replace(shape, hidden_size=0, intermediate_size=0, vocab_size=0, parameters=ParameterCount())
+    unweighed_shape = replace(shape, hidden_size=0, intermediate_size=0, vocab_size=0, parameters=ParameterCount())
+    further = prediction_layers(found.config, shape)
+    if not further:
+        return unweighed_shape
+    return replace(unweighed_shape, predictor=replace(unweighed_shape, num_hidden_layers=len(further), layers=further))
 
 
 @dataclass(frozen=True)

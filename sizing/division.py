@@ -1,6 +1,6 @@
 """Which ways of dividing a model over ranks vLLM refuses, each with the file that refuses it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from sizing.layers import Latent, Recurrent
@@ -14,16 +14,23 @@ _IGNORED = ("ignore", "ignored_layers", "modules_to_not_convert")
 
 
 def indivisible(
-    model: ModelShape, size: int, *, enable_expert_parallel: bool = False, release: Release = NEWEST
+    model: ModelShape,
+    size: int,
+    *,
+    enable_expert_parallel: bool = False,
+    data_parallel_size: int = 1,
+    release: Release = NEWEST,
 ) -> str | None:
     """Why vLLM cannot split the model over that many tensor-parallel ranks, or None where it can.
+
+    Experts that are not whole are cut for all ranks of data parallelism together (fused_moe/config.py).
 
     The vocabulary is no reason: vLLM pads it (layers/vocab_parallel_embedding.py). Nor are experts that do not divide
     under expert parallelism: some ranks hold one more (layers/fused_moe/expert_map_manager.py).
     """
-    if size == 1:
+    if size == data_parallel_size == 1:
         return None
-    return next(_reasons(model, size, enable_expert_parallel, release), None)
+    return next(_reasons(model, size, enable_expert_parallel, data_parallel_size, release), None)
 
 
 def read_granule(section: Mapping[str, object]) -> Granule | None:
@@ -70,7 +77,9 @@ def _compressed(weights: Mapping[str, object]) -> Granule | None:
     return None
 
 
-def _reasons(model: ModelShape, size: int, expert_parallel: bool, release: Release) -> Iterator[str]:
+def _reasons(
+    model: ModelShape, size: int, expert_parallel: bool, data_parallel_size: int, release: Release
+) -> Iterator[str]:
     heads, kv_heads = model.num_attention_heads, model.num_key_value_heads
     if heads % size:  # vllm/config/model.py: verify_with_parallel_config
         yield f"does not divide the {heads} attention heads"
@@ -79,22 +88,25 @@ def _reasons(model: ModelShape, size: int, expert_parallel: bool, release: Relea
     for layer in model.distinct_layers:
         if isinstance(layer, Recurrent) and layer.heads % size:
             yield f"does not divide the {layer.heads} recurrent heads"
-    for width, what in _widths(model, expert_parallel):
-        if width % size:  # vllm/distributed/utils.py: divide
-            yield f"does not divide the {what} {width}"
+    widths = list(_widths(model, size, expert_parallel, data_parallel_size))
+    for width, what, ranks in widths:
+        if width % ranks:  # vllm/distributed/utils.py: divide
+            yield f"does not divide the {what} {width}" + (f" on {ranks} ranks" if ranks != size else "")
     if model.granule is not None:
-        yield from _cuts(model, model.granule, size, expert_parallel, release)
+        yield from _cuts(model, model.granule, size, widths, release)
 
 
-def _widths(model: ModelShape, expert_parallel: bool) -> Iterator[tuple[int, str]]:
-    """Feed-forward widths that tensor parallelism divides; experts are whole under expert parallelism."""
+def _widths(model: ModelShape, size: int, expert_parallel: bool, replicas: int) -> Iterator[tuple[int, str, int]]:
+    """Feed-forward widths, and over how many ranks they are divided; experts are whole under expert parallelism."""
     if model.num_moe_layers < model.num_hidden_layers and model.intermediate_size:
-        yield model.intermediate_size, "feed-forward width"
+        yield model.intermediate_size, "feed-forward width", size
     if model.num_moe_layers and not expert_parallel:
-        yield model.moe_intermediate_size, "expert width"
+        yield model.moe_intermediate_size, "expert width", size * replicas
 
 
-def _cuts(model: ModelShape, granule: Granule, size: int, expert_parallel: bool, release: Release) -> Iterator[str]:
+def _cuts(
+    model: ModelShape, granule: Granule, size: int, widths: Sequence[tuple[int, str, int]], release: Release
+) -> Iterator[str]:
     """Blocks and groups that would lie on two ranks.
 
     FP8 blocks: layers/quantization/utils/fp8_utils.py, validate_fp8_block_shape and validate_fp8_block_shape_moe.
@@ -105,10 +117,7 @@ def _cuts(model: ModelShape, granule: Granule, size: int, expert_parallel: bool,
     whole = max(granule.outputs, granule.inputs)
     halved = model.quantization in _INTEGER_METHODS if granule.kind == "group" else release >= _REFINES_BLOCKS
     of_expert = min(whole, _SMALLEST_PART) if halved else whole
-    parts = [
-        (width // size, what, of_expert if what == "expert width" else whole)
-        for width, what in _widths(model, expert_parallel)
-    ]
+    parts = [(width // ranks, what, of_expert if what == "expert width" else whole) for width, what, ranks in widths]
     for part, what, unit in [*parts, *_projections(model, granule, size)]:
         if part % unit:
             yield f"leaves {part} of the {what} to a rank, which is no multiple of the {granule.kind} of {unit}"

@@ -72,7 +72,7 @@ def as_json(question: Question, answer: Answer, outlook: Outlook | None = None) 
         "claimed_bytes": answer.claimed_bytes,
         "needed_kv_bytes": answer.needed_kv_bytes,
         "longest_model_len": answer.longest_model_len,
-        "settings": _settings(answer.settings),
+        "settings": _settings(question, answer.settings),
         "log_line": log_line(question, answer) if answer.fits else None,
         "log_lines": [
             {"text": line.text, "value": line.value, "low": line.low, "high": line.high, "unit": line.unit}
@@ -154,7 +154,8 @@ def _device(question: Question) -> Document:
     }
 
 
-def _settings(settings: EngineSettings) -> Document:
+def _settings(question: Question, settings: EngineSettings) -> Document:
+    drafter = question.speculative
     return {
         "max_model_len": settings.max_model_len,
         "max_num_seqs": settings.max_num_seqs,
@@ -163,8 +164,16 @@ def _settings(settings: EngineSettings) -> Document:
         "kv_cache_memory_bytes": settings.kv_cache_memory_bytes,
         "tensor_parallel_size": settings.tensor_parallel_size,
         "pipeline_parallel_size": settings.pipeline_parallel_size,
+        "data_parallel_size": settings.data_parallel_size,
         "enable_expert_parallel": settings.enable_expert_parallel,
         "kv_cache_dtype": settings.kv_cache_dtype,
+        "drafter": None
+        if drafter is None
+        else {
+            "method": drafter.method,
+            "num_speculative_tokens": drafter.num_speculative_tokens,
+            "model": drafter.name or None,
+        },
     }
 
 

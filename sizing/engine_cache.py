@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, replace
 
+from sizing.drafters import Drafter
 from sizing.errors import QuestionError, UnsupportedModelError
 from sizing.gpu import HOPPER
 from sizing.kv_cache import KvCache, kv_cache
@@ -14,7 +15,6 @@ from sizing.layers import (
     IndexKeys,
     Latent,
     Layer,
-    Layers,
     Recurrent,
 )
 from sizing.model import DTYPE_BYTES, KvCacheDtype, ModelShape
@@ -31,22 +31,6 @@ _COMPRESSED_BLOCK = 256
 _COMPRESSED_WINDOW_BLOCK = 64
 _COMPRESSOR_BLOCKS = {4: 4, 128: 8}
 _COMPRESSED_ALIGNMENT = 576
-
-
-@dataclass(frozen=True)
-class Drafter:
-    """What proposes tokens ahead of the model: prediction layers of its own (`mtp`), an EAGLE head or a small model."""
-
-    method: str
-    num_speculative_tokens: int
-    layers: Layers = ()
-    """What its layers keep; they are on the last pipeline stage, and none for n-grams."""
-
-    @property
-    def retained_tokens(self) -> int:
-        """What a chain of prediction modules reads past a window (config/vllm.py: num_prefill_lookahead_tokens)."""
-        chained = self.method == "mtp" and min(len(self.layers), self.num_speculative_tokens) > 1
-        return self.num_speculative_tokens - 1 if chained else 0
 
 
 @dataclass(frozen=True)

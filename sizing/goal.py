@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from sizing.cards import card
 from sizing.errors import QuestionError, SizingError
 from sizing.forecast import forecast, setup
-from sizing.options import Expected
 from sizing.question import Answer, Question
+from sizing.ranking import Expected
 
 
 @dataclass(frozen=True)

@@ -72,8 +72,13 @@ def loaded_tensors(
     )
 
 
+def prediction_tensors(tensors: Iterable[Tensor], num_hidden_layers: int) -> tuple[Tensor, ...]:
+    """The tensors of multi-token prediction alone."""
+    return tuple(tensor for tensor in tensors if _predicts(tensor.name, num_hidden_layers))
+
+
 def _predicts(name: str, num_hidden_layers: int | None) -> bool:
-    if name.startswith(("mtp.", "model.mtp")):
+    if name.startswith(("mtp.", "model.mtp", "mtp_")):
         return True
     layer = _DECODER_LAYER.search(name)
     return layer is not None and num_hidden_layers is not None and int(layer[1]) >= num_hidden_layers

@@ -4,14 +4,20 @@ from pathlib import Path
 
 from sizing.errors import ModelNotFoundError, UnsupportedModelError
 from sizing.gguf_files import GGUF
+from sizing.heads import HeadMethod
 from sizing.model import ModelShape
 from sizing.model_files import from_folder, from_gguf
 
 
 def load_model(
-    ref: str, *, revision: str | None = None, endpoint: str | None = None, cache_dir: Path | None = None
+    ref: str,
+    *,
+    revision: str | None = None,
+    endpoint: str | None = None,
+    cache_dir: Path | None = None,
+    head: HeadMethod | None = None,
 ) -> ModelShape:
-    """The shape of a model given as a local folder, a .gguf file or a Hub id.
+    """The shape of a model given as a local folder, a .gguf file or a Hub id; or of the EAGLE head that is there.
 
     From the Hub only `config.json` and the headers of safetensors or GGUF files travel, by ranged reads. One GGUF file
     among several is named as vLLM does: `owner/repository:Q4_K_M` or `owner/repository/file.gguf`. Where the Hub
@@ -25,7 +31,7 @@ def load_model(
     """
     path = _local(ref)
     if path is not None and path.is_dir():
-        return from_folder(path, ref)
+        return from_folder(path, ref, head)
     if path is not None and path.suffix == GGUF:
         return from_gguf(path.parent, path.name, ref)
     if path is not None:
@@ -38,7 +44,7 @@ def load_model(
 
     source = Repository(repo, revision, endpoint)
     try:
-        return source.model(gguf)
+        return source.model(gguf, head)
     except UnreachableError as error:
         folder = cached_snapshot(repo, revision, cache_dir)
         if folder is None:
@@ -46,7 +52,7 @@ def load_model(
                 f"{ref}: the Hub cannot be reached ({error}) and the model is not in its cache; "
                 "check the connection, or give a local folder"
             ) from error
-        return from_folder(folder, ref) if gguf is None else from_gguf(folder, gguf, ref)
+        return from_folder(folder, ref, head) if gguf is None else from_gguf(folder, gguf, ref)
 
 
 def _local(ref: str) -> Path | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sizing.activations import Batch, activation_peak, penalty_state_bytes
+from sizing.drafters import Drafter
 from sizing.gpu import GIB, Device, compute_major, link_of
 from sizing.kv_cache import KvCache
 from sizing.layers import Indexer, Latent
@@ -32,10 +33,15 @@ class Parallel:
     tensor_parallel_size: int = 1
     pipeline_parallel_size: int = 1
     enable_expert_parallel: bool = False
+    data_parallel_size: int = 1
 
     @property
     def num_cards(self) -> int:
-        return self.tensor_parallel_size * self.pipeline_parallel_size
+        return self.tensor_parallel_size * self.pipeline_parallel_size * self.data_parallel_size
+
+    def ranks_of(self, model: ModelShape) -> int:
+        """How many ranks work on one layer together: those of data parallelism too where they share out experts."""
+        return self.tensor_parallel_size * (self.data_parallel_size if model.num_moe_layers else 1)
 
 
 @dataclass(frozen=True)
@@ -114,6 +120,11 @@ class Engine:
     release: Release = NEWEST
     corrections: Corrections | None = None
     overheads: Overheads = OVERHEADS
+    drafter: Drafter | None = None
+
+    def drafts_on(self, stage: int) -> Drafter | None:
+        """What drafts on that pipeline stage: only the last has the drafter's weights."""
+        return self.drafter if stage == self.parallel.pipeline_parallel_size - 1 else None
 
 
 def block_size(device: Device, model: ModelShape, kv_cache_dtype: str = "auto") -> int:
@@ -206,6 +217,7 @@ def cpu_budget(
     *,
     max_model_len: int,
     kv_cache_memory_bytes: int | None,
+    drafter: Drafter | None = None,
     overheads: Overheads = OVERHEADS,
 ) -> Budget:
     """The KV bytes to ask for: all that `max_num_seqs` requests can use, as far as free memory goes.
@@ -219,28 +231,34 @@ def cpu_budget(
     )
     share = overheads.cpu_safety_share
     left_free = Term.exact("left free", int(device.free_bytes * share), f"{share:.0%} of the memory that is free now")
-    terms = (weights, processes, left_free)
+    drafting: list[Term] = []
+    if drafter is not None:
+        drafting = _drafter(drafter, model, device, Engine(Parallel(), batch, max_model_len))
+    terms = (weights, *drafting, processes, left_free)
     kv_cache_bytes = kv_cache_memory_bytes
     if kv_cache_bytes is None:
         left = device.free_bytes - sum(term.bytes for term in terms)
         useful_blocks = batch.max_num_seqs * cache.blocks_per_request(max_model_len) + 1  # and the null block
         kv_cache_bytes = min(useful_blocks, left // cache.block_bytes) * cache.block_bytes
-    claimed_bytes = weights.bytes + processes.bytes + max(0, kv_cache_bytes)
+    claimed_bytes = sum(term.bytes for term in terms) - left_free.bytes + max(0, kv_cache_bytes)
     return Budget(device.free_bytes, terms, kv_cache_bytes, claimed_bytes, kv_cache_given=True)
 
 
 def _gpu_terms(model: ModelShape, device: Device, engine: Engine, stage: int) -> tuple[Term, ...]:
     parallel, batch = engine.parallel, engine.batch
     found = [_weights(model, device, parallel, stage, engine.release)]
+    drafter = engine.drafts_on(stage)
+    if drafter is not None:
+        found += _drafter(drafter, model, device, engine)
     state = penalty_state_bytes(model, batch, engine.release)
     if state:
         found.append(Term.exact("sampler state", state, f"token counts of {batch.max_num_seqs:,} sequences"))
     found.append(_activation(model, engine, stage))
     if model.has_encoder:
         found.append(_term("encoder run", engine.overheads.encoder_gib.scaled(GIB), "its profile run, which varies"))
-    found.append(_non_torch(device, engine))
+    found.append(_non_torch(model, device, engine))
     if engine.release.cudagraphs_in_budget:
-        found.append(_cudagraphs(model, device, engine))
+        found.append(_cudagraphs(model, device, engine, stage))
     return tuple(_corrected(term, model, device, engine) for term in found)
 
 
@@ -273,6 +291,7 @@ def _weights(model: ModelShape, device: Device, parallel: Parallel, stage: int, 
         tensor_parallel_size=parallel.tensor_parallel_size,
         pipeline_parallel_size=parallel.pipeline_parallel_size,
         enable_expert_parallel=parallel.enable_expert_parallel,
+        data_parallel_size=parallel.data_parallel_size,
         compute_major=major,
         as_allocated=device.kind == "cuda",
         release=release,
@@ -288,6 +307,53 @@ def _weights(model: ModelShape, device: Device, parallel: Parallel, stage: int, 
     return Term("weights", held, why, round(held * (1 - spread)), round(held * (1 + above)))
 
 
+def _drafter(drafter: Drafter, model: ModelShape, device: Device, engine: Engine) -> list[Term]:
+    """Its weights, divided as the model's are, and the buffers it keeps beside them."""
+    if drafter.model is None:
+        return []
+    parallel, batch, drafts = engine.parallel, engine.batch, drafter.model
+    held = weights_per_rank(
+        drafts,
+        tensor_parallel_size=parallel.tensor_parallel_size,
+        enable_expert_parallel=parallel.enable_expert_parallel and drafts.num_moe_layers > 0,
+        data_parallel_size=parallel.data_parallel_size if drafts.num_moe_layers else 1,
+        compute_major=compute_major(device.name),
+        as_allocated=device.kind == "cuda",
+        release=engine.release,
+    )[0]
+    held += drafter.stretched_bytes(engine.max_model_len)
+    tables, said = _tables(drafter, model, parallel)
+    spread = _WEIGHTS_SPREAD_ASSUMED if drafts.assumed else _WEIGHTS_SPREAD
+    what = "prediction layers" if drafter.method == "mtp" else drafter.name
+    why = f"{what}, for {drafter.num_speculative_tokens} tokens ahead ({drafter.method}){said}"
+    high = round(held * (1 + spread)) + (0 if drafter.method == "mtp" else tables)
+    value = held + (tables if drafter.method == "mtp" else 0)
+    found = [Term("drafter", value, why, round(held * (1 - spread)), max(high, value))]
+    state = drafter.state_bytes(
+        max_num_seqs=batch.max_num_seqs,
+        max_num_batched_tokens=batch.max_num_batched_tokens,
+        dtype_bytes=model.dtype_bytes,
+    )
+    if state:
+        found.append(Term.exact("drafter state", state, "what it reads of a batch and keeps for the next step"))
+    return found
+
+
+def _tables(drafter: Drafter, model: ModelShape, parallel: Parallel) -> tuple[int, str]:
+    """One rank's bytes of an embedding that is, or may be, the drafter's own, and the words for it.
+
+    vLLM drops a copy that equals the model's. With pipeline stages the last has none to share, so prediction layers
+    keep theirs (v1/worker/gpu/spec_decode/eagle/utils.py: maybe_share_target_embed).
+    """
+    tp = parallel.tensor_parallel_size
+    if drafter.method == "mtp" and parallel.pipeline_parallel_size > 1 and model.held is not None:
+        return model.held.embedding // tp, ", with an embedding of its own on the last pipeline stage"
+    table = drafter.model.table_bytes if drafter.model is not None else 0
+    if not table:
+        return 0, ""
+    return table // tp, "; its files have an embedding, which is dropped where it equals the model's"
+
+
 def _activation(model: ModelShape, engine: Engine, stage: int) -> Term:
     parallel = engine.parallel
     peak = activation_peak(
@@ -299,32 +365,51 @@ def _activation(model: ModelShape, engine: Engine, stage: int) -> Term:
         last_stage=stage == parallel.pipeline_parallel_size - 1,
         max_model_len=engine.max_model_len,
         overheads=engine.overheads,
+        expert_ranks=parallel.ranks_of(model),
+        drafter=engine.drafts_on(stage),
     )
     return _term("activations", peak.bytes, peak.why)
 
 
-def _non_torch(device: Device, engine: Engine) -> Term:
+def _non_torch(model: ModelShape, device: Device, engine: Engine) -> Term:
     parallel = engine.parallel
-    tp, stages = parallel.tensor_parallel_size, parallel.pipeline_parallel_size
-    band = engine.overheads.non_torch_gib(engine.release, device.link, tp, stages).scaled(GIB)
-    if parallel.num_cards == 1:
+    ranks, stages = parallel.ranks_of(model), parallel.pipeline_parallel_size
+    band = engine.overheads.non_torch_gib(engine.release, device.link, ranks, stages, unified=device.unified)
+    band = band.scaled(GIB)
+    if device.unified:
+        return _term("non-torch", band, "CUDA context, and what else takes the memory that the card shares")
+    if ranks * stages == 1:
         return _term("non-torch", band, "CUDA context and libraries, one rank")
     link = {"nvlink": "NVLink", "xgmi": "xGMI"}.get(device.link, "PCIe")
     return _term("non-torch", band, f"CUDA context and NCCL buffers over {link}")
 
 
-def _cudagraphs(model: ModelShape, device: Device, engine: Engine) -> Term:
+def _cudagraphs(model: ModelShape, device: Device, engine: Engine, stage: int) -> Term:
     if engine.enforce_eager:
         return Term.exact("CUDA graphs", 0, "none with enforce_eager")
-    sizes = _num_capture_sizes(engine.batch, device)
+    tokens = engine.drafter.num_speculative_tokens if engine.drafter else 0
+    sizes = _num_capture_sizes(engine.batch, device, tokens)
     layers = model.num_hidden_layers / engine.parallel.pipeline_parallel_size
+    drafter = engine.drafts_on(stage)
+    if drafter is not None and drafter.method != "draft_model":  # whose runs are not captured (standalone_ar)
+        layers += len(drafter.layers)
     band = engine.overheads.graphs_gib(round(layers), sizes, mixture=model.num_moe_layers > 0)
     return _term("CUDA graphs", band.scaled(GIB), f"vLLM's estimate for {sizes} batch sizes")
 
 
-def _num_capture_sizes(batch: Batch, device: Device) -> int:
-    """Batch sizes vLLM captures (config/vllm.py: _set_cudagraph_sizes): 1, 2, 4, by 8 to 256, then by 16."""
+def _num_capture_sizes(batch: Batch, device: Device, speculative_tokens: int = 0) -> int:
+    """Batch sizes vLLM captures (config/vllm.py: _set_cudagraph_sizes): 1, 2, 4, by 8 to 256, then by 16.
+
+    Where tokens are drafted, so many more for each request, and the multiples of that of each number of requests.
+    """
     most = 1024 if compute_major(device.name) == 10 else 512
-    largest = min(2 * batch.max_num_seqs, most, batch.max_num_batched_tokens)
-    sizes = [1, 2, 4, *range(8, 256, 8), *range(256, largest + 1, 16)]
+    each = 1 + speculative_tokens
+    largest = min(2 * batch.max_num_seqs * each, most, batch.max_num_batched_tokens)
+    sizes = set(_strides(largest))
+    if speculative_tokens:
+        sizes |= {count * each for count in (*_strides(min(batch.max_num_seqs, most)), batch.max_num_seqs)}
     return sum(1 for size in sizes if size <= largest)
+
+
+def _strides(largest: int) -> list[int]:
+    return [size for size in (1, 2, 4, *range(8, 256, 8), *range(256, largest + 1, 16)) if size <= largest]

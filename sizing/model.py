@@ -115,6 +115,12 @@ class ModelShape:
     """`weights_bytes` by layer and by what parallelism does to them."""
     blueprint: tuple[Weight, ...] = field(default=(), compare=False, repr=False)
     """The decoder's parameters by name."""
+    predictor: "ModelShape | None" = field(default=None, compare=False, repr=False)
+    """The prediction layers (MTP) that it brings, as a model without tables of its own; loaded only to draft."""
+    aux_hidden_states: int = field(default=0, compare=False, repr=False)
+    """Of an EAGLE-3 head: how many of its model's layers it reads."""
+    table_bytes: int = field(default=0, compare=False, repr=False)
+    """Of an EAGLE head: an embedding in its files, which is on the card only where it is not equal to the model's."""
 
     @cached_property
     def cache_layers(self) -> Layers:
@@ -143,7 +149,7 @@ class ModelShape:
     def served_as(self, dtype: Dtype) -> "ModelShape":
         """The same model under vLLM's `--dtype`: unquantized weights and the cache take the new type's bytes."""
         if self.quantization or DTYPE_BYTES[dtype] == self.dtype_bytes:
-            return replace(self, dtype=dtype)
+            return replace(self, dtype=dtype, predictor=self.predictor.served_as(dtype) if self.predictor else None)
         scale = DTYPE_BYTES[dtype] / self.dtype_bytes
         held = self.held.scaled(scale) if self.held else None
         return replace(
@@ -152,4 +158,6 @@ class ModelShape:
             weights_bytes=held.weights_bytes if held else round(self.weights_bytes * scale),
             encoder_bytes=round(self.encoder_bytes * scale),
             held=held,
+            predictor=self.predictor.served_as(dtype) if self.predictor else None,
+            table_bytes=round(self.table_bytes * scale),
         )

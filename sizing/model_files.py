@@ -8,6 +8,7 @@ from sizing.config_json import parse_config
 from sizing.errors import ModelFileError, UnsupportedModelError
 from sizing.gguf_files import gguf_files, gguf_shape, only_gguf, read_gguf_header
 from sizing.headers import LENGTH_PREFIX_BYTES, MAX_HEADER_BYTES, Tensor, parse_header
+from sizing.heads import HeadMethod, parse_head
 from sizing.model import ModelShape
 
 CONFIG = "config.json"
@@ -16,23 +17,32 @@ INDEX = "model.safetensors.index.json"
 _OTHER_FORMATS = (".bin", ".pt", ".pth")
 
 
-def from_folder(folder: Path, name: str) -> ModelShape:
-    """The shape of the model that was saved to that folder.
+def from_folder(folder: Path, name: str, head: HeadMethod | None = None) -> ModelShape:
+    """The shape of the model, or of the EAGLE head, that was saved to that folder.
 
     Raises:
         ModelFileError: a file is missing, broken or impossible.
         UnsupportedModelError: a model family or a weights format that is not sized yet.
     """
     files = sorted(entry.name for entry in folder.iterdir())
-    if only_gguf(files):
+    if only_gguf(files) and head is None:
         return from_gguf(folder, None, name)
     config = _folder_json(folder / CONFIG)
     if config is None:
         raise ModelFileError(f"{name}: the folder has no {CONFIG}; give the folder that the model was saved to")
     index = _folder_json(folder / INDEX)
-    shards = weight_files(name, files, index)
+    shards = weight_files(name, files, index, config_will_do=head is not None)
     tensors = [tensor for shard in shards for tensor in _folder_header(folder / shard)] if shards else None
-    return parse_config(with_modelopt(config, _folder_json(folder / MODELOPT_CONFIG)), name=name, tensors=tensors)
+    return parsed(with_modelopt(config, _folder_json(folder / MODELOPT_CONFIG)), name, tensors, head)
+
+
+def parsed(
+    config: Mapping[str, object], name: str, tensors: Sequence[Tensor] | None, head: HeadMethod | None
+) -> ModelShape:
+    """A model's shape, or a head's where one is meant. Raises as parse_config."""
+    if head is not None:
+        return parse_head(config, name=name, method=head, tensors=tensors)
+    return parse_config(config, name=name, tensors=tensors)
 
 
 def from_gguf(folder: Path, wanted: str | None, name: str) -> ModelShape:
@@ -64,8 +74,12 @@ def _folder_header(file: Path) -> tuple[Tensor, ...]:
     return parse_header(header, file=str(file))
 
 
-def weight_files(name: str, files: Sequence[str], index: Mapping[str, object] | None) -> list[str]:
+def weight_files(
+    name: str, files: Sequence[str], index: Mapping[str, object] | None, *, config_will_do: bool = False
+) -> list[str]:
     """The safetensors files vLLM loads, as its default loader picks them; empty where there are no weights at all.
+
+    `config_will_do`: nor where they are only there in a format whose headers are not read.
 
     Raises:
         ModelFileError: a shard the index names is not there.
@@ -84,7 +98,7 @@ def weight_files(name: str, files: Sequence[str], index: Mapping[str, object] | 
         return shards
     if not safetensors:
         others = sorted({Path(file).suffix for file in files} & set(_OTHER_FORMATS))
-        if others:
+        if others and not config_will_do:
             raise UnsupportedModelError(
                 f"{name}: its weights are only there as {' and '.join(others)}, which is not sized yet; "
                 "use a version with safetensors"

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 
 from sizing.division import indivisible
 from sizing.engine_cache import Caches
@@ -11,12 +10,11 @@ from sizing.explicit import on_uneven_stages, with_explicit_kv
 from sizing.gpu import Device
 from sizing.islands import CardGroup, choose, choose_unlike, kinds, shapes
 from sizing.model import ModelShape
-from sizing.plan import SHORTEST_USEFUL_LEN, settle
+from sizing.plan import settle
 from sizing.question import Answer, Question, check
-from sizing.variants import Quantized, Variant, usual_len, variants
+from sizing.ranking import Forecast, Option, Options, PlannedEngine, Rejected, Want, layout_text
+from sizing.variants import Quantized, Variant, variants
 
-_LEN_STEP = 512
-_CROSSINGS = ("nothing", "NUMA nodes", "NVLink islands")
 _VARIED = (
     *("block_size", "enforce_eager", "gpu_memory_utilization", "max_num_batched_tokens", "release"),
     *("speculative", "enable_prefix_caching"),
@@ -41,156 +39,6 @@ class Answers:
         if found is None:
             found = self._found[key] = settle(replace(question, caches=caches))
         return found
-
-
-@dataclass(frozen=True)
-class Want:
-    """What is asked beside the question's own settings; None leaves it open."""
-
-    concurrency: int = 1
-    """Requests of the served context at once, by all replicas together."""
-    replicas: int | None = None
-    """So many engines; None: as many as the concurrency needs and the cards hold."""
-    pipeline_parallel_size: int | None = None
-    enable_expert_parallel: bool | None = None
-    """None: where experts cannot be cut."""
-
-
-@dataclass(frozen=True)
-class Expected:
-    """What a forecast says of all engines of an option together, at the load that was asked for."""
-
-    output_tokens_s: float
-    missed: str | None = None
-    """The SLO that would not be met; None where all are."""
-
-
-Forecast = Callable[[Question, Answer, int], Expected | None]
-"""Of one engine's question and answer, and how many such engines there are; None where the speed is not known."""
-
-
-@dataclass(frozen=True)
-class PlannedEngine:
-    """One engine: its cards, and the question and answer it is started by."""
-
-    group: CardGroup
-    question: Question
-    answer: Answer
-
-    @property
-    def seats(self) -> int:
-        """Requests of the served context that run at once."""
-        return min(self.answer.requests_fit, self.answer.settings.max_num_seqs)
-
-
-@dataclass(frozen=True)
-class Option:
-    """One way that works: so many engines, alike but for the cards they are on."""
-
-    engines: tuple[PlannedEngine, ...]
-    variant: Variant
-    want: Want
-    expected: Expected | None = None
-
-    @property
-    def question(self) -> Question:
-        return self.engines[0].question
-
-    @property
-    def answer(self) -> Answer:
-        """Of the first engine; the others' cards may be a little fuller or emptier."""
-        return self.engines[0].answer
-
-    @cached_property
-    def cards(self) -> tuple[Device, ...]:
-        return tuple(card for engine in self.engines for card in engine.group.cards)
-
-    @property
-    def replicas(self) -> int:
-        return len(self.engines)
-
-    @cached_property
-    def sure(self) -> bool:
-        """Whether it fits at both ends of the terms' bands."""
-        return all(engine.answer.certain for engine in self.engines)
-
-    @cached_property
-    def seats(self) -> int:
-        return sum(engine.seats for engine in self.engines)
-
-    @cached_property
-    def shortfall(self) -> str | None:
-        """What was asked for and is not met; None where all is."""
-        length = self.answer.settings.max_model_len
-        wanted = usual_len(self.question) if self.variant.asked_len is None else self.variant.asked_len
-        if length < wanted:
-            return f"serves {length:,} tokens of context, not {wanted:,}"
-        if self.seats < self.want.concurrency:
-            return f"holds {self.seats:,} requests of {length:,} tokens at once, not {self.want.concurrency:,}"
-        return self.expected.missed if self.expected else None
-
-    @property
-    def rank(self) -> tuple[bool, bool, int, int, bool, int, int, float, int, int]:
-        """The smaller the better; in this order:
-
-        1. it surely fits, before a close call; 2. it gives what was asked, before what falls short; 3. the model as it
-        is, before one with fewer bits; 4. of those that fall short, the one with most requests at once; 5. an engine
-        without pipeline stages, which delay every token, whose tensor parallelism stays inside an NVLink island and a
-        NUMA node; 6. the fewest cards; 7. of what has to be crossed, NUMA nodes before islands; 8. most output tokens
-        per second, where there is a forecast; 9. the fewest pipeline stages; 10. most KV tokens.
-        """
-        settings = self.answer.settings
-        crossing = max(_CROSSINGS.index(engine.group.crossing) for engine in self.engines)
-        return (
-            not self.sure,
-            self.shortfall is not None,
-            len(self.variant.costs),
-            -self.seats if self.shortfall else 0,
-            settings.pipeline_parallel_size > 1 or crossing > 0,
-            len(self.cards),
-            crossing,
-            -self.expected.output_tokens_s if self.expected else 0.0,
-            settings.pipeline_parallel_size,
-            -sum(engine.answer.kv_cache_tokens for engine in self.engines),
-        )
-
-    def __str__(self) -> str:
-        settings = self.answer.settings
-        text = _layout(
-            self.engines[0].group,
-            settings.tensor_parallel_size,
-            settings.pipeline_parallel_size,
-            settings.enable_expert_parallel,
-        )
-        return ", ".join(
-            [f"{self.replicas} engines on {text} each" if self.replicas > 1 else text, *self.variant.flags]
-        )
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """One way that does not work, or not as well as the first."""
-
-    what: str
-    why: str
-
-
-@dataclass(frozen=True)
-class Options:
-    """The ways that work, best first, and those that do not."""
-
-    ranked: tuple[Option, ...]
-    rejected: tuple[Rejected, ...]
-
-    @property
-    def best(self) -> Option | None:
-        return self.ranked[0] if self.ranked else None
-
-    @property
-    def why_not(self) -> tuple[Rejected, ...]:
-        """Every way but the first, with its reason in a line: those that work in their order, then the rest."""
-        worse = (Rejected(str(option), beaten(option, self.ranked[0])) for option in self.ranked[1:])
-        return (*worse, *self.rejected)
 
 
 def options(
@@ -220,41 +68,6 @@ def options(
         return found
     unlike = search.over(_unlike_layouts(question, cards, want))
     return replace(unlike, rejected=found.rejected + unlike.rejected)
-
-
-def beaten(option: Option, best: Option) -> str:
-    """Why that option comes after the best one, in a line."""
-    return next(_weaknesses(option, best), "as good as the first, but not better")
-
-
-def _weaknesses(option: Option, best: Option) -> Iterator[str]:
-    """In the order of `Option.rank`."""
-    if option.sure != best.sure:
-        yield "a close call: it fits only if what is not known turns out well"
-    if option.shortfall and (not best.shortfall or option.seats < best.seats):
-        yield option.shortfall
-    if len(option.variant.costs) > len(best.variant.costs):
-        yield f"{' and '.join(option.variant.costs)}, and it fits without"
-    crossing, stages = option.engines[0].group.crossing, option.answer.settings.pipeline_parallel_size
-    if crossing not in ("nothing", best.engines[0].group.crossing):
-        yield f"tensor parallelism would cross {crossing}"
-    if stages > 1 and best.answer.settings.pipeline_parallel_size == 1:
-        yield "pipeline stages delay every token, and it fits without"
-    if len(option.cards) > len(best.cards):
-        yield f"takes {len(option.cards)} cards where {len(best.cards)} will do"
-    if option.expected and best.expected and option.expected.output_tokens_s < best.expected.output_tokens_s:
-        slower, faster = option.expected.output_tokens_s, best.expected.output_tokens_s
-        yield f"{slower:,.0f} output tokens/s where the first gives {faster:,.0f}"
-    yield from _smaller(option, best)
-
-
-def _smaller(option: Option, best: Option) -> Iterator[str]:
-    more_stages, stages = (each.answer.settings.pipeline_parallel_size for each in (option, best))
-    if more_stages > stages:
-        yield f"{more_stages} pipeline stages, each of which delays every token, where {stages} will do"
-    less, more = (sum(engine.answer.kv_cache_tokens for engine in each.engines) for each in (option, best))
-    if less < more:
-        yield f"{less:,} KV tokens where the first has {more:,}"
 
 
 @dataclass(frozen=True)
@@ -319,7 +132,7 @@ class _Search:
         if first is None:
             return [], [_too_few(layout)]
         expert_parallel, why = self._split(layout.tensor)
-        what = _layout(first, layout.tensor, layout.pipeline, expert_parallel)
+        what = layout_text(first, layout.tensor, layout.pipeline, expert_parallel)
         if why is not None:
             return [], [Rejected(what, f"tensor_parallel_size {layout.tensor} {why}")]
         asked = replace(
@@ -384,30 +197,10 @@ class _Search:
             if not found.fits:
                 close = "" if found.certain else " (a close call)"
                 return f"{found.reason}{close}"
-            if not found.certain and question.max_model_len is None:
-                question, found = self._surely(question, found)
             question, found = with_explicit_kv(question, found, self._answers.settled)
         except SizingError as error:
             return str(error)
         return PlannedEngine(group, question, found)
-
-    def _surely(self, question: Question, found: Answer) -> tuple[Question, Answer]:
-        """A context that nobody asked for, cut to what the bad end of the bands holds; as it was where that is little.
-
-        The longest context that fits by the sum is always a close call.
-        """
-        tokens, longest = found.kv_cache_tokens_range.low, found.settings.max_model_len
-        length = longest * tokens // max(1, found.kv_cache_tokens) // _LEN_STEP * _LEN_STEP
-        if length < min(question.model.max_model_len, SHORTEST_USEFUL_LEN):
-            return question, found
-        surer = self._answers.settled(replace(question, max_model_len=length))
-        if not (surer.fits and surer.certain):
-            return question, found
-        return replace(question, max_model_len=length), replace(
-            surer,
-            note=f"the model's own context of {question.model.max_model_len:,} tokens does not surely fit; "
-            f"{length:,} does",
-        )
 
 
 def on_cards(question: Question, group: CardGroup) -> Question:
@@ -415,15 +208,6 @@ def on_cards(question: Question, group: CardGroup) -> Question:
     stages = tuple(replace(device, index=None, island=None, numa_node=None) for device in group.stage_devices)
     smallest = min(stages, key=lambda device: (device.memory_bytes, device.free_bytes))
     return replace(question, device=smallest, count=len(group.cards), stage_devices=() if group.alike else stages)
-
-
-def _layout(group: CardGroup, tensor: int, pipeline: int, expert_parallel: bool) -> str:
-    sizes = [
-        f"tensor_parallel_size {tensor}" if tensor > 1 else "",
-        f"pipeline_parallel_size {pipeline}" if pipeline > 1 else "",
-        "expert parallel" if expert_parallel else "",
-    ]
-    return ", ".join([str(group), *(size for size in sizes if size)])
 
 
 def _all_refused(refused: Sequence[tuple[str, str]]) -> str:

@@ -21,6 +21,7 @@ def outlook(question: Question, answer: Answer, workload: Workload) -> Outlook:
         device.link,
         tensor_parallel_size=settings.tensor_parallel_size,
         pipeline_parallel_size=settings.pipeline_parallel_size,
+        replicas=settings.data_parallel_size,
         max_num_seqs=settings.max_num_seqs,
         max_num_batched_tokens=settings.max_num_batched_tokens,
         kv_cache_tokens=answer.kv_cache_tokens,

@@ -74,6 +74,10 @@ class Overheads:
     non_torch_one_rank_gib: Since = Since(
         ((0, Band(0.08, 0.01, 0.36)), (8, Band(0.13, 0.05, 0.20)), (18, Band(0.25, 0.20, 0.46)))
     )
+    # Memory that card and processor share (GB10): vLLM takes what free memory fell by since its start for its own, and
+    # that holds the page cache of the weights it read and whatever the system did meanwhile. 1.5, 2.1 and 2.7 for three
+    # starts of 0.11 to 0.27, all there are with a total to check against: far apart, so the band is wide.
+    non_torch_unified_gib: Band = Band(2.2, 0.3, 5.0)
     # ROCm counts what HIP and its libraries load: 6.07 in 0.6, about 2 for later ones.
     non_torch_rocm_gib: Since = Since(((0, Band(6.0, 0.3, 6.3)), (8, Band(2.0, 0.3, 6.3))))
     # Several tensor-parallel ranks: NCCL's and the custom all-reduce's buffers as well. PCIe 0.20-0.36 whatever the
@@ -96,8 +100,12 @@ class Overheads:
     # Of the memory free on the node: page cache that turns out not to be reclaimable, and everyone else's growth.
     cpu_safety_share: float = 0.10
 
-    def non_torch_gib(self, release: Release, link: Link, tensor_parallel_size: int, stages: int) -> Band:
+    def non_torch_gib(
+        self, release: Release, link: Link, tensor_parallel_size: int, stages: int, *, unified: bool = False
+    ) -> Band:
         """What the driver sees beside PyTorch's memory on one rank."""
+        if unified:
+            return self.non_torch_unified_gib
         release = Release(0) if release.engine == "V0" else release
         if tensor_parallel_size > 1:
             fabric = link in ("nvlink", "xgmi")

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field, replace
 from sizing.errors import SizingError
 from sizing.gpu import Device
 from sizing.islands import kinds
-from sizing.options import Answers, Forecast, Option, Options, PlannedEngine, Rejected, Want, options
+from sizing.options import Answers, options
 from sizing.overheads import OVERHEADS
 from sizing.plan import answer
 from sizing.question import Question
+from sizing.ranking import Forecast, Option, Options, PlannedEngine, Rejected, Want
 from sizing.remedy import here_only
 from sizing.sharing import (
     Asked,

@@ -5,8 +5,10 @@ from functools import partial
 
 from sizing.activations import Batch
 from sizing.division import indivisible
+from sizing.drafters import Drafter
 from sizing.engine_cache import Caches, Serving
 from sizing.errors import QuestionError
+from sizing.explicit import with_explicit_kv
 from sizing.gpu import GIB, Device, compute_major
 from sizing.kv_cache import Capacity, KvCache
 from sizing.layers import Recurrent
@@ -42,7 +44,8 @@ def answer(question: Question) -> Answer:
     check(question)
     settled = settle(question)
     if settled.fits:
-        return settled
+        unified = any(device.unified for device in _stage_devices(question))
+        return with_explicit_kv(question, settled, settle)[1] if unified else settled
     remedies = fitting_remedies(question, settled, settle)
     way_out = "try " + ", or ".join(remedy.text for remedy in remedies) if remedies else None
     return replace(settled, way_out=way_out)
@@ -68,9 +71,10 @@ def settle(question: Question) -> Answer:
     sizes = _tensor_parallel_sizes(question)
     wanted = question.max_model_len or question.model.max_model_len
     tried = [_evaluate(question, size, wanted) for size in sizes]
-    for attempt in tried:
-        if attempt.fits:
-            return attempt
+    fits = next((attempt for attempt in tried if attempt.fits), None)
+    if fits is not None:
+        cut = None if fits.certain or question.max_model_len is not None else _shortened(question, fits)
+        return cut or fits
     if question.max_model_len is None:
         shortened = [_shortened(question, attempt) for attempt in tried]
         fitting = [attempt for attempt in shortened if attempt is not None]
@@ -83,14 +87,21 @@ def _tensor_parallel_sizes(question: Question) -> tuple[int, ...]:
     """The sizes to try, smallest first: the one asked for, or the powers of two the cards and the heads allow."""
     asked, stages = question.tensor_parallel_size, question.pipeline_parallel_size
     model = question.model
-    rules = partial(indivisible, enable_expert_parallel=question.enable_expert_parallel, release=question.release)
-    cards = question.count // stages
+    replicas = question.data_parallel_size
+    rules = partial(
+        indivisible,
+        enable_expert_parallel=question.enable_expert_parallel,
+        data_parallel_size=replicas,
+        release=question.release,
+    )
+    cards = question.count // (stages * replicas)
     if asked is None and cards:
         powers = [2**n for n in range(cards.bit_length()) if 2**n <= cards]
         return tuple(size for size in powers if rules(model, size) is None)
-    needed = (asked or 1) * stages
+    needed = (asked or 1) * stages * replicas
     if asked is None or asked > cards:
         split = f"tensor_parallel_size is {asked or 1}" + (f" in {stages} pipeline stages" if stages > 1 else "")
+        split += f" in {replicas} data-parallel engines" if replicas > 1 else ""
         raise QuestionError(f"{split}, but there are {question.count} devices; --count {needed}")
     why = rules(model, asked)
     if why is not None:
@@ -103,19 +114,22 @@ def _shortened(question: Question, attempt: Answer) -> Answer | None:
     """The attempt again with the longest context that its memory surely holds; None where none is of use.
 
     Surely: at the bad end of the terms' bands, since a start that fails costs more than a shorter context. Only where
-    that is too short to be of use the longest that is likely.
+    that is too short to be of use, and the model's own does not fit, the longest that is likely.
     """
     own = question.model.max_model_len
     useful = min(own, SHORTEST_USEFUL_LEN)
-    candidates = [(_surely_longest(question, attempt), "surely does"), (attempt.longest_model_len, "does")]
+    candidates = [(_surely_longest(question, attempt), "surely does")]
+    if not attempt.fits:
+        candidates.append((attempt.longest_model_len, "does"))
     for longest, how in candidates:
         if longest < useful:
             continue
         shorter = _evaluate(question, attempt.settings.tensor_parallel_size, longest)
         if not shorter.fits and len(candidates) < _MOST_CUTS:  # V0's batch grows where the context no longer exceeds it
             candidates.append((shorter.longest_model_len, "does"))
-        note = f"the model's own context of {own:,} tokens does not fit; {longest:,} is the longest that {how}"
-        if shorter.fits:
+        fit = "surely fit" if attempt.fits else "fit"
+        note = f"the model's own context of {own:,} tokens does not {fit}; {longest:,} is the longest that {how}"
+        if shorter.fits and (shorter.certain or not attempt.fits):
             return replace(shorter, note=_joined(note, shorter.note))
     return None
 
@@ -211,13 +225,17 @@ def _cache(question: Question, settings: EngineSettings, batch: Batch) -> KvCach
             kv_cache_dtype=question.kv_cache_dtype,
             max_num_batched_tokens=batch.max_num_batched_tokens,
             enable_prefix_caching=question.enable_prefix_caching,
-            async_scheduling=None if device.kind == "cuda" else False,
+            async_scheduling=None if device.kind == "cuda" and _overlaps(question.speculative) else False,
             release=question.release,
             compute_major=compute_major(device.name),
             on_processor=device.kind == "cpu",
             speculative=question.speculative,
         ),
     )
+
+
+def _overlaps(speculative: Drafter | None) -> bool:
+    return speculative is None or speculative.scheduled_async
 
 
 def _settings(question: Question, batch: Batch, tensor_parallel_size: int, max_model_len: int) -> EngineSettings:
@@ -236,6 +254,7 @@ def _settings(question: Question, batch: Batch, tensor_parallel_size: int, max_m
         kv_cache_dtype=question.kv_cache_dtype,
         pipeline_parallel_size=question.pipeline_parallel_size,
         enable_expert_parallel=question.enable_expert_parallel,
+        data_parallel_size=question.data_parallel_size,
     )
 
 
@@ -253,9 +272,15 @@ def _budgets(question: Question, batch: Batch, cache: KvCache, settings: EngineS
                 cache,
                 max_model_len=settings.max_model_len,
                 kv_cache_memory_bytes=question.kv_cache_memory_bytes,
+                drafter=question.speculative,
             ),
         )
-    parallel = Parallel(settings.tensor_parallel_size, settings.pipeline_parallel_size, settings.enable_expert_parallel)
+    parallel = Parallel(
+        settings.tensor_parallel_size,
+        settings.pipeline_parallel_size,
+        settings.enable_expert_parallel,
+        settings.data_parallel_size,
+    )
     engine = Engine(
         parallel,
         batch,
@@ -263,6 +288,7 @@ def _budgets(question: Question, batch: Batch, cache: KvCache, settings: EngineS
         enforce_eager=question.enforce_eager,
         release=question.release,
         corrections=question.corrections,
+        drafter=question.speculative,
     )
     return tuple(
         gpu_budget(

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from sizing.engine_cache import Caches, Drafter
+from sizing.drafters import Drafter
+from sizing.engine_cache import Caches
 from sizing.errors import QuestionError
 from sizing.gpu import AMPERE, Device, compute_major
 from sizing.layers import Compressed, Indexer, Latent
@@ -33,6 +34,8 @@ class Question:
     enforce_eager: bool = False
     pipeline_parallel_size: int = 1
     enable_expert_parallel: bool = False
+    data_parallel_size: int = 1
+    """So many engines of these sizes, which divide the experts among them and repeat the rest."""
     block_size: int | None = None
     enable_prefix_caching: bool | None = None
     """None: vLLM's default for the model and the release."""
@@ -57,10 +60,12 @@ class EngineSettings:
     kv_cache_dtype: str
     pipeline_parallel_size: int = 1
     enable_expert_parallel: bool = False
+    data_parallel_size: int = 1
 
     @property
     def num_cards(self) -> int:
-        return self.tensor_parallel_size * self.pipeline_parallel_size
+        """Of all data-parallel ranks together."""
+        return self.tensor_parallel_size * self.pipeline_parallel_size * self.data_parallel_size
 
 
 @dataclass(frozen=True)
@@ -126,6 +131,7 @@ def check(question: Question) -> None:
         "max_num_batched_tokens": question.max_num_batched_tokens,
         "kv_cache_memory_bytes": question.kv_cache_memory_bytes,
         "pipeline_parallel_size": question.pipeline_parallel_size,
+        "data_parallel_size": question.data_parallel_size,
         "block_size": question.block_size,
     }
     for name, value in positive.items():
@@ -151,7 +157,15 @@ def check(question: Question) -> None:
             "name one for each stage"
         )
     _check_kernels(question)
-    several = max(question.count, question.tensor_parallel_size or 1, question.pipeline_parallel_size) > 1
+    several = (
+        max(
+            question.count,
+            question.tensor_parallel_size or 1,
+            question.pipeline_parallel_size,
+            question.data_parallel_size,
+        )
+        > 1
+    )
     if question.device.kind == "cpu" and several:
         raise QuestionError("a processor is one device here; tensor parallel over its NUMA nodes is not sized yet")
 

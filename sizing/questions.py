@@ -13,12 +13,15 @@ from dataclasses import dataclass, field, replace
 
 from sizing.card_names import described_card
 from sizing.config_json import kv_layers, parse_config
-from sizing.errors import QuestionError, UnsupportedModelError
+from sizing.drafters import Drafter
+from sizing.errors import ModelNotFoundError, QuestionError, UnsupportedModelError
 from sizing.gpu import AMPERE, GIB, Device, Link, compute_major
+from sizing.heads import HeadMethod, parse_head
 from sizing.memory import Corrections
 from sizing.model import Dtype, ModelShape
 from sizing.question import Question
 from sizing.release import Engine, parse_release
+from sizing.speculation import drafter, read_speculation
 from sizing.weights import quantized
 
 Row = Mapping[str, object]
@@ -32,20 +35,21 @@ _SHORT = {
     "quant": "quantization",
     "prefix_caching": "enable_prefix_caching",
     "vllm": "vllm_version",
+    "dp": "data_parallel_size",
 }
-_ASKED = frozenset(
+ASKED = frozenset(
     {
         *("id", "model", "config", "gpu", "gpu_total_gib", "gpu_free_gib", "link", "detected", "dtype"),
         *("count", "ngpu"),  # cards there are, and cards that were used
         *("quantization", "vllm_version", "engine", "tensor_parallel_size", "pipeline_parallel_size"),
         *("enable_expert_parallel", "max_model_len", "max_num_seqs", "max_num_batched_tokens", "block_size"),
         *("gpu_memory_utilization", "gmu_default", "kv_cache_memory_bytes", "kv_cache_dtype", "enforce_eager"),
-        *("enable_prefix_caching", "revision", "lora"),
+        *("enable_prefix_caching", "revision", "lora", "speculative_config", "data_parallel_size"),
     }
 )
 _LOGGED = frozenset(
     {
-        *("source", "note", "gpu_total_note", "dp", "blocks", "load_gib", "ckpt_gib", "consumed_gib"),
+        *("source", "note", "gpu_total_note", "blocks", "load_gib", "ckpt_gib", "consumed_gib"),
         *("act_gib", "nontorch_gib", "peak_torch_gib", "cg_est_gib", "cg_gib", "kv_gib", "kv_tokens"),
         *("kv_tokens_approx", "conc", "est_max_len", "kv_needed_gib", "outcome", "mla_align", "skip_mm_profiling"),
         *("config_known", "complete", "page_check", "unified_memory", "outlier", "certainty"),
@@ -77,8 +81,17 @@ class Sources:
     """config.json by name, looked at before a model is loaded."""
     corrections: Corrections | None = None
     """What the user's own start-up logs say of the terms."""
+    load_head: Callable[[str, str | None, HeadMethod], ModelShape] | None = None
+    """An EAGLE head, by folder or Hub id, revision and kind; None: only those in `configs`."""
     shapes: dict[tuple[str | None, ...], ModelShape] = field(default_factory=dict, compare=False, repr=False)
     """Models that questions named before, by all that a question says of a model."""
+
+    def remembered(self, key: tuple[str | None, ...], read: Callable[[], ModelShape]) -> ModelShape:
+        """A model that many questions name is read once."""
+        found = self.shapes.get(key)
+        if found is None:
+            found = self.shapes[key] = read()
+        return found
 
 
 def read_question(row: object, sources: Sources, *, cache_only: bool = False) -> Question:
@@ -101,13 +114,16 @@ def read_question(row: object, sources: Sources, *, cache_only: bool = False) ->
     tensor_parallel_size = _count(values, "tensor_parallel_size")
     used = _count(values, "ngpu")
     if tensor_parallel_size is None and used is not None:
-        tensor_parallel_size = max(1, used // max(1, stages))
+        tensor_parallel_size = max(1, used // max(1, stages * (_count(values, "data_parallel_size") or 1)))
     utilization = _number(values, "gpu_memory_utilization")
     utilization = _number(values, "gmu_default") if utilization is None else utilization
+    replicas = _count(values, "data_parallel_size")
+    replicas = 1 if replicas is None else replicas
+    model = _cached_only(values, sources) if cache_only else _model(values, sources)
     return Question(
-        model=_cached_only(values, sources) if cache_only else _model(values, sources),
+        model=model,
         device=device,
-        count=count if _says_how_many(values) else max(count, (tensor_parallel_size or 1) * stages),
+        count=count if _says_how_many(values) else max(count, (tensor_parallel_size or 1) * stages * replicas),
         tensor_parallel_size=tensor_parallel_size,
         max_model_len=_model_len(values),
         max_num_seqs=_count(values, "max_num_seqs"),
@@ -120,6 +136,8 @@ def read_question(row: object, sources: Sources, *, cache_only: bool = False) ->
         enable_expert_parallel=_flag(values, "enable_expert_parallel") or False,
         block_size=_count(values, "block_size"),
         enable_prefix_caching=_flag(values, "enable_prefix_caching"),
+        data_parallel_size=replicas,
+        speculative=_speculative(values, model, sources),
         release=release,
         corrections=sources.corrections,
     )
@@ -132,10 +150,10 @@ def _values(row: object) -> dict[str, object]:
     values: dict[str, object] = {}
     for key, value in row.items():
         name = _SHORT.get(key, key)
-        if name not in _ASKED and name not in _LOGGED:
-            near = difflib.get_close_matches(str(key), [*_ASKED, *_SHORT], n=1)
+        if name not in ASKED and name not in _LOGGED:
+            near = difflib.get_close_matches(str(key), [*ASKED, *_SHORT], n=1)
             raise QuestionError(f"{key!r} is not part of a question" + (f"; did you mean {near[0]!r}?" if near else ""))
-        if value is not None and name in _ASKED:
+        if value is not None and name in ASKED:
             if name in values and values[name] != value:
                 raise QuestionError(f"{name} is said twice, as {values[name]!r} and as {value!r}; leave one out")
             values[name] = value
@@ -143,13 +161,10 @@ def _values(row: object) -> dict[str, object]:
 
 
 def _model(values: Row, sources: Sources) -> ModelShape:
-    """A model that many questions name is read once."""
     if values.get("config") is not None:
         return _read_model(values, sources)
     key = tuple(_text(values, said) for said in ("model", "revision", "quantization", "dtype"))
-    if key not in sources.shapes:
-        sources.shapes[key] = _read_model(values, sources)
-    return sources.shapes[key]
+    return sources.remembered(key, lambda: _read_model(values, sources))
 
 
 def _read_model(values: Row, sources: Sources) -> ModelShape:
@@ -162,12 +177,37 @@ def _read_model(values: Row, sources: Sources) -> ModelShape:
     if found is not None:
         model = _parsed(found, name or "inline config", packed_as=_text(values, "quantization"))
     else:
-        model = sources.load(name or "", _text(values, "revision"))
+        ref, revision = name or "", _text(values, "revision")
+        model = sources.remembered((ref, revision), lambda: sources.load(ref, revision))
     scheme = _text(values, "quantization")
     if scheme is not None and model.quantization is None:
         model = quantized(model, _SCHEME_WORDS.sub("", scheme.lower()).strip())
     dtype = _dtype(values)
     return model if dtype is None else model.served_as(dtype)
+
+
+def _speculative(values: Row, model: ModelShape, sources: Sources) -> Drafter | None:
+    if values.get("speculative_config") is None:
+        return None
+
+    def load(ref: str, revision: str | None, head: HeadMethod | None) -> ModelShape:
+        if head is None:
+            return _model({"model": ref, "revision": revision}, sources)
+        return sources.remembered((ref, revision, head), lambda: _read_head(ref, revision, head, sources))
+
+    try:
+        return drafter(read_speculation(values["speculative_config"]), model, load)
+    except ModelNotFoundError as error:
+        raise ModelNotFoundError(f"the draft model of speculative_config: {error}") from error
+
+
+def _read_head(ref: str, revision: str | None, head: HeadMethod, sources: Sources) -> ModelShape:
+    found = _known_config(ref, sources.configs)
+    if found is not None:
+        return parse_head(found, name=ref, method=head)
+    if sources.load_head is None:
+        raise ModelNotFoundError(f"{ref} is not among the configs given; add its config.json")
+    return sources.load_head(ref, revision, head)
 
 
 def _known_config(name: str, configs: Mapping[str, Row]) -> Row | None:

@@ -86,6 +86,8 @@ def _title(question: Question, answer: Answer) -> Text:
     name = (question.stage_devices[answer.stage] if question.stage_devices else question.device).name
     each = f", on each of {settings.num_cards}" if settings.num_cards > 1 else ""
     text = Text(f"{question.model.name} on {name}{each}", style="italic")
+    if settings.data_parallel_size > 1:
+        text.append(f"\n{settings.data_parallel_size} data-parallel engines; tokens and requests are those of one")
     if settings.pipeline_parallel_size > 1:
         text.append(
             f"\npipeline stage {answer.stage} of {settings.pipeline_parallel_size} (counted from 0) has least room; "

@@ -19,13 +19,13 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
-from sizing.config_json import parse_config
 from sizing.errors import ModelFileError, ModelNotFoundError, UnsupportedModelError
 from sizing.gguf_files import gguf_files, gguf_shape, only_gguf
 from sizing.gguf_header import parse_gguf
 from sizing.headers import Tensor
+from sizing.heads import HeadMethod
 from sizing.model import ModelShape
-from sizing.model_files import CONFIG, INDEX, MODELOPT_CONFIG, json_object, weight_files, with_modelopt
+from sizing.model_files import CONFIG, INDEX, MODELOPT_CONFIG, json_object, parsed, weight_files, with_modelopt
 
 _TIMEOUT_S = 10.0
 _PARALLEL_READS = 8
@@ -45,8 +45,8 @@ class Repository:
     revision: str | None
     endpoint: str | None
 
-    def model(self, gguf: str | None = None) -> ModelShape:
-        """The shape of its model, of the named GGUF file where one is.
+    def model(self, gguf: str | None = None, head: HeadMethod | None = None) -> ModelShape:
+        """The shape of its model, of the named GGUF file where one is, or of the EAGLE head it holds.
 
         Raises:
             UnreachableError: no answer from the Hub.
@@ -60,11 +60,12 @@ class Repository:
             if config is None:
                 raise ModelFileError(f"{self.repo}: the repository has no {CONFIG}; name one that serves as it is")
             modelopt = self._json(MODELOPT_CONFIG) if MODELOPT_CONFIG in files else None
-            shards = weight_files(self.repo, files, self._json(INDEX) if INDEX in files else None)
-            if not shards:
+            index = self._json(INDEX) if INDEX in files else None
+            shards = weight_files(self.repo, files, index, config_will_do=head is not None)
+            if not shards and head is None:
                 raise UnsupportedModelError(f"{self.repo}: the repository holds no weights; name one that does")
-            tensors = self._tensors(shards)
-        return parse_config(with_modelopt(config, modelopt), name=self.repo, tensors=tensors)
+            tensors = self._tensors(shards) if shards else None
+        return parsed(with_modelopt(config, modelopt), self.repo, tensors, head)
 
     def _gguf_model(self, files: Iterable[str], wanted: str | None) -> ModelShape:
         config = self._json(CONFIG) if CONFIG in files else None

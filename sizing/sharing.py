@@ -7,10 +7,11 @@ from sizing.errors import SizingError
 from sizing.explicit import useful_bytes, with_kv_bytes
 from sizing.gpu import GIB, Device
 from sizing.islands import CardGroup, choose, kinds, shapes
-from sizing.options import Answers, PlannedEngine, Want, on_cards
+from sizing.options import Answers, on_cards
 from sizing.overheads import OVERHEADS
 from sizing.plan import SHORTEST_USEFUL_LEN
 from sizing.question import Question
+from sizing.ranking import PlannedEngine, Want
 from sizing.variants import Variant, usual_len
 
 CardKey = tuple[int | None, str | None]

@@ -12,7 +12,7 @@ _KEYS_VALUES = re.compile(r"\.(?:k_proj|v_proj|attn_k|attn_v)\.")
 # latent attention's down-projections, its indexer, and what picks experts are whole on every rank
 _WHOLE = re.compile(
     r"norm|q_a_proj|kv_a_proj|fused_qkv_a|indexer|\.(?:gate|router|shared_expert_gate)\."
-    r"|\.router_|e_score_correction|layer_scalar|ffn_gate_inp|attn_q_a|attn_kv_a|rope_freqs"
+    r"|\.(?:eh_proj|input_proj|mtp_linear_proj)(?:\.\d+)?\.|\.router_|e_score_correction|layer_scalar|ffn_gate_inp|attn_q_a|attn_kv_a|rope_freqs"
 )
 _ROWS = re.compile(r"\.(?:o_proj|down_proj|out_proj|w2|attn_output|ffn_down)\.")
 _FUSED = re.compile(r"\.(?:qkv_proj|attn_qkv)\.")

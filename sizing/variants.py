@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from sizing.cards import card
+from sizing.drafters import following
 from sizing.errors import SizingError, UnknownGpuError
 from sizing.gpu import Device
 from sizing.islands import CardGroup
@@ -106,7 +107,9 @@ def _fp8_weights(
             return
     yield replace(
         variant,
-        question=replace(variant.question, model=shapes["fp8"]),
+        question=replace(
+            variant.question, model=shapes["fp8"], speculative=following(variant.question.speculative, shapes["fp8"])
+        ),
         flags=(*variant.flags, "--quantization fp8"),
         costs=(*variant.costs, "fp8 weights change answers a little"),
         quantization="fp8",

@@ -83,7 +83,7 @@ def _by_headers(
 ) -> ModelShape:
     multimodal = wrapper is not None
     counted = count_parameters(shape).total
-    loaded = _kept(
+    loaded = kept_tensors(
         shape,
         config,
         loaded_tensors(
@@ -98,13 +98,11 @@ def _by_headers(
             f"{shape.name}: its files hold {stored:,} parameters where config.json describes {counted:,}; "
             "download the model again, or merge the adapter into its base model"
         )
-    queries = shape.num_attention_heads
-    kv_share = 2 * shape.num_key_value_heads / (queries + 2 * shape.num_key_value_heads)
     found: list[Piece] = []
     for tensor in loaded:
         num_bytes = loaded_bytes([tensor], dtype=shape.dtype, quantized=packed)
-        num_bytes += _unpacked_copy(tensor, shape)
-        found += pieces_of(tensor, num_bytes, multimodal=multimodal, kv_share=kv_share)
+        num_bytes += unpacked_copy_bytes(tensor, shape)
+        found += pieces_of(tensor, num_bytes, multimodal=multimodal, kv_share=kv_share(shape))
     whole = held(
         found,
         shape,
@@ -123,7 +121,13 @@ def _by_headers(
     )
 
 
-def _kept(shape: ModelShape, config: ConfigValues, tensors: Sequence[Tensor]) -> list[Tensor]:
+def kv_share(shape: ModelShape) -> float:
+    """What keys and values are of a matrix in which queries, keys and values are fused."""
+    heads = shape.num_key_value_heads
+    return 2 * heads / (shape.num_attention_heads + 2 * heads)
+
+
+def kept_tensors(shape: ModelShape, config: ConfigValues, tensors: Sequence[Tensor]) -> list[Tensor]:
     """GPTQ's kernels drop the zero points, and the order of inputs where it is the natural one."""
     if shape.quantization != "gptq":
         return list(tensors)
@@ -132,7 +136,7 @@ def _kept(shape: ModelShape, config: ConfigValues, tensors: Sequence[Tensor]) ->
     return [tensor for tensor in tensors if not tensor.name.endswith(dropped)]
 
 
-def _unpacked_copy(tensor: Tensor, shape: ModelShape) -> int:
+def unpacked_copy_bytes(tensor: Tensor, shape: ModelShape) -> int:
     """Latent attention decodes with a copy of its up-projection that is not packed."""
     if not tensor.name.endswith(("kv_b_proj.weight", "kv_b_proj.weight_packed", "kv_b_proj.qweight")):
         return 0

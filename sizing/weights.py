@@ -269,6 +269,7 @@ def quantized(shape: ModelShape, scheme: str) -> ModelShape:
         encoder=current.encoder,
         encoder_whole=current.encoder_whole,
         encoder_whole_in=current.encoder_whole_in,
+        latent=current.latent,
     )
     if shape.quantization is not None:
         if abs(packed.weights_bytes - current.weights_bytes) > _SAME_FORMAT * current.weights_bytes:
@@ -278,5 +279,10 @@ def quantized(shape: ModelShape, scheme: str) -> ModelShape:
             )
         return shape
     return replace(
-        shape, quantization=wanted.method, weights_bytes=packed.weights_bytes, weights_source="config", held=packed
+        shape,
+        quantization=wanted.method,
+        weights_bytes=packed.weights_bytes,
+        weights_source="config",
+        held=packed,
+        predictor=quantized(shape.predictor, scheme) if shape.predictor else None,
     )

@@ -1,6 +1,7 @@
 """`berth size`: whether a model fits on a card or on this machine, and how fast it is, from its metadata alone."""
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -10,21 +11,20 @@ from rich.console import Console
 
 from serving.calibrating import current
 from serving.commands.common import failing_in_one_line
-from serving.commands.size_compare import stated_release, tokens, write_sheet
+from serving.commands.size_compare import stated_release, token_flag, write_sheet
 from serving.commands.size_questions import answer_questions
 from serving.environment import Environment
-from serving.quantity import token_count
 from sizing.calibration import Calibration
 from sizing.compare import Outlook, Workload
 from sizing.detect import Machine, detect
-from sizing.document import as_json
+from sizing.document import as_json as document
 from sizing.errors import QuestionError, SizingError
 from sizing.gpu import Device
 from sizing.hub import load_model
 from sizing.outlook import outlook
 from sizing.plan import answer
 from sizing.question import Answer, Question
-from sizing.questions import Sources, read_question
+from sizing.questions import ASKED, Sources, read_question
 from sizing.report import render
 from sizing.sheet import answer_sheet
 from sizing.speed_report import render_speed
@@ -33,6 +33,7 @@ FITS, DOES_NOT_FIT = 0, 1  # a question that cannot be answered is 2, as everywh
 
 
 def size(
+    context: typer.Context,
     model: Annotated[str | None, typer.Argument(help="A model folder, or a Hub id such as Qwen/Qwen3-8B.")] = None,
     gpu: Annotated[
         str | None, typer.Option(help="A card of the catalogue, such as H200. Default: what is here.")
@@ -47,6 +48,9 @@ def size(
     enable_expert_parallel: Annotated[
         bool, typer.Option("--enable-expert-parallel", help="Experts whole, dealt out to the cards.")
     ] = False,
+    data_parallel_size: Annotated[
+        int | None, typer.Option(help="Engines of those sizes, which deal the experts out among them.")
+    ] = None,
     max_model_len: Annotated[str | None, typer.Option(help="Tokens per request: 8192, 32k, or auto.")] = None,
     max_num_seqs: Annotated[int | None, typer.Option(help="Requests in one step.")] = None,
     max_num_batched_tokens: Annotated[int | None, typer.Option(help="Tokens in one step.")] = None,
@@ -57,6 +61,9 @@ def size(
     dtype: Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")] = "auto",
     block_size: Annotated[int | None, typer.Option(help="Tokens in a block. Default: the kernel's.")] = None,
     enforce_eager: Annotated[bool, typer.Option("--enforce-eager", help="No CUDA graphs.")] = False,
+    speculative_config: Annotated[
+        str | None, typer.Option(help="What drafts tokens: JSON, as vLLM's flag takes it.")
+    ] = None,
     vllm_version: Annotated[str | None, typer.Option(help="Whose rules, 0.6 to 0.32. Default: the newest.")] = None,
     prompt_tokens: Annotated[
         str, typer.Option(help="Of one request, such as 1024 or 1k, for speed and price.")
@@ -91,51 +98,45 @@ def size(
             raise QuestionError("--configs says what the models of --questions are; give that too, or leave it out")
         stated_release(vllm_version)
         workload = Workload(
-            tokens(prompt_tokens, "--prompt-tokens"), tokens(output_tokens, "--output-tokens"), concurrency=1
+            token_flag(prompt_tokens, "--prompt-tokens"), token_flag(output_tokens, "--output-tokens"), concurrency=1
         )
-        row = {
-            "model": model,
-            "gpu": gpu,
-            "gpu_total_gib": gpu_total_gib,
-            "gpu_free_gib": gpu_free_gib,
-            "detected": True if gpu is None and gpu_total_gib is None else None,
-            "count": count,
-            "tensor_parallel_size": tensor_parallel_size,
-            "pipeline_parallel_size": pipeline_parallel_size,
-            "enable_expert_parallel": enable_expert_parallel,
-            "max_model_len": max_model_len if max_model_len in (None, "auto") else parse_tokens(str(max_model_len)),
-            "max_num_seqs": max_num_seqs,
-            "max_num_batched_tokens": max_num_batched_tokens,
-            "gpu_memory_utilization": gpu_memory_utilization,
-            "kv_cache_memory_bytes": kv_cache_memory_bytes,
-            "kv_cache_dtype": kv_cache_dtype,
-            "quantization": quantization,
-            "dtype": dtype,
-            "block_size": block_size,
-            "enforce_eager": enforce_eager,
-            "vllm_version": vllm_version,
-            "revision": revision,
-        }
-        question = read_question(row, sources(table))
+        question = read_question(asked_row(context.params), sources(table))
         found = answer(question)
         speed = _speed(question, found, workload)
         write_sheet(answer_sheet(question, found, speed), html=html, svg=svg)
-    if json:
-        typer.echo(orjson.dumps(as_json(question, found, speed), option=orjson.OPT_INDENT_2).decode())
-    else:
-        console = Console(highlight=False)
-        console.print(render(question, found), soft_wrap=True)
-        if speed is not None:
-            console.print(
-                render_speed(question, found, speed, workload.prompt_tokens, workload.output_tokens), soft_wrap=True
-            )
+    _show(question, found, speed, workload, as_json=json)
     raise typer.Exit(FITS if found.fits else DOES_NOT_FIT)
+
+
+def asked_row(flags: Mapping[str, object]) -> dict[str, object]:
+    """The question's row that the flags make; those of other things are left out."""
+    row = {key: value for key, value in flags.items() if key in ASKED}
+    length = row.get("max_model_len")
+    if isinstance(length, str) and length not in ("auto", "-1"):
+        row["max_model_len"] = token_flag(length, "--max-model-len")
+    elif length is not None:
+        row["max_model_len"] = "auto"
+    here = row.get("gpu") is None and row.get("gpu_total_gib") is None
+    return {**row, "detected": True if here else None}
+
+
+def _show(question: Question, found: Answer, speed: Outlook | None, workload: Workload, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(orjson.dumps(document(question, found, speed), option=orjson.OPT_INDENT_2).decode())
+        return
+    console = Console(highlight=False)
+    console.print(render(question, found), soft_wrap=True)
+    if speed is not None:
+        console.print(
+            render_speed(question, found, speed, workload.prompt_tokens, workload.output_tokens), soft_wrap=True
+        )
 
 
 def sources(table: Calibration | None) -> Sources:
     """Models by folder or Hub id, this machine's cards, and the user's own corrections."""
     return Sources(
         load=lambda ref, revision: load_model(ref, revision=revision),
+        load_head=lambda ref, revision, head: load_model(ref, revision=revision, head=head),
         machine=lambda: detected(detect()),
         corrections=table if table is not None and table.entries else None,
     )
@@ -149,20 +150,6 @@ def _speed(question: Question, found: Answer, workload: Workload) -> Outlook | N
         return outlook(question, found, workload)
     except SizingError:  # a card of no catalogue has no figures at all
         return None
-
-
-def parse_tokens(text: str) -> int:
-    """A number of tokens as people write it. As in vLLM, `k` is 1,000 and `K` is 1,024 (and `m`, `M` squared).
-
-    Raises:
-        QuestionError: not such a number.
-    """
-    if text == "-1":  # vLLM's other word for auto
-        return -1
-    found = token_count(text)
-    if found is None:
-        raise QuestionError(f"{text!r} is not a number of tokens; write 8192, 32k (32,000) or 32K (32,768)")
-    return found
 
 
 def detected(machine: Machine) -> tuple[Device, int]:

@@ -67,8 +67,8 @@ def compare(
     """
     with failing_in_one_line("berth size compare"):
         workload = Workload(
-            prompt_tokens=tokens(prompt_tokens, "--prompt-tokens"),
-            output_tokens=tokens(output_tokens, "--output-tokens"),
+            prompt_tokens=token_flag(prompt_tokens, "--prompt-tokens"),
+            output_tokens=token_flag(output_tokens, "--output-tokens"),
             concurrency=concurrency,
             users=users,
             think_time_s=think_time,
@@ -80,7 +80,7 @@ def compare(
             models[0],
             gpus,
             workload,
-            max_model_len=None if max_model_len is None else tokens(max_model_len, "--max-model-len"),
+            max_model_len=None if max_model_len is None else token_flag(max_model_len, "--max-model-len"),
             max_num_seqs=max_num_seqs,
             gpu_memory_utilization=gpu_memory_utilization,
             kv_cache_dtype=kv_cache_dtype,
@@ -238,8 +238,10 @@ def stated_release(text: str | None) -> Release:
     return release
 
 
-def tokens(text: str, name: str) -> int:
-    """A number of tokens of at least one; `name` is the flag that an error names.
+def token_flag(text: str, name: str) -> int:
+    """A number of tokens of at least one, as people write it; `name` is the flag that an error names.
+
+    As in vLLM, `k` is 1,000 and `K` is 1,024 (and `m`, `M` squared).
 
     Raises:
         QuestionError: not such a number.

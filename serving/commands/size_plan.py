@@ -9,18 +9,22 @@ from rich.table import Table
 
 from serving.calibrating import current
 from serving.commands.common import failing_in_one_line
-from serving.commands.size_compare import latency_bound, stated_release, tokens
+from serving.commands.size_compare import latency_bound, stated_release, token_flag
 from serving.environment import Environment
 from sizing.compare import option
 from sizing.detect import detect
 from sizing.document import as_json
+from sizing.drafters import Drafter
 from sizing.errors import QuestionError
 from sizing.goal import Goal
 from sizing.gpu import Device
 from sizing.hub import load_model
 from sizing.islands import like_cards
-from sizing.options import Option, Options, Want, options
+from sizing.model import ModelShape
+from sizing.options import options
 from sizing.question import Question
+from sizing.ranking import Option, Options, Want
+from sizing.speculation import drafter, read_speculation
 from sizing.weights import quantized
 
 SOME_FIT, NONE_FITS = 0, 1
@@ -38,6 +42,9 @@ def plan(
     prompt_tokens: Annotated[str, typer.Option(help="Of one request, such as 1024 or 1k.")] = "1024",
     output_tokens: Annotated[str, typer.Option(help="Of one answer.")] = "256",
     slo: Annotated[str | None, typer.Option(help="Bounds of the means in seconds, such as ttft=2,tpot=0.05.")] = None,
+    speculative_config: Annotated[
+        str | None, typer.Option(help="What drafts tokens: JSON, as vLLM's flag takes it.")
+    ] = None,
     vllm_version: Annotated[str | None, typer.Option(help="Whose rules. Default: the newest.")] = None,
     quantize: Annotated[bool, typer.Option(help="Offer fp8 weights and an fp8 KV cache where that is needed.")] = True,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")] = None,
@@ -51,17 +58,19 @@ def plan(
         box = _box(cards)
         bound = latency_bound(slo) if slo else None
         goal = Goal(
-            tokens(prompt_tokens, "--prompt-tokens"),
-            tokens(output_tokens, "--output-tokens"),
+            token_flag(prompt_tokens, "--prompt-tokens"),
+            token_flag(output_tokens, "--output-tokens"),
             concurrency,
             ttft_s=bound.ttft_s if bound else None,
             tpot_s=bound.tpot_s if bound else None,
         )
         table = current(Environment())
+        shape = load_model(model, revision=revision)
         question = Question(
-            model=load_model(model, revision=revision),
+            model=shape,
+            speculative=None if speculative_config is None else read_drafter(speculative_config, shape),
             device=box[0],
-            max_model_len=None if max_model_len is None else tokens(max_model_len, "--max-model-len"),
+            max_model_len=None if max_model_len is None else token_flag(max_model_len, "--max-model-len"),
             release=stated_release(vllm_version),
             corrections=table if table.entries else None,
         )
@@ -72,6 +81,13 @@ def plan(
     else:
         _show(Console(highlight=False), found)
     raise typer.Exit(SOME_FIT if found.best else NONE_FITS)
+
+
+def read_drafter(text: str, model: ModelShape) -> Drafter:
+    """What `--speculative-config` says drafts for the model. Raises SizingError."""
+    return drafter(
+        read_speculation(text), model, lambda ref, revision, head: load_model(ref, revision=revision, head=head)
+    )
 
 
 def _box(text: str | None) -> tuple[Device, ...]:
@@ -95,7 +111,8 @@ def _show(console: Console, found: Options) -> None:
     if found.ranked:
         table = Table(title="Ways that work, best first", title_justify="left")
         for name in ("", "on", "KV tokens", "context", "requests", "output tok/s", "and"):
-            table.add_column(name, justify="left" if name in ("on", "and") else "right", overflow="fold")
+            told = name in ("on", "and")
+            table.add_column(name, justify="left" if told else "right", overflow="fold", no_wrap=name == "on")
         for place, way in enumerate(found.ranked, 1):
             table.add_row(str(place), *_cells(way))
         console.print(table)
@@ -107,7 +124,7 @@ def _cells(way: Option) -> tuple[str, ...]:
     found = way.answer
     notes = [*way.variant.costs, *([] if way.sure else ["a close call"]), *([way.shortfall] if way.shortfall else [])]
     return (
-        str(way),
+        str(way).replace(", ", ",\n"),
         f"{sum(engine.answer.kv_cache_tokens for engine in way.engines):,}",
         f"{found.settings.max_model_len:,}",
         f"{way.seats:,}",

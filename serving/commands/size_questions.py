@@ -4,7 +4,6 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 
 import orjson
@@ -40,7 +39,7 @@ def answer_questions(file: Path, configs: Path | None, sources: Sources, *, as_j
     Raises:
         QuestionError: a file that cannot be read.
     """
-    lines = _answered(_rows(file), _remembering(replace(sources, configs=_configs(configs))))
+    lines = _answered(_rows(file), replace(sources, configs=_configs(configs)))
     if as_json:
         failed = 0
         for line in lines:
@@ -72,11 +71,6 @@ def _answered(rows: Iterator[tuple[int, object]], sources: Sources) -> Iterator[
             yield Line(number, name, question=question, answer=answer(question))
         except SizingError as error:
             yield Line(number, name, error=str(error))
-
-
-def _remembering(sources: Sources) -> Sources:
-    """A model that many questions name is read once."""
-    return replace(sources, load=lru_cache(maxsize=None)(sources.load))
 
 
 def _rows(file: Path) -> Iterator[tuple[int, object]]:

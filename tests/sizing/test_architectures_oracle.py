@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sizing.config_json import kv_layers
-from sizing.drafters import drafter, mtp_drafter
-from sizing.engine_cache import Drafter, Serving, engine_cache
+from sizing.drafters import Drafter, head_drafter, prediction_drafter
+from sizing.engine_cache import Serving, engine_cache
 from sizing.errors import QuestionError, UnsupportedModelError
+from sizing.heads import parse_head
 from sizing.layers import Attention, Compressed, Indexer, Latent, Layers
 from sizing.model import ModelShape
 from sizing.pages import StatePage
@@ -200,7 +201,7 @@ def test_drafts_keep_states_of_their_own() -> None:
     config = config_of("Qwen/Qwen3.5-35B-A3B")
     assert isinstance(config["text_config"], dict)
     config["text_config"] = {**config["text_config"], "mtp_num_hidden_layers": 1}
-    mtp = mtp_drafter(config, name="m", num_speculative_tokens=3)
+    mtp = prediction_drafter(kv_layers(config, name="m"), 3, probabilistic=False)
     assert mtp.layers == ((Attention(2, 256, 256),),)
     drafted = engine_cache(model, Serving(16, max_num_batched_tokens=2048, speculative=mtp))
     states = [page for page in drafted.pages if isinstance(page, StatePage)]
@@ -223,9 +224,11 @@ def test_drafts_keep_states_of_their_own() -> None:
 )
 def test_prediction_layers_keep_what_the_models_own_do(name: str, layers: Layers) -> None:
     config: dict[str, Any] = {"num_nextn_predict_layers": 1, **config_of(name)}
-    mtp = mtp_drafter(config, name=name, num_speculative_tokens=2)
+    config["num_nextn_predict_layers"] = len(layers)
+    tokens = 2 * len(layers)
+    mtp = prediction_drafter(kv_layers(config, name=name), tokens, probabilistic=False)
     assert mtp.layers == layers
-    assert mtp.retained_tokens == (1 if len(layers) > 1 else 0)
+    assert mtp.retained_tokens == (tokens - 1 if len(layers) > 1 else 0)
 
 
 def test_a_head_brings_its_own_layers() -> None:
@@ -237,13 +240,14 @@ def test_a_head_brings_its_own_layers() -> None:
         "num_key_value_heads": 8,
         "head_dim": 128,
     }
-    eagle = drafter(head, name="head", method="eagle3", num_speculative_tokens=3)
-    assert eagle.layers == ((Attention(8, 128, 128),),)
+    head |= {"intermediate_size": 14336, "vocab_size": 128256}
     model = shape("meta-llama/Llama-3.1-8B-Instruct")
+    eagle = head_drafter(model, parse_head(head, name="head", method="eagle3"), "eagle3", 3, probabilistic=False)
+    assert eagle.layers == ((Attention(8, 128, 128),),)
     cache = engine_cache(model, Serving(16, pipeline_parallel_size=2, speculative=eagle))
     assert [len(stage) for stage in cache.stages] == [16, 17]
 
 
 def test_a_model_without_prediction_layers_says_so() -> None:
     with pytest.raises(QuestionError, match="no prediction layers"):
-        mtp_drafter(config_of("Qwen/Qwen3-8B"), name="m", num_speculative_tokens=2)
+        prediction_drafter(shape("Qwen/Qwen3-8B"), 2, probabilistic=False)

@@ -111,6 +111,8 @@ def test_heads_that_do_not_divide_are_a_row_and_not_an_error() -> None:
     found = compare(base, [option("L4"), option("2xL4")], LOAD)
     assert found.rows[1].answer is None
     assert found.rows[1].why_not == "tensor parallel 2 does not divide the 9 attention heads"
+    with pytest.raises(QuestionError, match="9 attention heads; take 1 of them, or 3"):
+        compare(base, [option("2xL4")], LOAD)
 
 
 def test_a_question_no_card_can_answer_is_an_error() -> None:

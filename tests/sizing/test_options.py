@@ -10,8 +10,9 @@ from sizing.goal import Goal
 from sizing.gpu import GIB, Device, gpu
 from sizing.islands import like_cards
 from sizing.model import ModelShape
-from sizing.options import Expected, Options, Want, options
+from sizing.options import options
 from sizing.question import Answer, Question
+from sizing.ranking import Expected, Options, Want
 from sizing.weights import quantized
 from tests.sizing.models import published
 

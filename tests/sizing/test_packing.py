@@ -12,9 +12,9 @@ from sizing.gpu import GIB, Device, gpu
 from sizing.islands import like_cards
 from sizing.memory import default_utilization, usable_bytes
 from sizing.model import ModelShape
-from sizing.options import Want
 from sizing.packing import Packing, Wanted, pack
 from sizing.question import Question
+from sizing.ranking import Want
 from sizing.sharing import card_key, reserved_bytes
 from tests.sizing.models import published
 

@@ -8,7 +8,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from serving.commands.size import detected, parse_tokens, size
+from serving.commands.size import detected, size
+from serving.commands.size_compare import token_flag
 from sizing.detect import Machine
 from sizing.errors import QuestionError
 from sizing.gpu import GIB, Device
@@ -211,13 +212,13 @@ def test_a_missing_folder_is_one_line_and_status_2(tmp_path: Path) -> None:
     [("8192", 8192), ("32k", 32_000), ("32K", 32_768), ("25.6k", 25_600), ("8,192", 8192), ("1m", 10**6)],
 )
 def test_tokens_are_read_as_vllm_reads_them(text: str, tokens: int) -> None:
-    assert parse_tokens(text) == tokens
+    assert token_flag(text, "--max-model-len") == tokens
 
 
 @pytest.mark.parametrize("text", ["", "k", "-2", "8 k k", "1e5", "auto"])
 def test_what_is_not_a_number_of_tokens(text: str) -> None:
     with pytest.raises(QuestionError):
-        parse_tokens(text)
+        token_flag(text, "--max-model-len")
 
 
 def card(name: str, free_gib: int) -> Device:
