@@ -2,14 +2,15 @@
 
 The prompt and the answer so far are handed to the new replica's completions as one prompt of token ids. The prompt's
 come from its own /tokenize; the answer's were in the stream, where the gateway had asked for them (`wire.token_ids`):
-then a greedy answer in float32 is the undisturbed one. Elsewhere /tokenize gives those too: the text is still whole at
-the seam, but one the model had made of unusual tokens may go on differently. Ids depend on no chat template (many trim
-an answer's blanks, which would then come twice) and tell how many tokens were sent (an event may hold several). What
-comes back is told in the caller's dialect, under the ids its stream began with.
+then a greedy answer in float32 is the undisturbed one. Elsewhere they are read back from the pieces of the text: it is
+whole at the seam, but may go on differently where a piece was several tokens. Ids depend on no chat template (many trim
+an answer's blanks, which would then come twice) and tell how many tokens were sent. What comes back is told in the
+caller's dialect, under the ids its stream began with.
 
 Errors: CannotContinueError (`gateway.wire.remainder`) - this answer cannot be continued exactly, and why.
 """
 
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +23,7 @@ from gateway.wire.remainder import CannotContinueError, Remainder, remainder
 
 _CONDENSE_BYTES = 64 * 1024
 _MAX_TEXT_CHARS = 4 * 1024 * 1024
-_MAX_BLANKS = 8
-_TOKENIZE, _COMPLETIONS = "/tokenize", "/v1/completions"
+_TOKENIZE, _DETOKENIZE, _COMPLETIONS = "/tokenize", "/detokenize", "/v1/completions"
 
 
 class Trail:
@@ -71,10 +71,14 @@ class Ask:
     is_stream: bool
 
 
+_Asking = Generator[Ask, dict[str, Any], tuple[list[int], list[int]]]
+"""Yields plain requests, takes their answers, returns token ids."""
+
+
 class Continuation:
     """One answer being continued: `first`, `answered` for each plain answer, then `feed` the stream and `end` it."""
 
-    __slots__ = ("_ending", "_left", "_partial", "_prompt", "_sent", "_splitter", "_texts", "broken_by")
+    __slots__ = ("_ending", "_left", "_partial", "_preparing", "_sent", "_splitter", "broken_by")
 
     def __init__(self, call: Call, trail: Trail) -> None:
         """Raises CannotContinueError."""
@@ -84,9 +88,10 @@ class Continuation:
         if not partial.head:
             raise CannotContinueError("nothing of it was sent")
         self._left: Remainder = remainder(call.endpoint.dialect, orjson.loads(call.body))
-        self._prompt: list[int] | None = self._left.question.get("tokens")
-        self._sent = [] if partial.token_ids is None else list(partial.token_ids)
-        self._texts = [] if partial.token_ids is not None else _texts(self._left, partial)
+        if partial.token_ids is None:
+            _check_readable(self._left, "".join(partial.text))
+        self._preparing = _preparing(self._left, partial)
+        self._sent: list[int] = []
         self._splitter = EventSplitter()
         self._ending: Ending | None = None
         self.broken_by: str | None = None
@@ -94,26 +99,24 @@ class Continuation:
 
     def first(self) -> Ask | bytes:
         """The first request; or, when only the end is missing, the bytes that close the caller's stream."""
-        if self._prompt is None:
-            return _question(self._left.question)
-        if self._texts:
-            text = {"prompt": self._texts[0], "add_special_tokens": False}
-            return _question({"model": self._left.question["model"], **text})
-        return self._last(self._prompt)
+        return self._step(None)
 
     def answered(self, status: int, body: bytes) -> Ask | bytes:
         """Take the answer to a plain request; returns what follows, as `first` does. Raises CannotContinueError."""
-        tokens = _tokens(status, body)
-        if self._prompt is None:
-            self._prompt = tokens
-            stated = self._partial.prompt_tokens
-            if stated is not None and stated != len(tokens):
-                raise CannotContinueError(f"its prompt is {stated} tokens and is read as {len(tokens)}")
-        elif self._texts.pop(0).isspace() and len(tokens) != 1 and len(self._sent) > 0:
-            self._sent, self._texts = [], ["".join(self._partial.text)]  # a blank was no token by itself after all
-        else:
-            self._sent += tokens
-        return self.first()
+        try:
+            answer = orjson.loads(body) if status == 200 else None
+        except orjson.JSONDecodeError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise CannotContinueError(f"the other replica answered {status} when asked for tokens")
+        return self._step(answer)
+
+    def _step(self, answer: dict[str, Any] | None) -> Ask | bytes:
+        try:
+            return next(self._preparing) if answer is None else self._preparing.send(answer)
+        except StopIteration as prepared:
+            prompt, self._sent = prepared.value
+            return self._last(prompt)
 
     def feed(self, data: bytes) -> bytes:
         """Bytes of the new replica's stream -> the bytes to send the caller now, possibly none."""
@@ -134,8 +137,10 @@ class Continuation:
         limit = self._left.max_tokens
         left = None if limit is None else limit - len(self._sent)
         if self._partial.finish_reason or (left is not None and left <= 0):
-            reason = self._partial.finish_reason or "length"
-            self._ending = Ending(reason, self._partial.stop_reason, len(prompt), len(self._sent))
+            reason, tokens = self._partial.finish_reason, len(self._sent)
+            if reason:  # the token that ended it, which has no text
+                tokens += len(self._partial.silent_ids)
+            self._ending = Ending(reason or "length", self._partial.stop_reason, len(prompt), tokens)
             return self.end()
         body = {
             **self._left.sampling,
@@ -177,35 +182,52 @@ class Continuation:
         return Ending(ending.finish_reason, ending.stop_reason, prompt_tokens, output_tokens)
 
 
-def _question(question: dict[str, Any]) -> Ask:
-    return Ask(_TOKENIZE, orjson.dumps(question), is_stream=False)
-
-
-def _texts(left: Remainder, partial: Partial) -> list[str]:
-    """What to ask the tokens of, where they were not stated with the text.
-
-    Blanks at the end go by themselves, each as it came: a tokenizer would join two line breaks into one token that
-    nothing follows, though the model made them two because something does. Raises CannotContinueError.
-    """
-    text = "".join(partial.text)
+def _check_readable(left: Remainder, text: str) -> None:
+    """Raises CannotContinueError where text alone does not tell which tokens it was."""
     if left.sampling.get("ignore_eos"):
         raise CannotContinueError("with ignore_eos it may hold tokens that have no text")
     if "\ufffd" in text:
         raise CannotContinueError("its text holds bytes that are not a character")
-    start = len(partial.text)
-    while start and partial.text[start - 1].isspace():
-        start -= 1
-    blanks = partial.text[start:]
-    if not 2 <= len(blanks) <= _MAX_BLANKS or start == 0:
-        return [text] if text else []
-    return ["".join(partial.text[:start]), *blanks]
 
 
-def _tokens(status: int, body: bytes) -> list[int]:
-    try:
-        tokens = orjson.loads(body)["tokens"] if status == 200 else None
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        tokens = None
+def _preparing(left: Remainder, partial: Partial) -> _Asking:
+    """The token ids of the prompt and of the answer so far."""
+    prompt, mark = left.question.get("tokens"), ""
+    if prompt is None:
+        answer = yield Ask(_TOKENIZE, orjson.dumps({**left.question, "return_token_strs": True}), is_stream=False)
+        prompt, strings = _ids(answer), answer.get("token_strs")
+        mark = strings[0] if strings else ""
+    if partial.prompt_tokens is not None and partial.prompt_tokens != len(prompt):
+        raise CannotContinueError(f"its prompt is {partial.prompt_tokens} tokens and is read as {len(prompt)}")
+    sent = partial.token_ids
+    if sent is None:
+        sent = yield from _reading(left.question["model"], partial.text, mark, prompt[0] if prompt else 0)
+    return prompt, list(sent)
+
+
+def _reading(model: object, pieces: list[str], mark: str, mark_id: int) -> Generator[Ask, dict[str, Any], list[int]]:
+    """The tokens of a text of which only the pieces are known, each of them a token as a rule.
+
+    A tokenizer given the whole would join what the model had kept apart. So the pieces are put to it with a token
+    between them that joins with nothing: the first of the prompt, which nearly every chat template makes a special one.
+    If they do not read as the text afterwards, it was none, and the whole text is asked for.
+    """
+    text = "".join(pieces)
+    if not text:
+        return []
+    plain = {"model": model, "add_special_tokens": False}
+    if mark and len(pieces) > 1:
+        tokens = _ids((yield Ask(_TOKENIZE, orjson.dumps({**plain, "prompt": mark.join(pieces)}), is_stream=False)))
+        if tokens.count(mark_id) == len(pieces) - 1:
+            tokens = [token for token in tokens if token != mark_id]
+            again = yield Ask(_DETOKENIZE, orjson.dumps({"model": model, "tokens": tokens}), is_stream=False)
+            if again.get("prompt") == text:
+                return tokens
+    return _ids((yield Ask(_TOKENIZE, orjson.dumps({**plain, "prompt": text}), is_stream=False)))
+
+
+def _ids(answer: dict[str, Any]) -> list[int]:
+    tokens = answer.get("tokens")
     if not isinstance(tokens, list):
-        raise CannotContinueError(f"the other replica answered {status} when asked for its tokens")
+        raise CannotContinueError("the other replica answered without tokens when asked for them")
     return tokens

@@ -33,7 +33,7 @@ class Partial:
     sequence_number: int = -1
     odd: str | None = None
     is_over: bool = False
-    _silent_ids: list[int] = field(default_factory=list)
+    silent_ids: list[int] = field(default_factory=list)
     """Of tokens that no text has come of yet: half a character, or one that is never shown."""
 
     def read(self, events: bytes) -> None:
@@ -58,14 +58,14 @@ class Partial:
 
     def take_ids(self, ids: list[int] | None, *, has_text: bool) -> None:
         """The tokens of one event."""
-        self._silent_ids += ids or []
+        self.silent_ids += ids or []
         if not has_text:
             return
         if not ids or self.token_ids is None:
             self.token_ids = None
         else:
-            self.token_ids += self._silent_ids
-        self._silent_ids = []
+            self.token_ids += self.silent_ids
+        self.silent_ids = []
 
 
 def _read_openai(partial: Partial, payload: dict[str, Any]) -> None:

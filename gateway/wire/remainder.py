@@ -172,11 +172,18 @@ def _ask_responses(fields: dict[str, Any]) -> dict[str, Any]:
     for item in given:
         if not isinstance(item, dict) or item.get("type", "message") != "message" or "role" not in item:
             raise CannotContinueError("its input holds more than messages")
-        _check_text_only(item.get("content"))
-        messages.append({"role": item["role"], "content": item.get("content")})
+        messages.append({"role": item["role"], "content": _item_content(item["role"], item.get("content"))})
     if given and given[-1].get("status") in ("in_progress", "incomplete"):
         raise CannotContinueError("it continues a message itself")
     return {"messages": messages}
+
+
+def _item_content(role: str, content: object) -> object:
+    """As vLLM hands it to the chat template: of an assistant's message, the first text."""
+    if not isinstance(content, list):
+        return content
+    texts = _block_texts(content)
+    return texts[0] if role == "assistant" and texts else [{"type": "text", "text": text} for text in texts]
 
 
 def _block_texts(blocks: object) -> list[str]:

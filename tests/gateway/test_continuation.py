@@ -116,10 +116,14 @@ class Replica:
     group: int
 
     def plain(self, ask: Ask) -> bytes:
-        assert (ask.path, ask.is_stream) == ("/tokenize", False)
         body = orjson.loads(ask.body)
-        is_prompt = "messages" in body or body.get("add_special_tokens")
-        return orjson.dumps({"tokens": PROMPT if is_prompt else ids_of(body["prompt"])})
+        assert not ask.is_stream
+        if ask.path == "/detokenize":
+            return orjson.dumps({"prompt": "".join(map(chr, body["tokens"]))})
+        assert ask.path == "/tokenize"
+        if "messages" in body or body.get("add_special_tokens"):
+            return orjson.dumps({"tokens": PROMPT, "token_strs": list(map(chr, PROMPT))})
+        return orjson.dumps({"tokens": ids_of(body["prompt"])})
 
     def stream(self, ask: Ask) -> list[bytes]:
         assert (ask.path, ask.is_stream) == ("/v1/completions", True)
@@ -302,6 +306,34 @@ def test_half_a_character_is_made_anew() -> None:
     assert "🙂".encode() in sent[0]
 
 
+@pytest.mark.parametrize(
+    ("joins", "read_as", "expected"),
+    [
+        (True, "a\n\nb", [ord("a"), 10, 10, ord("b")]),  # with a mark between them, the two blanks stay apart
+        (True, "a \nb", [ord("a"), 1010, ord("b")]),  # pieces that do not read as the text are not its tokens
+        (False, "", [ord("a"), 1010, ord("b")]),  # the mark is no token by itself
+    ],
+)
+def test_tokens_are_read_back_from_pieces(joins: bool, read_as: str, expected: list[int]) -> None:
+    """By a tokenizer that makes two line breaks one token, 1010."""
+    trail = Trail("messages")
+    for one in stream_of("messages", ["a", "\n", "\n", "b"], "stop")[:6]:
+        trail.keep(one)
+    continuation = Continuation(call_of("messages"), trail)
+    step = continuation.first()
+    while isinstance(step, Ask) and not step.is_stream:
+        body = orjson.loads(step.body)
+        answer: dict[str, Any] = {"prompt": read_as}
+        if "messages" in body:
+            answer = {"tokens": PROMPT, "token_strs": ["M", "x", "y"]}
+        elif step.path == "/tokenize":
+            text = body["prompt"].replace("\n\n", chr(1010)).replace("M", chr(PROMPT[0]) if joins else "")
+            answer = {"tokens": ids_of(text)}
+        step = continuation.answered(200, orjson.dumps(answer))
+    assert isinstance(step, Ask)
+    assert orjson.loads(step.body)["prompt"] == [*PROMPT, *expected]
+
+
 def test_another_prompt_than_the_first_replica_counted_is_refused() -> None:
     trail = Trail("messages")
     for one in stream_of("messages", ["a"], "stop")[:3]:
@@ -316,8 +348,10 @@ def test_another_prompt_than_the_first_replica_counted_is_refused() -> None:
 def test_an_engine_without_tokenize_is_refused(status: int, body: bytes) -> None:
     trail = Trail("chat")
     trail.keep(stream_of("chat", ["a"], "stop")[0])
+    continuation = Continuation(call_of("chat"), trail)
+    continuation.first()
     with pytest.raises(CannotContinueError, match=f"answered {status}"):
-        Continuation(call_of("chat"), trail).answered(status, body)
+        continuation.answered(status, body)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import aiohttp
 import orjson
 
 from gateway.continuation import Ask, Continuation, Trail
-from gateway.wire import ENDPOINTS, Call, EventSplitter, parse_call
+from gateway.wire import ENDPOINTS, Call, EventSplitter, parse_call, read_event
 from gateway.wire.partial import Partial
 from gateway.wire.token_ids import with_token_ids
 
@@ -23,6 +23,15 @@ class Answer:
     def text(self) -> str:
         """All of it."""
         return "".join(self.read.text)
+
+    @property
+    def usage(self) -> tuple[int, int] | None:
+        """Prompt and output tokens as the last event says that says them."""
+        for event in reversed(self.events):
+            usage = read_event(self.read.dialect, event).usage
+            if usage is not None and usage.prompt_tokens is not None and usage.output_tokens is not None:
+                return usage.prompt_tokens, usage.output_tokens
+        return None
 
 
 def call_of(path: str, body: dict[str, Any]) -> Call:
