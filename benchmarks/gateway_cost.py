@@ -3,6 +3,9 @@
     python -m benchmarks.gateway_cost --out benchmarks/results/gateway.txt
 
 Each round loads every gateway in turn, so that a slow minute of the machine hits all of them; figures are medians.
+Berth checks a key, chooses between two replicas, counts, logs and reads usage meanwhile; nobody else checks a key.
+
+S2: whole answers on 64 connections. S3: bursts of chunks. S4: 200 streams, a chunk each 10 ms. S5: one connection.
 """
 
 import argparse
@@ -24,6 +27,7 @@ from pathlib import Path
 
 _RIG = Path(__file__).parent / "rig"
 _ENGINE_PORT = 9100
+_KEY = "berth-of-this-benchmark-only"
 _BERTH = "from serving.cli import main; main()"
 _NGINX = """worker_processes 1; daemon off; pid {folder}/pid; error_log {folder}/err;
 events {{ worker_connections 4096; }}
@@ -56,6 +60,7 @@ class Row:
 
     name: str
     requests_s: float
+    cpu_us_per_request: float
     chunks_s: float
     cpu_us_per_chunk: float
     gap_p99_ms: float
@@ -65,21 +70,13 @@ class Row:
 
 
 def _peers(folder: Path) -> list[Peer]:
+    engine = f"http://127.0.0.1:{_ENGINE_PORT}"
+    # two names for the one engine, so that there is a choice to make
+    upstreams = ("--upstream", engine, "--upstream", f"http://localhost:{_ENGINE_PORT}")
+    python = (sys.executable,)
     found = [
-        Peer(
-            "berth",
-            9301,
-            (
-                sys.executable,
-                "-c",
-                _BERTH,
-                "gateway",
-                "--upstream",
-                f"http://127.0.0.1:{_ENGINE_PORT}",
-                "--port",
-                "9301",
-            ),
-        )
+        Peer("berth, all on", 9301, (*python, "-c", _BERTH, "gateway", *upstreams, "--port", "9301")),
+        Peer("floor in Python", 9302, (*python, str(_RIG / "floor.py"), "9302", str(_ENGINE_PORT))),
     ]
     nginx = shutil.which("nginx")
     if nginx:
@@ -87,9 +84,18 @@ def _peers(folder: Path) -> list[Peer]:
         config.write_text(_NGINX.format(folder=folder, engine=_ENGINE_PORT, port=9210))
         found.append(Peer("nginx", 9210, (nginx, "-c", str(config), "-p", str(folder))))
     router = shutil.which("vllm-router")
-    if router:
-        flags = ("--worker-urls", f"http://127.0.0.1:{_ENGINE_PORT}", "--host", "127.0.0.1", "--port", "9207")
-        found.append(Peer("vllm-router", 9207, (router, *flags, "--policy", "round_robin", "--log-level", "warning")))
+    for port, policy in ((9207, "round_robin"), (9208, "cache_aware")) if router else ():
+        flags = (
+            "--worker-urls",
+            engine,
+            f"http://localhost:{_ENGINE_PORT}",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+        )
+        more = ("--prometheus-port", str(port + 100), "--policy", policy, "--log-level", "warning")
+        found.append(Peer(f"vllm-router, {policy}", port, (str(router), *flags, *more)))
     return found
 
 
@@ -97,7 +103,8 @@ def _peers(folder: Path) -> list[Peer]:
 def _running(peer: Peer, core: int, log: Path) -> Iterator[int]:
     """Run it on one core until the block ends; yields its process id once it answers."""
     with log.open("wb") as out:
-        process = subprocess.Popen(["/usr/bin/env", "taskset", "-c", str(core), *peer.command], stdout=out, stderr=out)
+        command = ["/usr/bin/env", f"BERTH_API_KEY={_KEY}", "taskset", "-c", str(core), *peer.command]
+        process = subprocess.Popen(command, stdout=out, stderr=out)
     try:
         deadline = time.monotonic() + 60
         while not _answers(peer.port):
@@ -119,7 +126,8 @@ def _answers(port: int) -> bool:
         {"model": "mock-model", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
     ).encode()
     url = f"http://127.0.0.1:{port}/v1/chat/completions"
-    request = urllib.request.Request(url, body, {"content-type": "application/json"})
+    headers = {"content-type": "application/json", "authorization": f"Bearer {_KEY}"}
+    request = urllib.request.Request(url, body, headers)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(request, timeout=5) as answer:
@@ -128,12 +136,41 @@ def _answers(port: int) -> bool:
         return False
 
 
-def _load(folder: Path, peer: Peer, pid: int, scenario: str, core: int) -> dict[str, object]:
+def _load(folder: Path, peer: Peer, pid: int, scenario: str, core: int, more: str = "") -> dict[str, object]:
     flags = ["--port", str(peer.port), "--path", "/v1/chat/completions", "--model", "mock-model", "--pids", str(pid)]
-    command = ["taskset", "-c", str(core), str(folder / "loadgen"), *flags, *_SCENARIOS[scenario].split()]
+    flags += ["--header", f"authorization: Bearer {_KEY}"]
+    command = [
+        "taskset",
+        "-c",
+        str(core),
+        str(folder / "loadgen"),
+        *flags,
+        *_SCENARIOS[scenario].split(),
+        *more.split(),
+    ]
     done = subprocess.run(command, capture_output=True, check=True, timeout=120)
     found: dict[str, object] = json.loads(done.stdout)
     return found
+
+
+def memory_over(requests: int, gateway_core: int, load_core: int) -> str:
+    """Resident memory of Berth over so many requests (64 connections, whole answers): one line."""
+    with contextlib.ExitStack() as exits:
+        folder, engine = _rig(exits)
+        exits.enter_context(_running(engine, load_core, folder / "engine.log"))
+        berth = _peers(folder)[0]
+        pid = exits.enter_context(_running(berth, gateway_core, folder / "berth.log"))
+        served, seen = 0.0, []
+        while served < requests:
+            found = _load(folder, berth, pid, "S2", load_core, "--duration 10")
+            served += float(str(found["rps"])) * 10
+            seen.append((served, _rss_mib(pid)))
+    first = next(rss for count, rss in seen if count >= requests / 10)
+    told = ", ".join(f"{count / 1000:,.0f} k {rss:.1f}" for count, rss in seen[:: max(1, len(seen) // 8)])
+    return (
+        f"memory over {served:,.0f} requests: {first:.1f} MiB after the first tenth, {seen[-1][1]:.1f} MiB at the end"
+        f" ({told})"
+    )
 
 
 def _rss_mib(pid: int) -> float:
@@ -157,6 +194,7 @@ def _row(name: str, rounds: dict[str, list[dict[str, object]]], rss_mib: float) 
     return Row(
         name,
         median("S2", "rps"),
+        median("S2", "cpu_us_per_req"),
         median("S3", "chunks_s"),
         median("S4", "cpu_us_per_chunk"),
         median("S4", "gap_us", "p99") / 1000,
@@ -170,6 +208,7 @@ def table(rows: Sequence[Row]) -> str:
     """The table as Markdown; the first row is the engine itself, to which S5 is compared."""
     titles = (
         "S2 requests/s",
+        "S2 CPU us/request",
         "S3 chunks/s",
         "S4 CPU us/chunk",
         "S4 gap p99 ms",
@@ -178,21 +217,32 @@ def table(rows: Sequence[Row]) -> str:
         "errors",
     )
     lines = [f"| gateway | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|"]
-    lines += [
-        f"| {row.name} | {row.requests_s:,.0f} | {row.chunks_s:,.0f} | {row.cpu_us_per_chunk:.1f}"
-        f" | {row.gap_p99_ms:.1f} | {row.ttft_us - rows[0].ttft_us:,.0f} | {row.rss_mib:.0f} | {row.errors} |"
-        for row in rows
-    ]
+    for row in rows:
+        cells = (
+            f"{row.requests_s:,.0f}",
+            f"{row.cpu_us_per_request:.1f}",
+            f"{row.chunks_s:,.0f}",
+            f"{row.cpu_us_per_chunk:.1f}",
+            f"{row.gap_p99_ms:.1f}",
+            f"{row.ttft_us - rows[0].ttft_us:,.0f}",
+            f"{row.rss_mib:.0f}",
+            str(row.errors),
+        )
+        lines.append(f"| {row.name} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _rig(exits: contextlib.ExitStack) -> tuple[Path, Peer]:
+    folder = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="berth-rig-")))
+    for name in ("mock_engine", "loadgen"):
+        subprocess.run(["cc", "-O2", "-o", str(folder / name), str(_RIG / f"{name}.c")], check=True)  # noqa: S607
+    return folder, Peer("engine", _ENGINE_PORT, (str(folder / "mock_engine"), "--port", str(_ENGINE_PORT)))
 
 
 def measure(rounds: int, gateway_core: int, load_core: int) -> list[Row]:
     """Build the rig, start everything, and load each in turn."""
     with contextlib.ExitStack() as exits:
-        folder = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="berth-rig-")))
-        for name in ("mock_engine", "loadgen"):
-            subprocess.run(["cc", "-O2", "-o", str(folder / name), str(_RIG / f"{name}.c")], check=True)  # noqa: S607
-        engine = Peer("engine", _ENGINE_PORT, (str(folder / "mock_engine"), "--port", str(_ENGINE_PORT)))
+        folder, engine = _rig(exits)
         pids = {engine: exits.enter_context(_running(engine, load_core, folder / "engine.log"))}
         for peer in _peers(folder):
             pids[peer] = exits.enter_context(_running(peer, gateway_core, folder / f"{peer.name}.log"))
@@ -211,6 +261,7 @@ def main() -> None:
     parser.add_argument("--gateway-core", type=int, default=0)
     parser.add_argument("--load-core", type=int, default=1)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--memory-requests", type=int, default=0, help="then so many requests: does memory stay flat?")
     options = parser.parse_args()
     text = table(measure(options.rounds, options.gateway_core, options.load_core))
     models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
@@ -219,6 +270,8 @@ def main() -> None:
     report = (
         f"{machine}\nmedians of {options.rounds} rounds; one core a gateway, engine and load on another\n\n{text}\n"
     )
+    if options.memory_requests:
+        report += f"\n{memory_over(options.memory_requests, options.gateway_core, options.load_core)}\n"
     sys.stdout.write(report)
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -2,10 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
-from functools import partial
 from importlib.metadata import version
 from typing import Annotated, Any, cast
 
@@ -14,23 +13,39 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.types import Receive, Scope, Send
+from uvicorn.config import Config
+from uvicorn.server import ServerState
 
 from gateway import figures
+from gateway.access_log import write_lines
+from gateway.admin import check_admin
 from gateway.admission import Admission
 from gateway.config import GatewayConfig
-from gateway.errors import RefusedError
-from gateway.headers import RequestIds, request_id_headers
+from gateway.cost import Cost
+from gateway.errors import ConfigError, RefusedError
+from gateway.headers import RequestIds, read_head, request_id_headers
+from gateway.health_metrics import ReplicaHealth
 from gateway.identity import Keyring
 from gateway.lane import LaneProtocol
+from gateway.ledger import Ledger, Reader
 from gateway.metrics import Metrics
+from gateway.patience import Patience
+from gateway.probes import probing
 from gateway.relay import Relay
 from gateway.replica import ModelCard, Pool, Replica
 from gateway.routing import Policy, least_work
+from gateway.status import Status, config_digest, replica_status
+from gateway.tracing import Tracing
 from gateway.upstream import Upstream
-from gateway.wire import ENDPOINTS, Dialect, Fault, fault_body, fault_headers
+from gateway.wire import ENDPOINTS, Dialect, Fault, allowed_method, fault_body, fault_headers, page_of, unknown_path
 
 VERSION = version("berth")
+_RELOAD = "/admin/reload"
 _FIRST_SEEN = datetime.now(UTC)  # what /v1/models shows as the creation date: engines do not know a model's own
+
+Reload = Callable[[], Awaitable[Sequence[str]]]
+"""Reads the configuration again and puts it in force: what changed, a line each. Raises ConfigError, and then nothing
+did."""
 
 
 class Gateway:
@@ -43,14 +58,23 @@ class Gateway:
         *,
         policy: Policy[Replica] = least_work,
         clock: Callable[[], float] = time.perf_counter,
+        readers: Sequence[Reader] = (),
+        tracing: Tracing | None = None,
     ) -> None:
         self.config = config
+        self.reload: Reload | None = None
+        self._made_s = time.monotonic()
+        self._server_state: ServerState | None = None
         self.upstream = Upstream(config.timeouts)
-        self.pool = Pool(self.upstream)
+        self.pool = Pool(self.upstream, health=config.health)
         self.admission = Admission(config.max_in_flight)
         self.metrics = Metrics(VERSION)
+        self.metrics.registry.register(ReplicaHealth(self.pool))
+        self.pool.use_remotes(config.remotes)
+        self.cost = Cost(self.client_connections, self.upstream.states)
+        self.metrics.registry.register(self.cost)
+        self._ledger = Ledger((write_lines(config.log_format), *readers), clock)
         self.request_ids = RequestIds()
-        self._keyring = Keyring(config.keys)
         self._relay = Relay(
             config=config,
             pool=self.pool,
@@ -59,9 +83,13 @@ class Gateway:
             metrics=self.metrics,
             policy=policy,
             clock=clock,
-            keyring=self._keyring,
+            keyring=Keyring(config.keys),
             request_ids=self.request_ids,
+            ledger=self._ledger,
+            cost=self.cost,
+            tracing=tracing,
         )
+        self._patience = Patience(config.timeouts.client_s)
         self._control = _control_plane(self)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -71,24 +99,74 @@ class Gateway:
     @property
     def protocol(self) -> type[asyncio.Protocol]:
         """What uvicorn is to be given as `http`."""
-        return cast(type[asyncio.Protocol], partial(LaneProtocol, self._relay))
+        return cast(type[asyncio.Protocol], self._protocol)
+
+    def _protocol(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> LaneProtocol:
+        self._server_state = server_state
+        return LaneProtocol(self._relay, self._patience, config, server_state, app_state, _loop)
+
+    def client_connections(self) -> int:
+        """How many callers are connected, idle ones too."""
+        return 0 if self._server_state is None else len(self._server_state.connections)
 
     @asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
         """Own the connections and the health probes for as long as the server runs."""
         async with AsyncExitStack() as stack:
+            stack.callback(self._ledger.flush)
             await stack.enter_async_context(self.upstream)
+            stack.enter_context(self.cost.watching(asyncio.get_running_loop()))
             timeouts = self.config.timeouts
-            await stack.enter_async_context(self.pool.probing(self.config.probe_interval_s, timeouts.probe_s))
+            await stack.enter_async_context(
+                probing(self.pool, self.upstream, self.config.probe_interval_s, timeouts.probe_s)
+            )
             yield
 
     def add(self, replica: Replica) -> None:
         """Take in a replica; requests reach it once its own /health says so. Raises ConfigError."""
         self.pool.add(replica)
 
+    def reconfigure(self, config: GatewayConfig) -> None:
+        """Put other settings in force for all requests from now on; those in flight go on. `log_format`, `health` and
+        the probe interval stay as they were at the start."""
+        self.config = self._relay.config = config
+        self._relay.keyring = Keyring(config.keys)
+        self.admission.max_in_flight = config.max_in_flight
+        self.pool.use_remotes(config.remotes)
+        self.upstream.use(config.timeouts)
+        self._patience.use(config.timeouts.client_s)
+
     def identify(self, request: Request) -> str:
         """The caller behind a control-plane request. Raises RefusedError."""
-        return self._keyring.identify(request.scope["headers"])
+        return self._relay.keyring.identify(read_head(request.scope["headers"]).key)
+
+    def check_admin(self, request: Request) -> None:
+        """Raises RefusedError unless the request may change something."""
+        check_admin(self._relay.keyring, request.scope["headers"], request.client.host if request.client else None)
+
+    async def status(self) -> Status:
+        """What `/status` answers; the engines are asked for their figures."""
+        now_s = time.monotonic()
+        replicas = self.pool.replicas
+        found = await figures.read_all(replicas, self.upstream, self.config.timeouts.probe_s)
+        rows = replica_status(replicas, found, self.metrics, now_s)
+        remotes = self.pool.remotes
+        return Status(
+            version=VERSION,
+            uptime_s=now_s - self._made_s,
+            config_digest=config_digest(self.config),
+            draining=self.admission.is_draining,
+            in_flight=self.admission.in_flight,
+            max_in_flight=self.admission.max_in_flight,
+            client_connections=self.client_connections(),
+            replicas=[*rows, *replica_status(remotes, [None] * len(remotes), self.metrics, now_s)],
+        )
 
 
 def _control_plane(gateway: Gateway) -> FastAPI:
@@ -96,7 +174,8 @@ def _control_plane(gateway: Gateway) -> FastAPI:
     app.state.gateway = gateway
     app.get("/health", summary="Alive: the process answers")(_health)
     app.get("/ready", summary="Ready: every model has a healthy replica")(_ready)
-    app.get("/status", summary="What the router believes about each replica")(_status)
+    app.get("/status", summary="What the gateway believes about itself and each replica")(_status)
+    app.post(_RELOAD, summary="Read the configuration file again: admin keys, or this machine")(_reload)
     app.get("/metrics", summary="Prometheus exposition")(_metrics)
     app.get("/v1/models", summary="The models served, in the caller's dialect")(_models)
     app.get("/v1/models/{name:path}", summary="One model, in the caller's dialect")(_model)
@@ -123,25 +202,22 @@ async def _ready(gateway: Door) -> Response:
     return JSONResponse({"ready": not unready, "waiting_for": unready}, status_code=503 if unready else 200)
 
 
-async def _status(request: Request, gateway: Door) -> dict[str, Any]:
+async def _status(request: Request, gateway: Door) -> Status:
     gateway.identify(request)
-    return {
-        "version": VERSION,
-        "in_flight": gateway.admission.in_flight,
-        "draining": gateway.admission.is_draining,
-        "replicas": [
-            {
-                "name": replica.name,
-                "url": replica.url,
-                "models": [card.name for card in replica.models],
-                "state": replica.state,
-                "in_flight": replica.in_flight,
-                "work_tokens": replica.work_tokens,
-                "requests": replica.picks,
-            }
-            for replica in gateway.pool.replicas
-        ],
-    }
+    return await gateway.status()
+
+
+async def _reload(request: Request, gateway: Door) -> dict[str, Any]:
+    gateway.check_admin(request)
+    if gateway.reload is None:
+        message = "this gateway was started without a file that could be read again"
+        raise RefusedError(Fault(409, message, code="nothing_to_reload", should_retry=False))
+    try:
+        changes = await gateway.reload()
+    except ConfigError as error:
+        message = f"the old configuration stays in force: {error}"
+        raise RefusedError(Fault(409, message, code="reload_refused", should_retry=False)) from None
+    return {"changes": list(changes), "config_digest": config_digest(gateway.config)}
 
 
 async def _metrics(gateway: Door) -> Response:
@@ -158,9 +234,12 @@ async def _models(request: Request, gateway: Door) -> Response:
     cards = gateway.pool.cards()
     if not _is_anthropic(request):
         return _json({"object": "list", "data": [_openai_card(card) for card in cards]})
-    rows = [_anthropic_card(card) for card in cards]
+    page = page_of([card.name for card in cards], request.query_params)
+    if isinstance(page, Fault):
+        raise RefusedError(page)
+    rows = [_anthropic_card(card) for card in cards if card.name in page.names]
     ends = {"first_id": rows[0]["id"] if rows else None, "last_id": rows[-1]["id"] if rows else None}
-    return _json({"data": rows, "has_more": False, **ends})
+    return _json({"data": rows, "has_more": page.has_more, **ends})
 
 
 async def _model(name: str, request: Request, gateway: Door) -> Response:
@@ -197,6 +276,8 @@ def _dialect(request: Request) -> Dialect:
     endpoint = ENDPOINTS.get(request.url.path)
     if endpoint is not None:
         return endpoint.dialect
+    if request.url.path.startswith("/v1/messages"):
+        return "messages"
     return "messages" if _is_anthropic(request) else "chat"
 
 
@@ -214,15 +295,13 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 
 async def _no_such_path(request: Request, error: Exception) -> Response:
-    if request.url.path in ENDPOINTS:  # FastAPI knows nothing of the data plane
+    if allowed_method(request.url.path):  # FastAPI knows nothing of the data plane
         return await _wrong_method(request, error)
-    paths = ", ".join(ENDPOINTS)
-    message = f"{request.method} {request.url.path} is not served here; POST one of {paths}, or GET /v1/models"
-    return _fault(request, Fault(404, message, code="unknown_url", should_retry=False))
+    return _fault(request, unknown_path(request.method, request.url.path))
 
 
 async def _wrong_method(request: Request, _: Exception) -> Response:
-    takes = "POST" if request.url.path in ENDPOINTS else "GET"
+    takes = allowed_method(request.url.path) or ("POST" if request.url.path == _RELOAD else "GET")
     message = f"{request.url.path} takes {takes}, not {request.method}"
     response = _fault(request, Fault(405, message, code="method_not_allowed", should_retry=False))
     response.headers["allow"] = takes

@@ -1,17 +1,19 @@
 """What a failed attempt means: which fault the caller is told, and whether another replica may do better."""
 
 import logging
+from collections.abc import Iterable
 
 from gateway.errors import AnswerError, UpstreamError
+from gateway.headers import Header
 from gateway.wire import Fault, read_fault
 
 _log = logging.getLogger("berth.gateway")
 _ELSEWHERE = {500, 502, 503, 504}  # an engine that is dying, full or away: another replica may do
 
 
-def engine_fault(replica: str, status: int, body: bytes) -> Fault:
+def engine_fault(replica: str, status: int, body: bytes, headers: Iterable[Header] = ()) -> Fault:
     """An engine's refusal as the caller may see it; a refusal of our own key is not about the caller's."""
-    fault = read_fault(status, body)
+    fault = read_fault(status, body, headers)
     if status in (401, 403):
         message = f"{replica} does not accept the key the gateway has for it (HTTP {status}: {fault.message})"
         return Fault(502, message, code="engine_refused_key", should_retry=False)
@@ -24,6 +26,12 @@ def broken(request_id: str, replica: str, error: UpstreamError, when: str) -> Fa
     return Fault(502, f"the engine failed {when}", code="engine_failed", retry_after_s=1)
 
 
+def endless(request_id: str, replica: str) -> Fault:
+    """An engine's answer that is longer than the gateway will hold."""
+    _log.error("%s: the answer of %s is too long to hold (max_answer_bytes, max_event_bytes)", request_id, replica)
+    return Fault(502, "the engine's answer is too long", code="answer_too_long", should_retry=False)
+
+
 def unexpected(request_id: str) -> Fault:
     """A bug of ours; call it while the exception is being handled: the log gets its trace."""
     _log.exception("%s: unexpected error", request_id)
@@ -34,6 +42,12 @@ def too_large(size: int, limit_bytes: int) -> Fault:
     """A request body over the limit."""
     message = f"the request body has {size:,} bytes or more, the limit is {limit_bytes:,} (max_body_mib)"
     return Fault(413, message, code="request_too_large", should_retry=False)
+
+
+def too_slow(timeout_s: float) -> Fault:
+    """A request body that did not arrive."""
+    message = f"the request body stopped coming: the gateway waits {timeout_s:g} s for each 16 KiB of it"
+    return Fault(408, message, code="request_timeout")
 
 
 def hidden_by_upgrade() -> Fault:

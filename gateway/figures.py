@@ -154,9 +154,14 @@ def _labels(replica: Replica) -> tuple[str, str]:
     return (replica.models[0].name if replica.models else "", replica.name)
 
 
+async def read_all(replicas: Sequence[Replica], upstream: Upstream, timeout_s: float) -> list[EngineFigures | None]:
+    """Every engine's figures, asked for at once; None for one that is silent."""
+    return await asyncio.gather(*(read_figures(replica, upstream, timeout_s) for replica in replicas))
+
+
 async def exposition(replicas: Sequence[Replica], upstream: Upstream, timeout_s: float) -> bytes:
     """The engines' figures, fetched now and at once. A silent engine is `berth_engine_up 0` and nothing else."""
-    figures = await asyncio.gather(*(read_figures(replica, upstream, timeout_s) for replica in replicas))
+    figures = await read_all(replicas, upstream, timeout_s)
     registry = CollectorRegistry()
     registry.register(_EngineCollector(zip(replicas, figures, strict=True)))
     return generate_latest(registry)

@@ -2,11 +2,21 @@
 
 import secrets
 from collections.abc import Iterable
+from typing import Literal, NamedTuple
 
 Header = tuple[bytes, bytes]
 """Name, in lower case, and value."""
+Role = Literal["forwarded", "bearer", "api-key", "length", "expect", "upgrade"]
 
-_FORWARDED = {b"content-type", b"accept", b"traceparent", b"tracestate", b"anthropic-version", b"anthropic-beta"}
+_ROLES: dict[bytes, Role] = {
+    **dict.fromkeys((b"content-type", b"accept", b"traceparent", b"tracestate"), "forwarded"),
+    **dict.fromkeys((b"anthropic-version", b"anthropic-beta"), "forwarded"),
+    b"authorization": "bearer",
+    b"x-api-key": "api-key",
+    b"content-length": "length",
+    b"expect": "expect",
+    b"upgrade": "upgrade",
+}
 _NOT_RETURNED = {
     b"connection",
     b"keep-alive",
@@ -19,8 +29,22 @@ _NOT_RETURNED = {
     b"request-id",
     b"x-berth-replica",
 }
-_COLLECTED = {b"cache-control", b"x-accel-buffering"}
-_JSON = (b"content-type", b"application/json")
+_NOT_RETURNED_OF_STREAM = _NOT_RETURNED | {b"cache-control", b"x-accel-buffering"}
+_UNCOLLECTED = b"cache-control: no-cache\r\nx-accel-buffering: no\r\n"  # proxies in front must not collect a stream
+_JSON = b"application/json"
+
+
+class Head(NamedTuple):
+    """What the gateway wants to know of a request's headers, found in one look at them."""
+
+    key: bytes | None
+    """The caller's API key."""
+    forwarded: bytes
+    """The lines that the engine gets to see: never the caller's key, nor vLLM's own control headers."""
+    announced_bytes: int
+    """How long the body will be, as far as the client says so."""
+    expects_100: bool
+    offers_upgrade: bool
 
 
 class RequestIds:
@@ -38,6 +62,35 @@ class RequestIds:
         return f"req_{self._random[self._used - 24 : self._used]}"
 
 
+def read_head(headers: Iterable[Header]) -> Head:  # noqa: C901  (one loop over all roles: two would cost the double)
+    """Either key header on every route: OpenAI's SDK and Anthropic's 2.x send Bearer, older Anthropic ones x-api-key.
+
+    Of a forwarded header that comes several times the last one counts, of keys the Bearer before the other.
+    """
+    bearer = api_key = None
+    kept = {b"content-type": _JSON}
+    announced_bytes, expects_100, offers_upgrade = 0, False, False
+    for name, value in headers:
+        role = _ROLES.get(name)
+        if role is None:
+            continue
+        if role == "forwarded":
+            kept[name] = value
+        elif role == "length":
+            announced_bytes = int(value) if value.isdigit() else 0
+        elif role == "bearer":
+            if bearer is None and value[:7].lower() == b"bearer ":
+                bearer = value[7:].strip()
+        elif role == "api-key":
+            api_key = value.strip()
+        elif role == "expect":
+            expects_100 = value.lower() == b"100-continue"
+        else:
+            offers_upgrade = True
+    key = api_key if bearer is None else bearer
+    return Head(key, lines(kept.items()), announced_bytes, expects_100, offers_upgrade)
+
+
 def request_id_headers(request_id: str) -> list[Header]:
     """Under the names that the two SDKs look for."""
     rid = request_id.encode()
@@ -49,23 +102,20 @@ def lines(headers: Iterable[Header]) -> bytes:
     return b"".join([b"%b: %b\r\n" % header for header in headers])
 
 
-def forwarded(headers: Iterable[Header], request_id: str) -> bytes:
-    """What the engine gets to see, as lines: never the caller's key, nor vLLM's own control headers."""
-    kept = {name: value for name, value in (_JSON, *headers) if name in _FORWARDED}  # of several the last one
-    return lines([*kept.items(), (b"x-request-id", request_id.encode())])
+def returned(headers: Iterable[Header]) -> bytes:
+    """What the caller gets to see of an engine's, as lines."""
+    return b"".join([b"%b: %b\r\n" % header for header in headers if header[0] not in _NOT_RETURNED])
 
 
-def returned(headers: Iterable[Header]) -> list[Header]:
-    """What the caller gets to see of an engine's."""
-    return [header for header in headers if header[0] not in _NOT_RETURNED]
+def returned_of_stream(headers: Iterable[Header]) -> bytes:
+    """The same for a stream."""
+    kept = [b"%b: %b\r\n" % header for header in headers if header[0] not in _NOT_RETURNED_OF_STREAM]
+    return b"".join(kept) + _UNCOLLECTED
 
 
 def is_event_stream(headers: Iterable[Header]) -> bool:
     """Whether the engine really streams: asked for a stream, some answer with one JSON document all the same."""
-    return any(name == b"content-type" and value.startswith(b"text/event-stream") for name, value in headers)
-
-
-def of_stream(headers: Iterable[Header]) -> list[Header]:
-    """The same for a stream: proxies in front must not collect it."""
-    kept = [header for header in returned(headers) if header[0] not in _COLLECTED]
-    return [*kept, (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+    for name, value in headers:  # noqa: SIM110  (asked for every stream: a generator costs as much as all of it)
+        if name == b"content-type" and value.startswith(b"text/event-stream"):
+            return True
+    return False

@@ -1,14 +1,13 @@
 """Who is calling: an API key, in either SDK's header, stands for a caller. Keys are kept hashed, never logged."""
 
-import hashlib
 import secrets
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
 from gateway.errors import RefusedError
 from gateway.wire import Fault
 
-Headers = Iterable[tuple[bytes, bytes]]
 ANONYMOUS = "anonymous"
 
 
@@ -21,6 +20,7 @@ class KeyHash:
 
     caller: str
     sha256: str
+    is_admin: bool = False
 
 
 def new_key(caller: str) -> tuple[str, KeyHash]:
@@ -31,37 +31,30 @@ def new_key(caller: str) -> tuple[str, KeyHash]:
 
 def hash_key(caller: str, key: str) -> KeyHash:
     """What to store of a key that was chosen elsewhere."""
-    return KeyHash(caller, hashlib.sha256(key.encode()).hexdigest())
+    return KeyHash(caller, sha256(key.encode()).hexdigest())
 
 
 class Keyring:
-    """Finds the caller a request's key stands for."""
+    """Finds the caller a key stands for."""
 
-    def __init__(self, keys: Iterable[KeyHash]) -> None:
+    def __init__(self, keys: Sequence[KeyHash]) -> None:
         # Looked up by hash: the time it takes tells nothing about how much of a guessed key was right.
-        self._callers = {key.sha256: key.caller for key in keys}
+        self._callers = {bytes.fromhex(key.sha256): key.caller for key in keys}
+        self._admins = {bytes.fromhex(key.sha256) for key in keys if key.is_admin}
 
-    def identify(self, headers: Headers) -> str:
+    def identify(self, key: bytes | None) -> str:
         """The caller's name; "anonymous" when no keys are set. Raises RefusedError (401) for a missing or wrong key."""
         if not self._callers:
             return ANONYMOUS
-        key = _key_of(headers)
         if key is None:
             message = "no API key: send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'"
             raise RefusedError(Fault(401, message, code="missing_api_key"))
-        caller = self._callers.get(hashlib.sha256(key).hexdigest())
+        caller = self._callers.get(sha256(key).digest())
         if caller is None:
             message = "this API key is not known here; ask whoever runs this gateway for one"
             raise RefusedError(Fault(401, message, code="invalid_api_key"))
         return caller
 
-
-def _key_of(headers: Headers) -> bytes | None:
-    """Either header on every route: OpenAI's SDK and Anthropic's 2.x send Bearer, older Anthropic ones x-api-key."""
-    api_key = None
-    for name, value in headers:
-        if name == b"authorization" and value[:7].lower() == b"bearer ":
-            return value[7:].strip()
-        if name == b"x-api-key":
-            api_key = value.strip()
-    return api_key
+    def is_admin(self, key: bytes | None) -> bool:
+        """Whether `key` is one that may also reload."""
+        return key is not None and sha256(key).digest() in self._admins

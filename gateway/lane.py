@@ -1,14 +1,14 @@
 """The fast lane: data-plane requests are answered by protocol objects, everything else goes to uvicorn's ASGI side.
 
-`LaneProtocol` is uvicorn's own HTTP protocol with one fork: a POST to a path of `gateway.wire.ENDPOINTS` becomes a
-`Turn`, which stands where uvicorn keeps its RequestResponseCycle (keep-alive and shutdown stay uvicorn's) and hands the
-request to a `gateway.relay.Exchange`. There are no ASGI messages, no task and no future: bytes that an engine's socket
-brings are written to the client's socket before the read returns. When the client's buffer is full, `pause_writing`
-stops the reading from its engine.
+`LaneProtocol` is uvicorn's own HTTP protocol with one fork: what `gateway.wire.find_endpoint` knows becomes a `Turn`,
+which stands where uvicorn keeps its RequestResponseCycle (keep-alive and shutdown stay uvicorn's) and hands the request
+to a `gateway.relay.Exchange`. There are no ASGI messages, no task and no future: bytes that an engine's socket brings
+are written to the client's socket before the read returns. When the client's buffer is full, `pause_writing` stops the
+reading from its engine.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, cast
 from urllib.parse import unquote
@@ -18,9 +18,10 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from gateway.headers import Header, lines
+from gateway.headers import lines, read_head
+from gateway.patience import Patience
 from gateway.relay import Exchange, Relay
-from gateway.wire import ENDPOINTS, Endpoint
+from gateway.wire import ENDPOINTS, Endpoint, find_endpoint
 
 _BY_TARGET = {path.encode(): endpoint for path, endpoint in ENDPOINTS.items()}
 _STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
@@ -31,19 +32,26 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 class Turn:
     """One data-plane request on its connection, and the `Client` of its exchange: frames the answer."""
 
+    __slots__ = (
+        "_body", "_endpoint", "_exchange", "_head", "_headers", "_is_modern", "_protocol", "_write", "keep_alive",
+        "more_body", "response_complete", "size",
+    )  # fmt: skip
+
     def __init__(self, protocol: "LaneProtocol", endpoint: Endpoint) -> None:
         self._protocol = protocol
         self._endpoint = endpoint
         self._exchange: Exchange | None = None
         self._headers = protocol.headers
+        self._head = read_head(protocol.headers)
         self._body: list[bytes] = []
-        self._size = 0
-        self._is_whole = False
-        self._is_modern = protocol.parser.get_http_version() == "1.1"
-        self._announced_bytes = protocol.announced_bytes
-        self._expects_100 = protocol.expect_100_continue
+        self.size = 0
+        parser = protocol.parser
+        self._write = protocol.transport.write
+        self._is_modern = parser.get_http_version() == "1.1"
         # what uvicorn looks at in its own cycles
-        self.keep_alive = protocol.parser.should_keep_alive() if self._is_modern else False
+        # (what follows an offer to switch protocols cannot be told apart from a next request)
+        self.keep_alive = self._is_modern and parser.should_keep_alive() and not parser.should_upgrade()
+        self.more_body = True
         self.response_complete = False
 
     # Called by the protocol
@@ -56,33 +64,34 @@ class Turn:
         if self.response_complete:
             return  # its client left while it stood in line
         self._exchange = exchange = Exchange(self._protocol.relay, self, self._endpoint)
-        exchange.open(self._headers, self._announced_bytes)
-        if self._expects_100 and not self._is_whole and not self._is_answered():
-            self._protocol.transport.write(_CONTINUE)
-        self._advance()
+        exchange.open(self._headers, self._head)
+        if self._head.expects_100 and self.more_body and not self._is_answered():
+            self._write(_CONTINUE)
+        if not self.more_body:
+            self._advance(exchange)
 
     def feed(self, data: bytes) -> None:
         """A piece of the body."""
         self._body.append(data)
-        self._size += len(data)
-        if self._exchange is not None:
-            self._exchange.check_size(self._size)
-        elif self._size > _MOST_BYTES_IN_LINE:
-            self._protocol.flow.pause_reading()
+        self.size += len(data)
+        if self._exchange is None:
+            if self.size > _MOST_BYTES_IN_LINE:
+                self._protocol.flow.pause_reading()
+        elif self.size > self._head.announced_bytes:  # what was announced is checked already
+            self._exchange.check_size(self.size)
 
     def complete(self) -> None:
         """The body is in."""
-        self._is_whole = True
-        self._advance()
+        self.more_body = False
+        if self._exchange is not None:
+            self._advance(self._exchange)
 
-    def _advance(self) -> None:
-        if self._exchange is None or self.response_complete:
-            return
-        if self._size > self._announced_bytes:  # what came in while it stood in line
-            self._exchange.check_size(self._size)
-        if self._is_whole and not self._is_answered():
+    def _advance(self, exchange: Exchange) -> None:
+        if self.size > self._head.announced_bytes and not self.response_complete:
+            exchange.check_size(self.size)  # what came in while it stood in line
+        if not self._is_answered():
             body, self._body = self._body, []
-            self._exchange.call(body[0] if len(body) == 1 else b"".join(body))
+            exchange.call(body[0] if len(body) == 1 else b"".join(body))
 
     def _is_answered(self) -> bool:
         return self.response_complete  # anew: opening or feeding the exchange may have refused it
@@ -90,8 +99,15 @@ class Turn:
     def leave(self) -> None:
         """The client is gone."""
         self.response_complete = True
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.leave()
+
+    def time_out(self) -> None:
+        """The client has stopped sending its body."""
         if self._exchange is not None:
-            self._exchange.leave()
+            self.keep_alive = False
+            self._exchange.time_out()
 
     def pause(self) -> None:
         """The client reads slower than we write."""
@@ -109,54 +125,66 @@ class Turn:
         """Whether the client's buffer is full, from an earlier answer."""
         return self._protocol.flow.write_paused
 
-    def answer(self, status: int, headers: list[Header], body: bytes) -> None:
+    @property
+    def raw(self) -> Callable[[bytes], None] | None:
+        """Where whole chunks go as they are; None for a client that takes no chunks."""
+        return self._write if self._is_modern else None
+
+    def answer(self, status: int, headers: bytes, body: bytes) -> None:
         """A whole answer in one write."""
-        self._protocol.transport.write(self._head(status, headers, b"content-length: %d\r\n\r\n" % len(body)) + body)
+        framing = b"content-length: %d\r\n\r\n%b" % (len(body), body)
+        self._write(self._top(status) + headers + framing)
         self._finish()
 
-    def start(self, status: int, headers: list[Header], data: bytes) -> None:
+    def start(self, status: int, headers: bytes, data: bytes) -> None:
         """The head of a stream and its first bytes in one write."""
         framing = b"transfer-encoding: chunked\r\n\r\n" if self._is_modern else b"\r\n"
-        self._protocol.transport.write(self._head(status, headers, framing) + self._framed(data))
+        self._write(self._top(status) + headers + framing + self._framed(data))
 
     def write(self, data: bytes) -> None:
         """The next bytes, as one chunk."""
-        self._protocol.transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._is_modern else data)
+        self._write(b"%x\r\n%b\r\n" % (len(data), data) if self._is_modern else data)
 
     def end(self, data: bytes) -> None:
         """The last chunk, if any, and the end."""
-        self._protocol.transport.write(self._framed(data) + (b"0\r\n\r\n" if self._is_modern else b""))
+        self._write(self._framed(data) + (b"0\r\n\r\n" if self._is_modern else b""))
         self._finish()
 
     def close(self) -> None:
         """Break off: a body without its end is how HTTP says that something is missing."""
-        self.response_complete = True
+        self._let_go()
         self._protocol.transport.close()
 
     def _framed(self, data: bytes) -> bytes:
         return b"%x\r\n%b\r\n" % (len(data), data) if data and self._is_modern else data
 
-    def _head(self, status: int, headers: Iterable[Header], framing: bytes) -> bytes:
-        status_line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
-        closing = b"" if self.keep_alive else b"connection: close\r\n"
-        return status_line + lines(self._protocol.server_state.default_headers) + lines(headers) + closing + framing
+    def _top(self, status: int) -> bytes:
+        top = (_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status) + self._protocol.default_lines()
+        return top if self.keep_alive else top + b"connection: close\r\n"
+
+    def _let_go(self) -> None:
+        self.response_complete = True
+        self._exchange = None  # it points back here: a circle would be left to the garbage collector at every request
 
     def _finish(self) -> None:
-        self.response_complete = True
+        self._let_go()
         if not self.keep_alive:
             self._protocol.transport.close()
         self._protocol.on_response_complete()
 
 
 _MOST_BYTES_IN_LINE = 64 * 1024
+_LEAST_PROGRESS_BYTES = 16 * 1024  # of a body, while patience lasts
+_MOST_LOOSE_BYTES = 256 * 1024  # of a head, chunk extensions or trailers: what the parser collects without a word to us
 
 
 class LaneProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 protocol with a lane for the data plane; `relay` is bound with functools.partial."""
+    """uvicorn's HTTP/1.1 protocol with a lane for the data plane; its first two are bound with functools.partial."""
 
     def __init__(
         self,
         relay: Relay,
+        patience: Patience,
         config: Config,
         server_state: ServerState,
         app_state: dict[str, Any],
@@ -164,58 +192,77 @@ class LaneProtocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.relay = relay
-        self.announced_bytes = 0
-        self._running: object = None
+        self._patience = patience
+        self._is_in_head = False
+        self._loose_bytes = 0
+        self._running: Turn | RequestResponseCycle | None = None
+        self._defaults: object = None
+        self._default_lines = b""
+
+    def default_lines(self) -> bytes:
+        """uvicorn's own headers, the date among them; uvicorn makes a new list of them each second."""
+        defaults = self.server_state.default_headers
+        if self._defaults is not defaults:
+            self._defaults, self._default_lines = defaults, lines(defaults)
+        return self._default_lines
+
+    def data_received(self, data: bytes) -> None:
+        """As uvicorn, within bounds: heads may have 256 KiB."""
+        self._loose_bytes += len(data)
+        super().data_received(data)
+        if self._loose_bytes > _MOST_LOOSE_BYTES and not self.transport.is_closing():
+            self._refuse(431, "the head of this request is too large")
 
     # Parser callbacks
     def on_message_begin(self) -> None:
         """uvicorn's ASGI scope is made only for requests that need one."""
         self.url = b""
         self.headers = []
-        self.expect_100_continue = False
-        self.announced_bytes = 0
+        self._is_in_head = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """As uvicorn, and the length that the body will have."""
-        name = name.lower()
-        if name == b"content-length" and value.isdigit():
-            self.announced_bytes = int(value)
-        elif name == b"expect" and value.lower() == b"100-continue":
-            self.expect_100_continue = True
-        self.headers.append((name, value))
+        """As uvicorn; what they mean is looked at once they are all there. Trailers are nobody's business."""
+        if self._is_in_head:
+            self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """The fork."""
-        endpoint = _endpoint(self.url) if self.parser.get_method() == b"POST" else None
-        before = cast("Turn | RequestResponseCycle | None", self.cycle)
+        self._is_in_head = False
+        self._loose_bytes = 0
+        endpoint = _endpoint(self.parser.get_method(), self.url)
+        before: Any = self.cycle
+        is_first = before is None or before.response_complete
         if endpoint is None:
             self._to_asgi()
-        else:
-            self.cycle = cast(RequestResponseCycle, Turn(self, endpoint))
-        is_first = before is None or before.response_complete
-        if is_first:
-            self._running = self.cycle
-        if endpoint is not None:
-            self._line_up(cast(Turn, self.cycle), is_first=is_first)
-
-    def _line_up(self, turn: Turn, *, is_first: bool) -> None:
-        if is_first:
-            turn.begin()
+            if is_first:
+                self._running = self.cycle
             return
+        turn = Turn(self, endpoint)
+        self.cycle = cast(RequestResponseCycle, turn)
+        if is_first:
+            self._running = turn
+            turn.begin()
+        else:
+            self._line_up(turn)
+
+    def _line_up(self, turn: Turn) -> None:
         self.pipeline.appendleft((cast(RequestResponseCycle, turn), self.app))
         if len(self.pipeline) >= _MOST_IN_LINE:  # not at the first, as uvicorn does: a paused socket hides that its
             self.flow.pause_reading()  # client has left
 
     def _to_asgi(self) -> None:
-        url, headers, expects_100 = self.url, self.headers, self.expect_100_continue
+        url, headers = self.url, self.headers
         super().on_message_begin()
         self.url = url
-        self.expect_100_continue = expects_100
-        self.headers.extend(headers)
+        for name, value in headers:
+            super().on_header(name, value)
         super().on_headers_complete()
+        if self.parser.should_upgrade():
+            self.cycle.keep_alive = False  # as for a Turn
 
     def on_body(self, body: bytes) -> None:
         """To whom it belongs."""
+        self._loose_bytes = 0
         cycle: Any = self.cycle
         if not isinstance(cycle, Turn):
             super().on_body(body)
@@ -230,14 +277,63 @@ class LaneProtocol(HttpToolsProtocol):
         elif not cycle.response_complete:
             cycle.complete()
 
+    def send_400_response(self, msg: str) -> None:
+        """What came is not HTTP."""
+        self._refuse(400, msg)
+
+    def _refuse(self, status: int, message: str) -> None:
+        """End the connection; why is said only where it cannot be taken for a piece of the answer before it."""
+        running = self._running
+        if running is not None and not running.response_complete and not (running is self.cycle and running.more_body):
+            self.transport.abort()
+            return
+        head = _STATUS_LINES[status] + self.default_lines()
+        framing = b"content-type: text/plain\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(message)
+        self.transport.write(head + framing + message.encode())
+        self.transport.close()
+
     def on_response_complete(self) -> None:
         """The next in line runs."""
         self._running = self.pipeline[-1][0] if self.pipeline else None
-        super().on_response_complete()
+        if self._running is not None or not isinstance(self.cycle, Turn):
+            super().on_response_complete()
+            return
+        self.server_state.total_requests += 1  # as uvicorn, but for its timer: `Patience` watches
+        self.flow.resume_reading()
+
+    # Called by Patience
+    def waits_for(self) -> object:
+        """See `Patience`: to read what it was sent, to send its body (at a certain pace), or to send a request."""
+        running = self._running
+        if self.flow.write_paused:
+            return "read", self.transport.get_write_buffer_size()
+        if running is None or running.response_complete:
+            return "ask" if self.timeout_keep_alive_task is None else None  # between requests uvicorn's own timer runs
+        if isinstance(running, Turn) and running.more_body:
+            return "body", running.size // _LEAST_PROGRESS_BYTES
+        return None
+
+    def give_up(self) -> None:
+        """The client has kept us waiting for too long."""
+        running = self._running
+        if self.flow.write_paused:
+            self.transport.abort()
+        elif isinstance(running, Turn) and not running.response_complete:
+            running.time_out()
+        elif self._loose_bytes:
+            self._refuse(408, "the head of this request took too long")
+        else:
+            self.transport.close()
 
     # Transport callbacks
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
+        """The client has come."""
+        super().connection_made(transport)
+        self._patience.add(self)
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the request that runs; uvicorn would tell the last one in line."""
+        self._patience.discard(self)
         running, self._running = self._running, None
         self.pipeline.clear()
         if isinstance(running, Turn):
@@ -261,6 +357,9 @@ class LaneProtocol(HttpToolsProtocol):
             self._running.resume()
 
 
-def _endpoint(url: bytes) -> Endpoint | None:
-    """What a request target leads to: nearly always the bare path, else it is taken apart."""
-    return _BY_TARGET.get(url) or ENDPOINTS.get(unquote(httptools.parse_url(url).path or b""))
+def _endpoint(method: bytes, url: bytes) -> Endpoint | None:
+    """What a request line leads to: nearly always the bare path, else its target is taken apart."""
+    if method == b"POST" and (endpoint := _BY_TARGET.get(url)):
+        return endpoint
+    target = httptools.parse_url(url)
+    return find_endpoint(method, unquote(target.path or b""), (target.query or b"").decode("latin-1"))

@@ -6,27 +6,43 @@ Text, which is nearly all of a stream, is known by its bytes; only the other eve
 from collections.abc import Callable
 from dataclasses import replace
 
-from gateway.wire import Dialect, EventSplitter, Sign, Usage, count_plain_tokens, read_event
+from gateway.wire import (
+    Dialect,
+    EventSplitter,
+    Fault,
+    Sign,
+    Template,
+    Usage,
+    count_plain_tokens,
+    learn,
+    own_error_event,
+    read_event,
+    read_event_fault,
+)
 
 
 class Meter:
     """Fed every piece of one streamed answer, in order; gives back what to forward.
 
     Only whole events are forwarded, so that an error event can follow wherever the engine breaks; joined, they are the
-    engine's own bytes. With `strip_usage` the usage event that the gateway itself asked for is left out.
+    engine's own bytes, except for its error, which is put as the dialect puts it. With `strip_usage` the usage event
+    that the gateway itself asked for is left out.
     """
 
-    def __init__(self, dialect: Dialect, *, strip_usage: bool, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, dialect: Dialect, *, strip_usage: bool, clock: Callable[[], float], request_id: str = ""
+    ) -> None:
         self._dialect = dialect
         self._strip_usage = strip_usage
         self._clock = clock
+        self._request_id = request_id
         self._splitter = EventSplitter()
+        self._template: Template | None = None
         self.first_token_s: float | None = None
         self.last_token_s: float | None = None
         self.token_events = 0
         self.usage = Usage()
-        self.error: str | None = None
-        self.error_status: int | None = None
+        self.fault: Fault | None = None
 
     def feed(self, data: bytes) -> bytes:
         """Note what `data` brings; returns the bytes to send to the client now, possibly none."""
@@ -35,6 +51,8 @@ class Meter:
             events = data.count(b"\n\n")
             if events == count_plain_tokens(self._dialect, data):  # nearly every read: text, and nothing to take out
                 self._note_tokens(events, now_s)
+                if events == 1:
+                    self._template = learn(self._dialect, data)
                 return data
         forward = []
         for event in self._splitter.feed(data):
@@ -44,9 +62,29 @@ class Meter:
                 continue
             sign = read_event(self._dialect, event)
             self._note(sign, now_s)
+            if sign.error is not None:
+                self.fault = read_event_fault(event)
+                event = own_error_event(self._dialect, event, self._request_id)
             if not (self._strip_usage and sign.only_usage):
                 forward.append(event)
         return b"".join(forward)
+
+    def passes(self, data: bytes, start: int, end: int) -> bool:
+        """Whether `data[start:end]`, what one chunk brought, is one event with text and nothing else; if so, noted."""
+        template = self._template
+        if template is None or self._splitter.tail or not template.fits(data, start, end):
+            return False
+        now_s = self._clock()
+        self.token_events += 1
+        self.last_token_s = now_s
+        if self.first_token_s is None:
+            self.first_token_s = now_s
+        return True
+
+    @property
+    def held_bytes(self) -> int:
+        """How much of an event has come so far that has not ended."""
+        return len(self._splitter.tail)
 
     def rest(self) -> bytes:
         """What was held back when the stream ended in the middle of an event; b"" the second time."""
@@ -81,8 +119,6 @@ class Meter:
             self._note_tokens(1, now_s)
         if sign.usage is not None:
             self.usage = _merged(self.usage, sign.usage)
-        if sign.error is not None:
-            self.error, self.error_status = sign.error, sign.error_status
 
 
 def _merged(old: Usage, new: Usage) -> Usage:

@@ -5,133 +5,100 @@ Plain numbers, added to on the event loop and given their names when somebody sc
 instruments would cost a request as much as all the rest of its way through the gateway.
 """
 
-from bisect import bisect_left
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from gateway.wire import DIALECTS, Dialect, Usage
+from gateway.histogram import Histogram
+from gateway.settlement import NOBODY, Outcome, Settlement
+from gateway.wire import DIALECTS, Dialect
 
-Outcome = Literal["ok", "refused", "engine_error", "broken", "client_gone"]
-"""ok: answered in full; refused: turned away by the gateway; engine_error: the engine said no; broken: the engine
-failed before or during the answer; client_gone: the caller left first."""
+Stage = Literal["before_connect", "first_token", "mid_stream"]
+"""Where a request stood when its caller left: no replica had it yet; one had it, but no token was out (all along, for
+an answer that is not streamed); after its first token."""
 
 _LABELS = ("model", "replica", "dialect")
+# what people promise: 10 ms to a minute, finest where the promises are
 _TTFT_BUCKETS = (
-    0.005,
-    0.01,
-    0.02,
-    0.04,
-    0.06,
-    0.08,
-    0.1,
-    0.15,
-    0.25,
-    0.5,
-    0.75,
-    1,
-    1.5,
-    2.5,
-    5,
-    7.5,
-    10,
-    20,
-    40,
-    80,
-    160,
+    *(0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75),
+    *(1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0),
 )
 _TPOT_BUCKETS = (
-    0.0025,
-    0.005,
-    0.0075,
-    0.01,
-    0.015,
-    0.02,
-    0.025,
-    0.03,
-    0.04,
-    0.05,
-    0.075,
-    0.1,
-    0.15,
-    0.2,
-    0.3,
-    0.5,
-    1,
-    2.5,
+    *(0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.075),
+    *(0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5),
 )
-_E2E_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 1.5, 2.5, 5, 10, 15, 20, 30, 45, 60, 120, 240, 480, 960)
+_E2E_BUCKETS = (
+    *(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 5.0),
+    *(7.5, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0, 120.0, 240.0, 480.0, 960.0),
+)
+_QUEUE_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
-@dataclass(slots=True)
-class Settlement:
-    """One finished request, whatever its end. Times in seconds; None where there was no such moment."""
-
-    model: str
-    replica: str
-    dialect: Dialect
-    outcome: Outcome
-    status: int
-    duration_s: float
-    generates: bool = True
-    ttft_s: float | None = None
-    tpot_s: float | None = None
-    usage: Usage = field(default_factory=Usage)
-
-
-class _Buckets:
-    """One histogram: how many values fell into each bucket, and their sum."""
-
-    __slots__ = ("bounds", "counts", "total")
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
-
-    def observe(self, value: float) -> None:
-        """A bucket holds the values up to and including its bound."""
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
-
-    def cumulative(self) -> list[tuple[str, float]]:
-        """As Prometheus wants them: each bucket with all below it."""
-        rows, running = [], 0
-        for name, count in zip((*map(str, map(float, self.bounds)), "+Inf"), self.counts, strict=True):
-            running += count
-            rows.append((name, float(running)))
-        return rows
-
-
-class _Tally:
-    """Everything counted for one model, replica and dialect."""
+class Tally:
+    """Everything counted for one model, replica and dialect. `in_flight` is changed by whoever has a request there."""
 
     __slots__ = (
+        "aborts",
         "cached_tokens",
         "duration",
         "errors",
         "in_flight",
+        "is_placed",
         "outcomes",
         "output_tokens",
         "prompt_tokens",
+        "tokenless",
         "tpot",
         "ttft",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_placed: bool) -> None:
+        self.is_placed = is_placed
         self.in_flight = self.prompt_tokens = self.cached_tokens = self.output_tokens = 0
         self.outcomes: dict[Outcome, int] = {"ok": 0}
+        self.tokenless: dict[Outcome, int] = {}
         self.errors: dict[int, int] = {}
-        self.ttft = _Buckets(_TTFT_BUCKETS)
-        self.tpot = _Buckets(_TPOT_BUCKETS)
-        self.duration = _Buckets(_E2E_BUCKETS)
+        self.aborts: dict[Stage, int] = {}
+        self.ttft = Histogram(_TTFT_BUCKETS)
+        self.tpot = Histogram(_TPOT_BUCKETS)
+        self.duration = Histogram(_E2E_BUCKETS)
+
+    def settle(self, done: Settlement) -> None:
+        """Count one finished request."""
+        outcome = done.outcome
+        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
+        if done.ttft_s is not None:
+            self.ttft.observe(done.ttft_s)
+        if done.tpot_s is not None:
+            self.tpot.observe(done.tpot_s)
+        usage = done.usage
+        if usage.output_tokens:
+            self.output_tokens += usage.output_tokens
+        elif done.generates and done.ttft_s is None and (usage.output_tokens == 0 or outcome != "ok"):
+            # an answer that came whole and states no usage says nothing about its tokens
+            self.tokenless[outcome] = self.tokenless.get(outcome, 0) + 1
+        self.prompt_tokens += usage.prompt_tokens or 0
+        self.cached_tokens += usage.cached_tokens or 0
+        if outcome != "ok":
+            self._settle_failed(done)
+        elif done.generates:
+            self.duration.observe(done.ended_s - done.arrived_s)
+
+    def _settle_failed(self, done: Settlement) -> None:
+        if done.outcome != "client_gone":
+            self.errors[done.status] = self.errors.get(done.status, 0) + 1
+            return
+        stage: Stage = (
+            "before_connect" if not self.is_placed else "first_token" if done.ttft_s is None else "mid_stream"
+        )
+        self.aborts[stage] = self.aborts.get(stage, 0) + 1
 
 
 _Key = tuple[str, str, Dialect]
+_Moves = dict[tuple[str, str], int]
 
 
 class Metrics(Collector):
@@ -139,76 +106,105 @@ class Metrics(Collector):
 
     def __init__(self, version: str) -> None:
         self.registry = CollectorRegistry()
-        self._tallies: dict[_Key, _Tally] = {}
-        self._retries: dict[str, int] = {}
+        self._tallies: dict[_Key, Tally] = {}
+        self._retries: _Moves = {}
+        self._continuations: _Moves = {}
+        self._queue_waits: dict[str, Histogram] = {}
         Gauge("berth_build_info", "Always 1", ("version",), registry=self.registry).labels(version).set(1)
         self.registry.register(self)
 
     def expect(self, model: str, replica: str) -> None:
         """Make the series of a replica exist at zero, so that the first event is seen as an increase."""
         for dialect in DIALECTS:
-            self._tally((model, replica, dialect))
+            self.tally(model, replica, dialect)
+        self._retries.setdefault((model, replica), 0)
+        self._continuations.setdefault((model, replica), 0)
 
-    def entered(self, model: str, replica: str, dialect: Dialect) -> None:
-        """A request was handed to a replica."""
-        self._tally((model, replica, dialect)).in_flight += 1
-
-    def left(self, model: str, replica: str, dialect: Dialect) -> None:
-        """That request is no longer there."""
-        self._tally((model, replica, dialect)).in_flight -= 1
-
-    def retried(self, model: str) -> None:
-        """A request is about to be tried on another replica."""
-        self._retries[model] = self._retries.get(model, 0) + 1
-
-    def settle(self, done: Settlement) -> None:
-        """Record one finished request."""
-        tally = self._tally((done.model, done.replica, done.dialect))
-        tally.outcomes[done.outcome] = tally.outcomes.get(done.outcome, 0) + 1
-        if done.outcome in ("refused", "engine_error", "broken"):
-            tally.errors[done.status] = tally.errors.get(done.status, 0) + 1
-        if done.outcome == "ok" and done.generates:
-            tally.duration.observe(done.duration_s)
-        if done.ttft_s is not None:
-            tally.ttft.observe(done.ttft_s)
-        if done.tpot_s is not None:
-            tally.tpot.observe(done.tpot_s)
-        tally.prompt_tokens += done.usage.prompt_tokens or 0
-        tally.cached_tokens += done.usage.cached_tokens or 0
-        tally.output_tokens += done.usage.output_tokens or 0
-
-    def _tally(self, key: _Key) -> _Tally:
+    def tally(self, model: str, replica: str, dialect: Dialect) -> Tally:
+        """Where requests for `model` on `replica` are counted, the same one each time: to be kept by who counts."""
+        key = (model, replica, dialect)
         tally = self._tallies.get(key)
         if tally is None:
-            tally = self._tallies[key] = _Tally()
+            tally = self._tallies[key] = Tally(is_placed=replica != NOBODY)
         return tally
+
+    def retried(self, model: str, replica: str) -> None:
+        """A request that `replica` failed is about to be tried on another one; its caller has seen nothing."""
+        self._retries[model, replica] = self._retries.get((model, replica), 0) + 1
+
+    def continued(self, model: str, replica: str) -> None:
+        """A stream that `replica` broke off goes on from another one."""
+        self._continuations[model, replica] = self._continuations.get((model, replica), 0) + 1
+
+    def waited(self, model: str, wait_s: float) -> None:
+        """A request stood in a queue of ours for so long before it was given to a replica."""
+        waits = self._queue_waits.get(model)
+        if waits is None:
+            waits = self._queue_waits[model] = Histogram(_QUEUE_BUCKETS)
+        waits.observe(wait_s)
+
+    def errors_of(self, replica: str) -> int:
+        """How often `replica` failed a request: what it answered with an error, broke, or lost to another replica."""
+        answered = sum(
+            tally.outcomes.get("engine_error", 0) + tally.outcomes.get("broken", 0)
+            for (_, name, _), tally in self._tallies.items()
+            if name == replica
+        )
+        moves = (*self._retries.items(), *self._continuations.items())
+        return answered + sum(count for (_, name), count in moves if name == replica)
 
     # A scrape; it may come from another thread than the one that counts
     def collect(self) -> Iterator[Metric]:
         """Every figure under its name."""
         rows = list(self._tallies.items())
-        in_flight = GaugeMetricFamily("berth_requests_in_flight", "Requests inside the gateway now", labels=_LABELS)
-        requests = CounterMetricFamily(
-            "berth_requests", "Requests finished, by how they ended", labels=(*_LABELS, "outcome")
-        )
-        errors = CounterMetricFamily(
-            "berth_request_errors", "Requests that ended in an error", labels=(*_LABELS, "status")
-        )
-        retries = CounterMetricFamily("berth_retries", "Requests moved to another replica", labels=("model",))
-        for key, tally in rows:
-            in_flight.add_metric(key, tally.in_flight)
-            for outcome, count in list(tally.outcomes.items()):
-                requests.add_metric((*key, outcome), count)
-            for status, count in list(tally.errors.items()):
-                errors.add_metric((*key, str(status)), count)
-        for model, count in list(self._retries.items()):
-            retries.add_metric((model,), count)
-        yield from (in_flight, requests, errors, retries)
+        yield from _counts(rows)
+        yield from _moves(self._retries, self._continuations)
         yield from _times(rows)
+        yield _waits(list(self._queue_waits.items()))
         yield from _tokens(rows)
 
 
-def _times(rows: list[tuple[_Key, _Tally]]) -> Iterator[Metric]:
+_Rows = list[tuple[_Key, Tally]]
+
+
+def _counts(rows: _Rows) -> Iterator[Metric]:
+    in_flight = GaugeMetricFamily("berth_requests_in_flight", "Requests inside the gateway now", labels=_LABELS)
+    by_outcome = (*_LABELS, "outcome")
+    requests = CounterMetricFamily("berth_requests", "Requests finished, by how they ended", labels=by_outcome)
+    tokenless = CounterMetricFamily(
+        "berth_requests_without_token", "Of these, such as never produced a token", labels=by_outcome
+    )
+    aborts = CounterMetricFamily(
+        "berth_requests_aborted", "Requests whose caller left, by how far they were", labels=(*_LABELS, "stage")
+    )
+    errors = CounterMetricFamily("berth_request_errors", "Requests that ended in an error", labels=(*_LABELS, "status"))
+    for key, tally in rows:
+        in_flight.add_metric(key, tally.in_flight)
+        _add(requests, key, tally.outcomes)
+        _add(tokenless, key, tally.tokenless)
+        _add(aborts, key, tally.aborts)
+        _add(errors, key, {str(status): count for status, count in list(tally.errors.items())})
+    yield from (in_flight, requests, tokenless, aborts, errors)
+
+
+def _add(
+    family: CounterMetricFamily, key: _Key, counts: "dict[Outcome, int] | dict[Stage, int] | dict[str, int]"
+) -> None:
+    for label, count in list(counts.items()):
+        family.add_metric((*key, label), count)
+
+
+def _moves(retries: _Moves, continuations: _Moves) -> Iterator[Metric]:
+    labels = ("model", "replica")
+    tried = CounterMetricFamily("berth_retries", "Requests moved off a replica before their first byte", labels=labels)
+    went_on = CounterMetricFamily("berth_continuations", "Streams that went on from another replica", labels=labels)
+    for family, moves in ((tried, retries), (went_on, continuations)):
+        for key, count in list(moves.items()):
+            family.add_metric(key, count)
+    yield from (tried, went_on)
+
+
+def _times(rows: _Rows) -> Iterator[Metric]:
     ttft = HistogramMetricFamily("berth_time_to_first_token_seconds", "Arrival to first token", labels=_LABELS)
     tpot = HistogramMetricFamily(
         "berth_time_per_output_token_seconds", "First to last token, per further token", labels=_LABELS
@@ -216,12 +212,19 @@ def _times(rows: list[tuple[_Key, _Tally]]) -> Iterator[Metric]:
     duration = HistogramMetricFamily("berth_request_duration_seconds", "Arrival to last byte", labels=_LABELS)
     for key, tally in rows:
         for family, buckets in ((ttft, tally.ttft), (tpot, tally.tpot), (duration, tally.duration)):
-            if any(buckets.counts):
+            if not buckets.is_empty:
                 family.add_metric(key, buckets.cumulative(), buckets.total)
     yield from (ttft, tpot, duration)
 
 
-def _tokens(rows: list[tuple[_Key, _Tally]]) -> Iterator[Metric]:
+def _waits(rows: Iterable[tuple[str, Histogram]]) -> Metric:
+    waits = HistogramMetricFamily("berth_queue_wait_seconds", "Time in the gateway's own queue", labels=("model",))
+    for model, buckets in rows:
+        waits.add_metric((model,), buckets.cumulative(), buckets.total)
+    return waits
+
+
+def _tokens(rows: _Rows) -> Iterator[Metric]:
     prompt = CounterMetricFamily("berth_prompt_tokens", "Prompt tokens, as engines state them", labels=_LABELS)
     cached = CounterMetricFamily("berth_cached_prompt_tokens", "Of these, from prefix cache", labels=_LABELS)
     output = CounterMetricFamily("berth_output_tokens", "Output tokens, as engines state them", labels=_LABELS)

@@ -1,22 +1,25 @@
 """The engines as the gateway sees them: their models, their health, and the work it has given them."""
 
-import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
-import orjson
-
-from gateway.errors import ConfigError, ConnectError, RefusedError, UpstreamError
+from gateway import hedging
+from gateway.breaker import Breaker, BreakerConfig, BreakerState, FailureKind
+from gateway.config import Health, Hedge, Remote, Step
+from gateway.errors import ConfigError, RefusedError
+from gateway.outliers import Standing, ejections
+from gateway.retry_budget import RetryBudget
 from gateway.upstream import Upstream
 from gateway.wire import Fault
 
 _log = logging.getLogger("berth.gateway")
 State = Literal["starting", "ready", "unhealthy", "draining"]
-_SILENT_PROBES = 3  # an engine busy with one huge prompt may miss a probe; a refused connection needs no second look
+Kind = Literal["engine", "remote"]
 _RETRY_AFTER_S = 5
+_NEVER_S = float("inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,24 +30,83 @@ class ModelCard:
     max_model_len: int | None = None
 
 
-@dataclass(slots=True)
 class Replica:
-    """One upstream engine. `url` is `http://host:port` or `unix:/path/to.sock`."""
+    """One upstream engine, or (`kind` "remote") a provider elsewhere. `url` is `http://host:port`, `https://...` or
+    `unix:/path/to.sock`.
 
-    name: str
-    url: str
-    models: tuple[ModelCard, ...] = ()
-    api_key: str | None = field(default=None, repr=False)
-    predicted_kv_tokens: int | None = None
-    state: State = "starting"
-    in_flight: int = 0
-    work_tokens: int = 0
-    picks: int = 0
-    missed_probes: int = 0
+    One rule says whether it gets requests (`is_in`): its process is there, which `state` says and probes and the
+    supervisor set, and its breaker lets them through, which is made of how its requests ended. A broken connection says
+    something of both: it counts against the breaker, and the process is not believed to be there until a probe says so.
+    """
+
+    __slots__ = (
+        "_heeded", "_models", "_on_change", "_state", "api_key", "breaker", "in_flight", "is_in", "is_suspect", "kind",
+        "missed_probes", "name", "picks", "predicted_kv_tokens", "probed_s", "share", "turn", "url", "work_tokens",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        models: tuple[ModelCard, ...] = (),
+        api_key: str | None = None,
+        predicted_kv_tokens: int | None = None,
+        state: State = "starting",
+        *,
+        kind: Kind = "engine",
+    ) -> None:
+        self.name = name
+        self.url = url
+        self.api_key = api_key
+        self.predicted_kv_tokens = predicted_kv_tokens
+        self.kind = kind
+        self.in_flight = self.work_tokens = self.picks = self.missed_probes = 0
+        self.probed_s: float | None = None
+        """When its health was last asked, by time.monotonic."""
+        self.turn = 0.0
+        self.share = 1.0
+        self.is_suspect = False
+        self.breaker = Breaker(BreakerConfig(), time.monotonic)
+        self._heeded: BreakerState = "closed"
+        self._models = models
+        self._state = state
+        self.is_in = state == "ready"
+        self._on_change: Callable[[Replica], None] = lambda _: None
+
+    @property
+    def models(self) -> tuple[ModelCard, ...]:
+        """What it serves; empty until it was asked, when it was started elsewhere."""
+        return self._models
+
+    @models.setter
+    def models(self, models: tuple[ModelCard, ...]) -> None:
+        self._models = models
+        self._on_change(self)
+
+    @property
+    def state(self) -> State:
+        """Whether its process is there and may be used."""
+        return self._state
+
+    @state.setter
+    def state(self, state: State) -> None:
+        if state == self._state and not self.is_suspect:
+            return
+        if state == "ready" and not self.is_suspect:
+            self.breaker.restarted()
+        self._state = state
+        self.is_suspect = False
+        self._on_change(self)
+
+    def join(self, breaker: Breaker, on_change: "Callable[[Replica], None]") -> None:
+        """Become part of a pool, which lends its clock and settings and hears of every change."""
+        self.breaker = breaker
+        self._on_change = on_change
+        on_change(self)
 
     def serves(self, model: str) -> bool:
         """Whether this engine serves the public name `model`."""
-        for card in self.models:  # noqa: SIM110  (asked for every request: a generator would cost more than the rest)
+        for card in self._models:  # noqa: SIM110  (a generator would cost more than the rest)
             if card.name == model:
                 return True
         return False
@@ -53,22 +115,69 @@ class Replica:
         """Count one request as in flight here, from now until its reservation is released."""
         self.in_flight += 1
         self.picks += 1
+        self.turn += 1 / self.share
         self.work_tokens += work_tokens
-        return Reservation(self, work_tokens)
+        is_trial = self.breaker.state != "closed"
+        if is_trial:
+            self.breaker.trials += 1
+            self.heed()
+        return Reservation(self, work_tokens, is_trial)
+
+    def succeeded(self, ttft_s: float | None = None) -> None:
+        """A request was answered in full, or got its first token after `ttft_s`: once per request, at the earlier of
+        the two, before its reservation is released. An answer that refuses the request itself (4xx) is one too."""
+        self.breaker.succeeded(ttft_s)
+        if self._heeded != "closed":
+            self.heed()
+
+    def failed(self, kind: FailureKind) -> None:
+        """A request failed here by the replica's own fault (`breaker.failure_kind`), before or during its answer."""
+        self.breaker.failed()
+        if kind == "error":
+            self.heed()
+        else:
+            self.suspect()
+
+    def was_late(self, waited_s: float) -> None:
+        """A request was taken elsewhere after `waited_s` without a first token."""
+        self.breaker.was_late(waited_s)
 
     def suspect(self) -> None:
-        """Stop routing here until a probe says otherwise."""
-        if self.state == "ready":
+        """Its connection broke: no requests until a probe says that the process is there, unless there is no other."""
+        if self._state == "ready" and self.kind == "engine":
             _log.warning("%s is unhealthy: no requests go there until its /health answers", self.name)
-            self.state = "unhealthy"
+            self._state = "unhealthy"
+            self.is_suspect = True
+            self._on_change(self)
+        else:
+            self.heed()
+
+    def heed(self) -> None:
+        """Let the pool know if the breaker has changed its mind."""
+        if self.breaker.state != self._heeded or self.is_in != self.may_be_in:
+            self._on_change(self)
+
+    @property
+    def may_be_in(self) -> bool:
+        """The rule behind `is_in`, which the pool keeps so that nobody has to ask for each request."""
+        return self._state == "ready" and self.breaker.lets_through
+
+    def settle_in(self) -> bool:
+        """For the pool: take over what `state` and the breaker say; whether it has come in by that."""
+        was_in, self.is_in = self.is_in, self.may_be_in
+        self._heeded = self.breaker.state
+        self.share = self.breaker.share()
+        return self.is_in and not was_in
 
 
 @dataclass(slots=True)
 class Reservation:
-    """One request's place on a replica. `release` is synchronous, and harmless when repeated."""
+    """One request's place on a replica, and its trial while the breaker is not closed. `release` is synchronous, and
+    harmless when repeated; a trial of which nothing was said (the client left) is just given back."""
 
     replica: Replica
     work_tokens: int
+    is_trial: bool = False
     _is_open: bool = True
 
     def release(self) -> None:
@@ -77,41 +186,150 @@ class Reservation:
             self._is_open = False
             self.replica.in_flight -= 1
             self.replica.work_tokens -= self.work_tokens
+            if self.is_trial:
+                self.replica.breaker.trials -= 1
+                self.replica.heed()
 
 
 class Pool:
     """All replicas, by model. Membership changes only through `add` and `remove`."""
 
-    def __init__(self, upstream: Upstream, replicas: Sequence[Replica] = ()) -> None:
+    def __init__(
+        self,
+        upstream: Upstream,
+        replicas: Sequence[Replica] = (),
+        *,
+        health: Health | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._upstream = upstream
-        self._replicas: list[Replica] = list(replicas)
+        self._health = health or Health()
+        self._clock = clock
+        self.retry_budget = RetryBudget(self._health.retry_budget, clock)
+        self._replicas: list[Replica] = []
+        self._remotes: dict[str, Replica] = {}
+        self._candidates: dict[str, tuple[Replica, ...]] = {}
+        self._hedge_after_s: dict[str, float | None] = {}
+        self._changes_at_s = _NEVER_S
+        for replica in replicas:
+            self.add(replica)
 
     @property
     def replicas(self) -> tuple[Replica, ...]:
-        """Everything known, whatever its state."""
+        """All engines, whatever their state."""
         return tuple(self._replicas)
 
+    @property
+    def remotes(self) -> tuple[Replica, ...]:
+        """All providers elsewhere; they are never probed, and stand in only where a chain names them."""
+        return tuple(self._remotes.values())
+
     def add(self, replica: Replica) -> None:
-        """Take a replica in; it gets no request before a probe has found it healthy. Raises ConfigError."""
-        if any(known.name == replica.name for known in self._replicas):
+        """Take a replica in; an engine gets no request before a probe has found it healthy. Raises ConfigError."""
+        if any(known.name == replica.name for known in (*self._replicas, *self._remotes.values())):
             raise ConfigError(f"two replicas are named '{replica.name}': logs and metrics could not tell them apart")
-        self._replicas.append(replica)
+        if replica.kind == "remote":
+            self._remotes[replica.name] = replica
+        else:
+            self._replicas.append(replica)
+        replica.join(Breaker(self._health.breaker, self._clock), self._changed)
+
+    def use_remotes(self, remotes: Sequence[Remote]) -> None:
+        """Have these providers stand in from now on; one that stays as it was keeps its record."""
+        for name in self._remotes.keys() - {remote.name for remote in remotes}:
+            del self._remotes[name]
+        for remote in remotes:
+            known = self._remotes.get(remote.name)
+            if known is None or (known.url, known.api_key) != (remote.base_url, remote.api_key):
+                self._remotes.pop(remote.name, None)
+                self.add(Replica(remote.name, remote.base_url, (), remote.api_key, state="ready", kind="remote"))
 
     async def remove(self, replica: Replica) -> None:
         """Forget a replica and close its idle connections."""
-        self._replicas.remove(replica)
+        if replica.kind == "remote":
+            del self._remotes[replica.name]
+        else:
+            self._replicas.remove(replica)
+        self._candidates.clear()
         await self._upstream.forget(replica.url)
 
     def cards(self) -> list[ModelCard]:
         """Every model served, once, in the order of the replicas."""
         return list({card.name: card for replica in self._replicas for card in replica.models}.values())
 
-    def candidates(self, model: str) -> list[Replica]:
-        """The replicas that can take a request for `model` now; RefusedError 404 or 503 when there is none."""
-        ready = [replica for replica in self._replicas if replica.state == "ready" and replica.serves(model)]
-        if ready:
-            return ready
+    def candidates(self, model: str) -> tuple[Replica, ...]:
+        """The replicas that can take a request for `model` now; RefusedError 404 or 503 when there is none.
+
+        When all are out and some only because of how their requests ended, those are tried all the same: refusing
+        everybody would be worse, and would never find out that they are well again.
+        """
+        if self._changes_at_s < _NEVER_S and self._clock() >= self._changes_at_s:
+            self.refresh()
+        found = self._candidates.get(model)
+        if found is None:
+            found = self._find(model)
+            self._candidates[model] = found
+        return found
+
+    def is_panicking(self, model: str) -> bool:
+        """Whether `candidates` would return replicas that are out; a stand-in from the model's chain may do better."""
+        try:
+            return not self.candidates(model)[0].is_in
+        except RefusedError:
+            return False
+
+    def stand_ins(self, step: Step) -> tuple[Replica, ...]:
+        """Who can take a request at this step of a chain; empty when nobody is in."""
+        if step.remote is None:
+            return tuple(replica for replica in self._replicas if replica.is_in and replica.serves(step.name))
+        self.refresh()
+        remote = self._remotes.get(step.name)
+        return (remote,) if remote is not None and remote.is_in else ()
+
+    def hedge_after_s(self, model: str, hedge: Hedge) -> float | None:
+        """How long to wait for a first token of `model` before a second replica is asked; None: not at all."""
+        if model not in self._hedge_after_s:
+            replicas = [replica for replica in self._replicas if replica.serves(model)]
+            ttfts = [ttft_s for replica in replicas for ttft_s in replica.breaker.recent_ttfts()]
+            self._hedge_after_s[model] = hedging.hedge_after_s(ttfts, hedge)
+        return self._hedge_after_s[model]
+
+    def refresh(self) -> None:
+        """Let time do its work: open breakers become half open, shares grow."""
+        self._changes_at_s = _NEVER_S
+        for replica in (*self._replicas, *self._remotes.values()):
+            replica.breaker.advance()
+            self._changed(replica)
+
+    def sweep(self) -> None:
+        """Take out the replicas that are far worse than their peers; to be called at equal intervals."""
+        self._hedge_after_s.clear()
+        for card in self.cards():
+            peers = [replica for replica in self._replicas if replica.serves(card.name)]
+            standings = [Standing(not r.is_in, r.breaker.error_rate(), r.breaker.ttft_s()) for r in peers]
+            for place, reason in ejections(standings, self._health.outliers):
+                _log.warning("%s is far from its peers (%s) and gets no requests for now", peers[place].name, reason)
+                peers[place].breaker.eject(reason)
+                peers[place].heed()
+
+    def _changed(self, replica: Replica) -> None:
+        was_in = replica.is_in
+        if replica.settle_in():  # whoever comes (back) in queues up last, instead of taking all turns it missed
+            replica.turn = max(known.turn for known in (replica, *self._replicas))
+        if replica.is_suspect and was_in:
+            self.retry_budget.grant(replica.in_flight + 1)  # the one that found it broken has left already
+        self._changes_at_s = min(self._changes_at_s, replica.breaker.changes_at_s())
+        self._candidates.clear()
+
+    def _find(self, model: str) -> tuple[Replica, ...]:
         serving = [replica for replica in self._replicas if replica.serves(model)]
+        found = [replica for replica in serving if replica.is_in]
+        if found:
+            return tuple(found)
+        found = [replica for replica in serving if replica.state == "ready" or replica.is_suspect]
+        if found:
+            _log.warning("every replica of '%s' is out; those that may be there are tried all the same", model)
+            return tuple(found)
         if serving or any(replica.state == "starting" and not replica.models for replica in self._replicas):
             states = ", ".join(f"{replica.name} {replica.state}" for replica in serving) or "engines still starting"
             fault = Fault(
@@ -130,61 +348,5 @@ class Pool:
         return [
             card.name
             for card in cards
-            if not any(replica.state == "ready" and replica.serves(card.name) for replica in self._replicas)
+            if not any((r.state == "ready" or r.is_suspect) and r.serves(card.name) for r in self._replicas)
         ]
-
-    async def probe(self, replica: Replica, timeout_s: float) -> None:
-        """Ask the engine's own /health, and its /v1/models until they are known; set the state accordingly."""
-        try:
-            status, _ = await self._upstream.get(replica.url, "/health", replica.api_key, timeout_s)
-            healthy = status == 200
-            if healthy and not replica.models:
-                replica.models = await self._discover(replica, timeout_s)
-        except ConnectError:
-            replica.missed_probes = _SILENT_PROBES
-            healthy = False
-        except UpstreamError:
-            healthy = False
-        if replica.state == "draining":
-            return
-        if healthy and replica.models:
-            replica.missed_probes = 0
-            if replica.state != "ready":
-                _log.info("%s is ready (was %s)", replica.name, replica.state)
-            replica.state = "ready"
-            return
-        replica.missed_probes += 1
-        if replica.missed_probes >= _SILENT_PROBES:
-            replica.suspect()
-
-    async def _discover(self, replica: Replica, timeout_s: float) -> tuple[ModelCard, ...]:
-        status, body = await self._upstream.get(replica.url, "/v1/models", replica.api_key, timeout_s)
-        return _read_cards(body) if status == 200 else ()
-
-    @contextlib.asynccontextmanager
-    async def probing(self, interval_s: float, timeout_s: float) -> AsyncIterator[None]:
-        """Probe every replica each `interval_s` while the block runs."""
-
-        async def forever() -> None:
-            while True:
-                probes = (self.probe(replica, timeout_s) for replica in self._replicas)
-                for outcome in await asyncio.gather(*probes, return_exceptions=True):
-                    if isinstance(outcome, Exception):  # probing goes on whatever one engine does to it
-                        _log.error("a health probe failed unexpectedly", exc_info=outcome)
-                await asyncio.sleep(interval_s)
-
-        task = asyncio.create_task(forever(), name="probe replicas")
-        try:
-            yield
-        finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-
-
-def _read_cards(body: bytes) -> tuple[ModelCard, ...]:
-    try:
-        rows = orjson.loads(body)["data"]
-        return tuple(ModelCard(row["id"], row.get("max_model_len")) for row in rows)
-    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
-        return ()

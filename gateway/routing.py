@@ -12,8 +12,12 @@ class Load(Protocol):
         """Estimated tokens of all requests in flight there."""
 
     @property
-    def picks(self) -> int:
-        """How many requests it has been given so far."""
+    def share(self) -> float:
+        """In (0, 1]: how much of a peer's load it should get; below 1 after a start or a recovery."""
+
+    @property
+    def turn(self) -> float:
+        """Grows by 1 / share with each request it is given: the lowest one has waited longest."""
 
 
 L = TypeVar("L", bound=Load)
@@ -21,5 +25,12 @@ Policy = Callable[[Sequence[L]], L]
 
 
 def least_work(candidates: Sequence[L]) -> L:
-    """The replica with the least work in flight; among equals the one picked least often. `candidates` is not empty."""
-    return min(candidates, key=lambda replica: (replica.work_tokens, replica.picks))
+    """The replica with the least work in flight for its share; among equals the one whose turn it is. `candidates` is
+    not empty."""
+    best = candidates[0]
+    least = best.work_tokens / best.share
+    for replica in candidates:  # min() with a key takes three times as long, for every request
+        work = replica.work_tokens / replica.share
+        if work < least or (work == least and replica.turn < best.turn):
+            best, least = replica, work
+    return best

@@ -9,7 +9,7 @@ import select
 import socket
 import ssl
 from types import TracebackType
-from typing import Protocol, cast
+from typing import Literal, Protocol, cast
 from urllib.parse import urlsplit
 
 from httptools import HttpParserError, HttpResponseParser
@@ -22,6 +22,9 @@ _KEEP_ALIVE_S = 4.0  # vLLM closes idle connections after 5 s (VLLM_HTTP_TIMEOUT
 _TRUSTED_IDLE_S = 0.02  # nobody closes a connection sooner: looking at the socket would be a system call for nothing
 _MAX_HEAD_BYTES = 64 * 1024
 _SILENT_TICKS = 8
+_LONGEST_CHUNK_LINE = 10  # eight hexadecimal digits and the end of their line
+_END_OF_EVENT = b"\n\n"
+_END_OF_EVENT_AND_CHUNK = b"\n\n\r\n"
 _UNIX = "unix:"
 
 
@@ -33,6 +36,12 @@ class Sink(Protocol):
 
     def received(self, data: bytes) -> None:
         """What one read of the socket brought of the body."""
+
+    def passed(self, chunk: bytes, start: int) -> bool:
+        """What one read brought if that was one whole chunk, as on the wire; its content is `chunk[start:-2]`.
+
+        False: to be `received` instead.
+        """
 
     def ended(self) -> None:
         """The answer is complete; its connection already serves others."""
@@ -49,6 +58,8 @@ class Connection(asyncio.Protocol):
         "_engine",
         "_headers",
         "_is_begun",
+        "_is_between_chunks",
+        "_is_chunked",
         "_is_clean",
         "_is_paused",
         "_is_reusable",
@@ -84,6 +95,7 @@ class Connection(asyncio.Protocol):
         self._headers: list[Header] = []
         self._pieces: list[bytes] = []
         self._is_begun = self._is_whole = self._is_reusable = self._awaits_end = False
+        self._is_chunked = self._is_between_chunks = False
         self._is_clean = True
         self.head_bytes = self.silent_ticks = 0
 
@@ -135,6 +147,13 @@ class Connection(asyncio.Protocol):
             return True
         return not self._poll.poll(0)
 
+    @property
+    def state(self) -> Literal["connecting", "busy", "idle"]:
+        """What it does now."""
+        if self._transport is None:
+            return "connecting"
+        return "idle" if self._sink is None else "busy"
+
     def fail(self, error: UpstreamError) -> None:
         """End it from our side."""
         sink = self._sink
@@ -173,6 +192,13 @@ class Connection(asyncio.Protocol):
         if sink is None:
             self.cut()  # nobody asked: an idle connection that speaks is of no use
             return
+        if self._is_between_chunks:
+            start = _one_chunk(data)
+            if start and sink.passed(data, start):
+                return  # nearly every read of a stream: the parser stands where it stood
+        self._parse(data, sink)
+
+    def _parse(self, data: bytes, sink: Sink) -> None:
         try:
             self._parser.feed_data(data)
         except HttpParserError:
@@ -180,12 +206,21 @@ class Connection(asyncio.Protocol):
         if not self._is_begun and not self._begin(sink, len(data)):
             return
         if self._pieces:
-            pieces, self._pieces = self._pieces, []
-            sink.received(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+            self.head_bytes = 0
+            self._hand_on(data, sink)
+        else:
+            self.head_bytes += len(data)  # chunk extensions and trailers, which the parser keeps, count as a head
         if self._is_whole:
             self._finish(sink)
-        elif not self._is_clean:
+        elif not self._is_clean or self.head_bytes > _MAX_HEAD_BYTES:
             self.fail(BrokenError(f"{self._engine.url} answered with what is not HTTP"))
+
+    def _hand_on(self, data: bytes, sink: Sink) -> None:
+        pieces, self._pieces = self._pieces, []
+        # what follows on the end of an event can only be the end of its chunk
+        ends = data.endswith(_END_OF_EVENT_AND_CHUNK) and pieces[-1].endswith(_END_OF_EVENT)
+        self._is_between_chunks = ends and self._is_chunked
+        sink.received(pieces[0] if len(pieces) == 1 else b"".join(pieces))
 
     def _begin(self, sink: Sink, size: int) -> bool:
         if self._status:
@@ -228,21 +263,27 @@ class Connection(asyncio.Protocol):
         """A second answer to one request is none of ours."""
         if self._is_whole:
             self._is_clean = False
+        self._awaits_end = True  # unless a header says how long it will be
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Of the head; after it come trailers, which are dropped."""
         if not self._status:
-            self._headers.append((name.lower(), value))
+            name = name.lower()
+            if name == b"transfer-encoding":
+                self._awaits_end = False
+                self._is_chunked = value.lower() == b"chunked"
+            elif name == b"content-length":
+                self._awaits_end = False
+            self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Interim answers (100 Continue, 103 Early Hints) are skipped."""
         status = self._parser.get_status_code()
         if status < 200:
             self._headers = []
+            self._awaits_end = True
         elif not self._is_whole:
             self._status = status
-            names = {name for name, _ in self._headers}
-            self._awaits_end = b"content-length" not in names and b"transfer-encoding" not in names
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body: one for each chunk of its transfer encoding."""
@@ -254,6 +295,16 @@ class Connection(asyncio.Protocol):
         if self._status and not self._is_whole:
             self._is_whole = True
             self._is_reusable = self._parser.should_keep_alive()
+
+
+def _one_chunk(data: bytes) -> int:
+    """Where its content starts if a read that begins between two chunks is one whole chunk, spelt as all engines do.
+
+    0 where only the parser can tell; the last chunk, which is empty, is the parser's too.
+    """
+    start = data.find(b"\n", 0, _LONGEST_CHUNK_LINE) + 1
+    length = len(data) - start - 2
+    return start if length > 0 and data.endswith(b"\r\n") and data[:start] == b"%x\r\n" % length else 0
 
 
 class _Engine:
@@ -356,6 +407,18 @@ class Upstream:
             self._tick()
         return connection
 
+    def use(self, timeouts: Timeouts) -> None:
+        """Wait so long from now on."""
+        self._timeouts = timeouts
+
+    def states(self) -> dict[str, int]:
+        """How many connections there are, by what they do."""
+        found = {"connecting": 0, "busy": 0, "idle": 0}
+        for engine in self._engines.values():
+            for connection in engine.connections:
+                found[connection.state] += 1
+        return found
+
     async def get(self, url: str, path: str, api_key: str | None, timeout_s: float) -> tuple[int, bytes]:
         """A small control request: status and body. Raises ConnectError or BrokenError."""
         whole = _Whole(asyncio.get_running_loop().create_future())
@@ -401,6 +464,9 @@ class _Whole:
 
     def received(self, data: bytes) -> None:
         self._pieces.append(data)
+
+    def passed(self, chunk: bytes, start: int) -> bool:
+        return False
 
     def ended(self) -> None:
         self.is_over = True

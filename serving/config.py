@@ -1,20 +1,21 @@
 """The only reader of files and the environment: `berth.yaml`, flags and variables -> a checked, frozen StackConfig."""
 
 import difflib
-import ipaddress
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator, model_validator
 
-from gateway.config import GatewayConfig
+from gateway.access_log import LogFormat
+from gateway.config import TROUBLES, Chain, GatewayConfig, Hedge, Remote, Step, Timeouts, Trouble
 from gateway.identity import KeyHash, hash_key
 from serving.environment import Environment
 from serving.errors import ConfigError
 from serving.quantity import token_count
+from serving.sections import Count, HealthSection, HedgeSection, RemoteSection, Seconds, Section, is_loopback
 
 DEMO_MODEL = "demo"
 """The model name that stands for the embedded one."""
@@ -29,7 +30,6 @@ def _token_count(value: object) -> object:
 
 
 TokenCount = Annotated[int, BeforeValidator(_token_count), Field(gt=0)]
-Count = Annotated[int, Field(gt=0, strict=True)]
 
 
 _OUR_FLAGS = frozenset(
@@ -44,11 +44,7 @@ _OUR_FLAGS = frozenset(
 """What placement decides: given twice, the engine would not be the one that was sized."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ModelSection(_Section):
+class ModelSection(Section):
     """One model to serve. Engine settings are spelt as vLLM's flags; what is not set is left to sizing."""
 
     model: str = Field(min_length=1)
@@ -70,6 +66,11 @@ class ModelSection(_Section):
     listen: Literal["unix", "tcp"] = "unix"
     extra_args: tuple[str, ...] = ()
     env: Mapping[str, str] = Field(default_factory=dict)
+    fallbacks: tuple[str, ...] = ()
+    """Who stands in, in this order, before the first byte has gone out: other models here, or `remotes`, by name."""
+    fallback_on: tuple[Trouble, ...] | None = None
+    ttft_deadline_s: Seconds | None = None
+    hedge: HedgeSection | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -86,20 +87,41 @@ class ModelSection(_Section):
         return extra_args
 
     @model_validator(mode="after")
+    def _fallbacks_make_sense(self) -> "ModelSection":
+        late = self.fallback_on is None or "late" in self.fallback_on
+        if not self.fallbacks and (self.fallback_on is not None or self.ttft_deadline_s is not None):
+            raise ValueError("fallback_on and ttft_deadline_s say when to use 'fallbacks', and there are none")
+        if self.ttft_deadline_s is not None and not late:
+            raise ValueError("ttft_deadline_s is only used with 'late' in fallback_on")
+        if self.fallback_on is not None and late and self.ttft_deadline_s is None:
+            raise ValueError("fallback_on 'late' needs ttft_deadline_s to say when that is")
+        return self
+
+    @model_validator(mode="after")
     def _default_name(self) -> "ModelSection":
         if not self.name:
             object.__setattr__(self, "name", _public_name(self.model))
         return self
 
 
-class KeySection(_Section):
+class KeySection(Section):
     """One virtual key as stored: `berth keys new CALLER` prints it."""
 
     caller: str = Field(min_length=1)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    admin: bool = False
+    """Whether it may also reload the configuration."""
 
 
-class GatewaySection(_Section):
+class TracingSection(Section):
+    """Where spans go, and how many."""
+
+    endpoint: str | None = Field(default=None, pattern=r"^https?://")
+    """An OTLP/HTTP collector's address, without /v1/traces; default: OTEL_EXPORTER_OTLP_ENDPOINT, else no tracing."""
+    sample_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
+
+
+class GatewaySection(Section):
     """The door."""
 
     host: str = "127.0.0.1"
@@ -107,13 +129,19 @@ class GatewaySection(_Section):
     keys: tuple[KeySection, ...] = ()
     max_in_flight: Count | None = None
     max_body_mib: Count = 64
+    client_timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    """How long a client may take for the head of a request, for each 16 KiB of its body, and to go on reading."""
     drain_timeout_s: Annotated[float, Field(ge=0)] = 30.0
+    health: HealthSection = HealthSection()
+    log_format: LogFormat = "text"
+    tracing: TracingSection = TracingSection()
 
 
-class StackConfig(_Section):
+class StackConfig(Section):
     """Everything `berth serve` was told."""
 
     models: tuple[ModelSection, ...] = Field(min_length=1)
+    remotes: tuple[RemoteSection, ...] = ()
     gateway: GatewaySection = GatewaySection()
     start_timeout_s: Annotated[float, Field(gt=0)] = 1800.0
     """How long one engine may take to become healthy; a 400 GB checkpoint from a cold disk takes a while."""
@@ -135,10 +163,35 @@ class StackConfig(_Section):
                 raise ValueError(f"two models are named '{name}': give one of them another 'name', or use 'replicas'")
         return models
 
+    @model_validator(mode="after")
+    def _fallbacks_exist(self) -> "StackConfig":
+        names = [*(model.name for model in self.models), *(remote.name for remote in self.remotes)]
+        for remote in self.remotes:
+            if names.count(remote.name) > 1:
+                raise ValueError(f"remote '{remote.name}' has the name of another remote or model")
+        for model in self.models:
+            for name in model.fallbacks:
+                _check_fallback(model, name, names)
+        return self
 
-def child_environment(overrides: Mapping[str, str]) -> dict[str, str]:
-    """What an engine process gets: our own environment, without our secrets, and `overrides` on top."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("BERTH_")}
+
+def _check_fallback(model: ModelSection, name: str, names: Sequence[str]) -> None:
+    where = f"fallbacks of '{model.name}'"
+    if name == model.name:
+        raise ValueError(f"{where}: a model cannot stand in for itself")
+    if model.fallbacks.count(name) > 1:
+        raise ValueError(f"{where}: '{name}' is there twice")
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names)}"
+        raise ValueError(f"{where}: neither a model nor a remote is named '{name}'; {hint}")
+
+
+def child_environment(overrides: Mapping[str, str], secrets: frozenset[str] = frozenset()) -> dict[str, str]:
+    """What an engine process gets: our own environment, without our secrets and those `secrets` names, and `overrides`
+    on top."""
+    ours = {name for name in os.environ if name.startswith("BERTH_")} | secrets
+    inherited = {name: value for name, value in os.environ.items() if name not in ours}
     inherited.pop("VLLM_API_KEY", None)  # the engine would ask our own gateway for it
     return {**inherited, "PYTHONSAFEPATH": "1", **overrides}
 
@@ -172,9 +225,20 @@ def load_stack(target: str | None, environment: Environment, overrides: Mapping[
     return config.model_copy(update={"models": models})
 
 
-def gateway_config(section: GatewaySection, environment: Environment) -> GatewayConfig:
-    """The gateway's own settings. Raises ConfigError for a public address without keys."""
-    keys = [KeyHash(key.caller, key.sha256) for key in section.keys]
+def key_variables(config: StackConfig) -> frozenset[str]:
+    """The variables that hold the keys of remotes: no engine's business."""
+    return frozenset(remote.api_key_env for remote in config.remotes if remote.api_key_env)
+
+
+def gateway_config(
+    section: GatewaySection,
+    environment: Environment,
+    models: Sequence[ModelSection] = (),
+    remotes: Sequence[RemoteSection] = (),
+) -> GatewayConfig:
+    """The gateway's own settings, with who stands in for which of `models`. Raises ConfigError for a public address
+    without keys, or a remote's key that is not in the environment."""
+    keys = [KeyHash(key.caller, key.sha256, key.admin) for key in section.keys]
     if environment.api_key:
         keys.append(hash_key("default", environment.api_key))
     if not keys and not is_loopback(section.host):
@@ -182,17 +246,42 @@ def gateway_config(section: GatewaySection, environment: Environment) -> Gateway
             f"refusing to listen on {section.host} without API keys: set BERTH_API_KEY, add gateway.keys "
             "(berth keys new CALLER makes one), or listen on 127.0.0.1"
         )
+    there = {remote.name: _remote(remote) for remote in remotes}
     return GatewayConfig(
-        keys=tuple(keys), max_body_bytes=section.max_body_mib * _MIB, max_in_flight=section.max_in_flight
+        keys=tuple(keys),
+        max_body_bytes=section.max_body_mib * _MIB,
+        max_in_flight=section.max_in_flight,
+        timeouts=Timeouts(client_s=section.client_timeout_s),
+        health=section.health.parsed(),
+        remotes=tuple(there.values()),
+        chains={model.name: _chain(model, there) for model in models if model.fallbacks},
+        hedges={model.name: Hedge(**model.hedge.model_dump()) for model in models if model.hedge},
+        log_format=section.log_format,
     )
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach `host`."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+def _remote(section: RemoteSection) -> Remote:
+    variable = section.api_key_env
+    api_key = os.environ.get(variable) if variable else None
+    if variable and not api_key:
+        raise ConfigError(f"remote '{section.name}': its key is to be in {variable}, which is not set")
+    return Remote(
+        name=section.name,
+        base_url=section.base_url,
+        model=section.model,
+        api_key=api_key,
+        input_usd=section.input_usd,
+        output_usd=section.output_usd,
+        speaks=frozenset(section.speaks),
+    )
+
+
+def _chain(model: ModelSection, remotes: Mapping[str, Remote]) -> Chain:
+    return Chain(
+        steps=tuple(Step(name, remotes.get(name)) for name in model.fallbacks),
+        on=TROUBLES if model.fallback_on is None else frozenset(model.fallback_on),
+        ttft_deadline_s=model.ttft_deadline_s,
+    )
 
 
 def gateway_section(raw: Mapping[str, object]) -> GatewaySection:

@@ -19,6 +19,7 @@ class Environment:
     """Engines and huggingface-hub read variables of their own (HF_TOKEN, HF_HOME, VLLM_...)."""
 
     api_key: str | None = field(default_factory=lambda: _text("BERTH_API_KEY"), repr=False)
+    otlp_endpoint: str | None = field(default_factory=lambda: _text("OTEL_EXPORTER_OTLP_ENDPOINT"))
     cache_dir: Path | None = field(default_factory=lambda: _path("BERTH_CACHE_DIR"))
     state_dir: Path | None = field(default_factory=lambda: _path("BERTH_STATE_DIR"))
 

@@ -5,12 +5,11 @@ import logging
 import os
 import re
 import shutil
-import signal
 import socket
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -34,7 +33,9 @@ from serving.errors import PlacementError
 from serving.placement import Folders, Known, Placement, place
 from serving.preflight import engine_release, is_cpu_build, require_engine
 from serving.progress import Progress
-from serving.supervisor import Supervisor
+from serving.reload import Again, Reloader
+from serving.signals import Signals
+from serving.telemetry import telemetry
 from sizing.detect import Machine, detect
 from sizing.errors import SizingError
 from sizing.hub import load_model
@@ -42,39 +43,8 @@ from sizing.memory import Corrections
 from sizing.model import ModelShape
 
 _log = logging.getLogger("berth.serving")
-_POLL_S = 0.1
 _RUNS_KEPT = 20
 _RUN_NAME = re.compile(r"\d{8}-\d{6}-\d+")  # UTC start and process id
-
-
-@dataclass(slots=True)
-class Signals:
-    """Ctrl-C or SIGTERM: the first asks to stop in order, the second not to wait."""
-
-    stop: asyncio.Event
-    hurry: asyncio.Event
-
-    @classmethod
-    @contextmanager
-    def handled(cls, console: Console) -> Iterator["Signals"]:
-        """Take over both signals while the block runs."""
-        signals = cls(asyncio.Event(), asyncio.Event())
-
-        def received() -> None:
-            if signals.stop.is_set():
-                signals.hurry.set()
-            else:
-                console.print("\nstopping; press Ctrl-C again not to wait for running requests", highlight=False)
-                signals.stop.set()
-
-        loop = asyncio.get_running_loop()
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(signum, received)
-        try:
-            yield signals
-        finally:
-            for signum in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(signum)
 
 
 def prepare(
@@ -112,10 +82,19 @@ def _corrections(environment: Environment) -> Corrections | None:
     return table if table.entries else None
 
 
-async def run(config: StackConfig, environment: Environment, console: Console) -> int:
-    """Serve until told to stop; returns the exit status. Raises ServingError for what cannot start."""
+async def run(config: StackConfig, environment: Environment, console: Console, again: Again | None = None) -> int:
+    """Serve until told to stop; returns the exit status. `again` reads the configuration anew for a reload, if it came
+    from a file. Raises ServingError for what cannot start."""
+    with telemetry(config.gateway.tracing, environment) as told:
+        settings = gateway_config(config.gateway, environment, config.models, config.remotes)
+        gateway = Gateway(settings, tracing=told.tracing, readers=told.readers)
+        return await _run(config, environment, gateway, console, again)
+
+
+async def _run(
+    config: StackConfig, environment: Environment, gateway: Gateway, console: Console, again: Again | None
+) -> int:
     progress = Progress(console)
-    gateway = Gateway(gateway_config(config.gateway, environment))
     listener = door.bind(config.gateway.host, config.gateway.port)
     try:
         with tempfile.TemporaryDirectory(prefix="berth-") as sockets:
@@ -126,7 +105,12 @@ async def run(config: StackConfig, environment: Environment, console: Console) -
                 if stopped():
                     return 0
                 report.show_plan(placements, console, commands=False)
-                return await _serve(config, environment, gateway, listener, placements, progress, signals)
+
+                def placed(wanted: StackConfig, folders: Folders) -> list[Placement]:
+                    return prepare(wanted, environment, folders, progress, stopped)
+
+                reloader = Reloader(config, again, environment, gateway, folders, placed)
+                return await _serve(environment, gateway, listener, placements, reloader, progress, signals)
     finally:
         listener.close()
 
@@ -135,47 +119,49 @@ async def run_gateway(
     section: GatewaySection, environment: Environment, replicas: list[Replica], console: Console
 ) -> int:
     """The gateway alone, in front of engines started elsewhere, until told to stop."""
-    gateway = Gateway(gateway_config(section, environment))
-    for replica in replicas:
-        gateway.add(replica)
-    listener = door.bind(section.host, section.port)
-    try:
-        with Signals.handled(console) as signals:
-            async with door.open_door(gateway, listener):
-                report.announce_door(console, gateway, door.url_of(listener))
-                await signals.stop.wait()
-                await _drained(gateway, section.drain_timeout_s, signals)
-    finally:
-        listener.close()
+    with telemetry(section.tracing, environment) as told:
+        gateway = Gateway(gateway_config(section, environment), tracing=told.tracing, readers=told.readers)
+        for replica in replicas:
+            gateway.add(replica)
+        listener = door.bind(section.host, section.port)
+        try:
+            with Signals.handled(console) as signals:
+                async with door.open_door(gateway, listener):
+                    report.announce_door(console, gateway, door.url_of(listener))
+                    await signals.stop.wait()
+                    await _drained(gateway, section.drain_timeout_s, signals)
+        finally:
+            listener.close()
     return 0
 
 
 async def _serve(
-    config: StackConfig,
     environment: Environment,
     gateway: Gateway,
     listener: socket.socket,
     placements: list[Placement],
+    reloader: Reloader,
     progress: Progress,
     signals: Signals,
 ) -> int:
-    supervisors = [
-        Supervisor(placement, gateway, child_environment, start_timeout_s=config.start_timeout_s)
-        for placement in placements
-    ]
+    fleet = reloader.fleet
+    fleet.take(placements)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(door.open_door(gateway, listener))
-        tasks = [asyncio.create_task(s.run(), name=s.placement.spec.name) for s in supervisors]
+        stack.enter_context(reloader.listening())
         try:
-            await _all_ready(supervisors, tasks, progress, signals)
+            fleet.start()
+            await fleet.ready(progress, signals)
             if not signals.stop.is_set():
-                report.announce(progress, gateway, door.url_of(listener), supervisors)
-                if config.calibrate:
+                report.announce(progress, gateway, door.url_of(listener), fleet.supervisors)
+                if reloader.config.calibrate:
                     await _learn(placements, environment)
-            await _stopped_or_broken(signals, tasks)
-            await _drained(gateway, config.gateway.drain_timeout_s, signals)
+            reloader.is_open = True
+            await fleet.serve(signals)
+            reloader.is_open = False
+            await _drained(gateway, reloader.config.gateway.drain_timeout_s, signals)
         finally:
-            await _end(supervisors, tasks, signals)
+            await fleet.end(signals)
     return 0
 
 
@@ -185,44 +171,6 @@ async def _learn(placements: list[Placement], environment: Environment) -> None:
         await asyncio.to_thread(calibrating.learn, placements, environment)
     except Exception:  # noqa: BLE001  (what is served now must not end over a figure that would be nice to have later)
         _log.warning("what the engines logged at their start is not kept", exc_info=True)
-
-
-async def _stopped_or_broken(signals: Signals, tasks: list[asyncio.Task[None]]) -> None:
-    """Until a stop is asked for; raises what ended a supervisor, since an engine nobody keeps is no service."""
-    stop = asyncio.create_task(signals.stop.wait())
-    await asyncio.wait([stop, *tasks], return_when=asyncio.FIRST_COMPLETED)
-    stop.cancel()
-    for task in tasks:
-        if task.done():
-            task.result()
-
-
-async def _all_ready(
-    supervisors: list[Supervisor], tasks: list[asyncio.Task[None]], progress: Progress, signals: Signals
-) -> None:
-    """Until every engine is ready or a stop is asked for; raises the first StartError."""
-    with progress.engines(supervisors) as show:
-        while not signals.stop.is_set() and not all(s.ready.is_set() for s in supervisors):
-            show()
-            for task in tasks:
-                if task.done():
-                    task.result()
-            await asyncio.sleep(_POLL_S)
-        show()
-
-
-async def _end(supervisors: list[Supervisor], tasks: list[asyncio.Task[None]], signals: Signals) -> None:
-    """Stop every engine; a second signal kills them."""
-
-    async def kill_when_hurried() -> None:
-        await signals.hurry.wait()
-        for supervisor in supervisors:
-            supervisor.kill()
-
-    impatient = asyncio.create_task(kill_when_hurried())
-    await asyncio.gather(*(supervisor.stop() for supervisor in supervisors))
-    await asyncio.gather(*tasks, return_exceptions=True)
-    impatient.cancel()
 
 
 async def _drained(gateway: Gateway, timeout_s: float, signals: Signals) -> None:

@@ -71,11 +71,15 @@ class Supervisor:
             await self._pause(pause_s)
         self.state = "stopped"
 
-    async def stop(self) -> None:
-        """Take no more requests here, then end the engine; it is killed if it does not end in time."""
+    def retire(self) -> None:
+        """Take no more requests here, and do not start it again; what runs there goes on until `stop`."""
         self._stopping.set()
         self.state = "stopping"
         self.replica.state = "draining"
+
+    async def stop(self) -> None:
+        """Take no more requests here, then end the engine; it is killed if it does not end in time."""
+        self.retire()
         process = self.process
         if process is None:
             return

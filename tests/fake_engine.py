@@ -95,6 +95,8 @@ class Seen:
     aborted: bool = False
     finished: bool = False
     pieces: int = BEFORE_HEADERS
+    line: str = ""
+    """Method and target, as in the request line."""
 
 
 @dataclass
@@ -117,7 +119,8 @@ class FakeEngine:
 
     # Handlers (run in the server thread)
     async def _post(self, request: web.Request) -> web.StreamResponse:
-        seen = Seen(request.path, dict(request.headers), await request.read())
+        line = f"{request.method} {request.path_qs}"
+        seen = Seen(request.path, dict(request.headers), await request.read(), line=line)
         self.seen.append(seen)
         script = self.scripts.popleft() if self.scripts else self.default
         self.running += 1
@@ -179,6 +182,7 @@ class FakeEngine:
         app.router.add_get("/health", self._health)
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/v1/responses/{tail:.*}", self._post)
         app.router.add_post("/{tail:.*}", self._post)
         return app
 

@@ -12,6 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from gateway.access_log import FIELDS
+from gateway.status import KvCacheStatus, ReplicaStatus, Status
 from tests.hub import LoopbackHub, running
 from tests.sizing.models import published_configs, qwen3_tensors, write_safetensors
 
@@ -75,7 +77,31 @@ def _sized(command: tuple[str, ...]) -> str:
             return f"```console\n$ berth {' '.join(command)}\n{run(*command, env=env)}\n```"
 
 
-PARTS = {"help": help_part, "size": size_part, "plan": plan_part, "compare": compare_part}
+def log_part() -> str:
+    """The keys of a JSON line of the access log."""
+    return _table({f"`{name}`": meaning for name, meaning in FIELDS.items()})
+
+
+def status_part() -> str:
+    """The fields of `GET /status`."""
+    rows: dict[str, str] = {}
+    for prefix, part in (("", Status), ("replicas[].", ReplicaStatus), ("replicas[].kv_cache.", KvCacheStatus)):
+        rows |= {f"`{prefix}{name}`": field.description or "" for name, field in part.model_fields.items()}
+    return _table(rows)
+
+
+def _table(rows: dict[str, str]) -> str:
+    return "\n".join(["| field | |", "|---|---|", *(f"| {name} | {meaning} |" for name, meaning in rows.items())])
+
+
+PARTS = {
+    "help": help_part,
+    "size": size_part,
+    "plan": plan_part,
+    "compare": compare_part,
+    "log": log_part,
+    "status": status_part,
+}
 
 
 def written(text: str) -> str:

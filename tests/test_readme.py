@@ -41,9 +41,10 @@ def test_every_command_shown_is_one_berth_takes(args: list[str]) -> None:
     command.make_context("berth", list(args))
 
 
-def test_the_example_configuration_is_valid() -> None:
-    (text,) = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
-    config = StackConfig.model_validate(yaml.safe_load(text))
+def test_the_example_configurations_are_valid() -> None:
+    texts = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
+    config, *others = (StackConfig.model_validate(yaml.safe_load(text)) for text in texts)
+    assert [other.models[0].fallbacks for other in others] == [("small", "cloud")]
     assert [model.name for model in config.models] == ["qwen", "my-finetune"]
     assert config.models[0].max_model_len == 32_768
 

@@ -1,26 +1,13 @@
 """One request body -> Call: the few fields the gateway decides by, and the bytes to forward."""
 
-from dataclasses import dataclass
-
 import orjson
 
-from gateway.wire.dialect import Endpoint
+from gateway.wire.dialect import Call, Endpoint
 from gateway.wire.fault import Fault
+from gateway.wire.form import parse_form
 
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A parsed request. `body` goes upstream: the client's own bytes unless `strip_usage`.
-
-    `strip_usage`: the caller did not ask for usage in its stream, so the gateway asked for it (it always wants to know)
-    and takes the extra event out again on the way back.
-    """
-
-    endpoint: Endpoint
-    model: str
-    stream: bool
-    body: bytes
-    strip_usage: bool = False
+_BOM = b"\xef\xbb\xbf"
+_ASKED = ("chat", "completions")  # a stream of these brings usage only when asked to; the others always send it
 
 
 def parse_call(endpoint: Endpoint, body: bytes) -> Call | Fault:
@@ -28,10 +15,12 @@ def parse_call(endpoint: Endpoint, body: bytes) -> Call | Fault:
 
     Only what the gateway itself needs is checked; the engine checks the rest and its errors are passed on.
     """
+    if endpoint.body != "json":
+        return _without_json(endpoint, body)
     try:
         payload = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        return Fault(400, f"the request body is not valid JSON: {error}", code="invalid_json")
+        return _not_json(endpoint, body, error)
     if not isinstance(payload, dict):
         return Fault(400, "the request body must be a JSON object", code="invalid_type")
     model = payload.get("model")
@@ -40,11 +29,30 @@ def parse_call(endpoint: Endpoint, body: bytes) -> Call | Fault:
     stream = payload.get("stream")
     if stream is not None and not isinstance(stream, bool):
         return Fault(400, "'stream' must be true or false", param="stream")
-    if not (stream and endpoint.streams):
-        return Call(endpoint, model, False, body)
-    if endpoint.dialect not in ("chat", "completions"):
-        return Call(endpoint, model, True, body)  # these dialects always send usage
-    return _with_usage(endpoint, model, payload, body)
+    if endpoint.dialect == "responses":
+        return _response(endpoint, model, payload, body)
+    if stream and endpoint.dialect in _ASKED and endpoint.streams:
+        return _with_usage(endpoint, model, payload, body)
+    return Call(endpoint, model, bool(stream) and endpoint.streams, body)
+
+
+def _not_json(endpoint: Endpoint, body: bytes, error: ValueError) -> Call | Fault:
+    if body.startswith(_BOM) and not body.startswith(_BOM, len(_BOM)):  # Windows tools write one
+        return parse_call(endpoint, body[len(_BOM) :])
+    return Fault(400, f"the request body is not valid JSON: {error}", code="invalid_json")
+
+
+def _without_json(endpoint: Endpoint, body: bytes) -> Call | Fault:
+    if endpoint.body == "form":
+        return parse_form(endpoint, body)
+    return Call(endpoint, "", endpoint.streams, body, response_id=endpoint.response_id)  # its owner knows the model
+
+
+def _response(endpoint: Endpoint, model: str, payload: dict[str, object], body: bytes) -> Call | Fault:
+    earlier = payload.get("previous_response_id")
+    if earlier is not None and not isinstance(earlier, str):
+        return Fault(400, "'previous_response_id' must be a string", param="previous_response_id")
+    return Call(endpoint, model, bool(payload.get("stream")), body, response_id=earlier or None)
 
 
 def _with_usage(endpoint: Endpoint, model: str, payload: dict[str, object], body: bytes) -> Call | Fault:

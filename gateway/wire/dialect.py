@@ -1,10 +1,11 @@
-"""Which API a path speaks."""
+"""Which API a path speaks, and one call of it."""
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, get_args
 
-Dialect = Literal["chat", "completions", "responses", "messages", "embeddings"]
-"""The closed set of request dialects; `messages` is Anthropic's, the others are OpenAI's."""
+Dialect = Literal["chat", "completions", "responses", "messages", "embeddings", "pooling", "tokens", "audio"]
+"""The closed set of request dialects; `messages` is Anthropic's. `pooling` scores, ranks and classifies, `tokens` turns
+text into token ids and back, `audio` writes down what was said."""
 
 DIALECTS: tuple[Dialect, ...] = get_args(Dialect)
 
@@ -17,12 +18,35 @@ class Endpoint:
     dialect: Dialect
     streams: bool
     generates: bool = True
-    """False for a question about a prompt: its answer is neither usage nor a duration worth a histogram."""
+    """False for a question about a prompt or a kept answer: it is neither usage nor a duration worth a histogram."""
+    body: Literal["json", "form", "none"] = "json"
+    """How a request is written down: form is multipart/form-data, none leaves everything to the path."""
+    method: bytes = b"POST"
+    query: str = ""
+    response_id: str | None = None
+    """The kept response that the path names; its engine alone can answer."""
+    raw_path: bytes = field(init=False)
+    """Path and query as they stand in a request line."""
 
-    @property
-    def raw_path(self) -> bytes:
-        """As it stands in a request line."""
-        return self.path.encode()
+    def __post_init__(self) -> None:
+        target = f"{self.path}?{self.query}" if self.query else self.path
+        object.__setattr__(self, "raw_path", target.encode("latin-1"))
+
+
+class Call(NamedTuple):  # made for every request: a frozen dataclass would take three times as long
+    """A parsed request. `body` goes upstream: the client's own bytes unless `strip_usage`.
+
+    `strip_usage`: the caller did not ask for usage in its stream, so the gateway asked for it (it always wants to know)
+    and takes the extra event out again on the way back. `response_id`: the kept response that this one is about or goes
+    on from; only the engine that made it knows it.
+    """
+
+    endpoint: Endpoint
+    model: str
+    stream: bool
+    body: bytes
+    strip_usage: bool = False
+    response_id: str | None = None
 
 
 ENDPOINTS: dict[str, Endpoint] = {
@@ -34,5 +58,20 @@ ENDPOINTS: dict[str, Endpoint] = {
         Endpoint("/v1/messages", "messages", streams=True),
         Endpoint("/v1/messages/count_tokens", "messages", streams=False, generates=False),
         Endpoint("/v1/embeddings", "embeddings", streams=False),
+        Endpoint("/v1/chat/completions/batch", "chat", streams=False),
+        Endpoint("/v2/embed", "embeddings", streams=False),
+        Endpoint("/v1/rerank", "pooling", streams=False),
+        Endpoint("/v2/rerank", "pooling", streams=False),
+        Endpoint("/rerank", "pooling", streams=False),
+        Endpoint("/v1/score", "pooling", streams=False),
+        Endpoint("/score", "pooling", streams=False),
+        Endpoint("/generative_scoring", "pooling", streams=False),
+        Endpoint("/pooling", "pooling", streams=False),
+        Endpoint("/classify", "pooling", streams=False),
+        Endpoint("/tokenize", "tokens", streams=False, generates=False),
+        Endpoint("/detokenize", "tokens", streams=False, generates=False),
+        Endpoint("/v1/audio/transcriptions", "audio", streams=True, body="form"),
+        Endpoint("/v1/audio/translations", "audio", streams=True, body="form"),
     )
 }
+"""By path: what an engine answers for a model. None of its switches (sleep, profile, adapters, RPC) is among them."""

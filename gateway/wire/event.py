@@ -4,6 +4,7 @@ A role, an empty delta, usage, a ping or a comment is never a token. Field names
 older `reasoning_content` beside `reasoning`.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -53,12 +54,17 @@ _MESSAGES_TOKENS: dict[str, tuple[str, TokenKind]] = {
     "input_json_delta": ("partial_json", "tool"),
 }
 
+_LONG: frozenset[Dialect] = frozenset({"embeddings", "pooling"})
+_END = 1000
+_USAGE = re.compile(rb'"(?:usage|billed_units)"\s*:\s*(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
+"""The object that counts tokens, near one end of the answers of `_LONG`; Cohere's API has another name for it."""
 
 _PLAIN: dict[Dialect, tuple[bytes, bytes]] = {
     "chat": (b'"delta":{"content":"', b'"delta":{"content":""'),
     "completions": (b'"text":"', b'"text":""'),
     "responses": (b'"type":"response.output_text.delta"', b'"delta":""'),
     "messages": (b'"delta":{"type":"text_delta","text":"', b'"delta":{"type":"text_delta","text":""'),
+    "audio": (b'"delta":{"content":"', b'"delta":{"content":""'),
 }
 """What only an event with text has, as engines write it, and the same without text. A quote inside a JSON string is
 escaped, so neither can be part of the text itself."""
@@ -92,13 +98,15 @@ def read_event(dialect: Dialect, event: bytes) -> Sign:
         return _read_messages(payload)
     if dialect == "responses":
         return _read_responses(payload)
+    if dialect == "audio" and "choices" not in payload:
+        return _read_transcript(payload)
     return _read_chat(payload)
 
 
 def read_answer(dialect: Dialect, body: bytes) -> Usage:
     """The usage of an unstreamed answer; all None when it states none."""
     try:
-        payload = orjson.loads(body)
+        payload = orjson.loads(_usage_alone(body) if dialect in _LONG else body)
     except orjson.JSONDecodeError:
         return Usage()
     if not isinstance(payload, dict):
@@ -107,6 +115,22 @@ def read_answer(dialect: Dialect, body: bytes) -> Usage:
         return Usage(prompt_tokens=payload["input_tokens"], output_tokens=0)
     read = _messages_usage if dialect == "messages" else _usage
     return read(payload.get("usage")) or Usage()
+
+
+def _usage_alone(body: bytes) -> bytes:
+    """Of a document that is mostly numbers, only what counts; all of it where the bytes do not tell."""
+    found = _USAGE.search(body, max(0, len(body) - _END)) or _USAGE.search(body, 0, _END)
+    return b'{"usage":%b}' % found[1] if found else body
+
+
+def _read_transcript(payload: dict[str, Any]) -> Sign:
+    """OpenAI's own events of a transcription; vLLM sends chat chunks instead."""
+    kind = payload.get("type")
+    if kind == "transcript.text.delta":
+        return Sign(token="text" if payload.get("delta") else None)
+    if kind == "transcript.text.done":
+        return Sign(usage=_usage(payload.get("usage")), end=True)
+    return _error_sign(payload["error"]) if payload.get("error") else _NOTHING
 
 
 def _read_chat(payload: dict[str, Any]) -> Sign:

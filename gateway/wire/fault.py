@@ -1,4 +1,4 @@
-"""Faults in each dialect's own shape, and engine errors read into ours.
+"""Faults in each dialect's own shape.
 
 Shapes: https://platform.openai.com/docs/guides/error-codes and https://docs.anthropic.com/en/api/errors. Both SDKs obey
 `x-should-retry` before their own rules and wait `retry-after` seconds, so each fault says both where it matters.
@@ -22,15 +22,16 @@ _OPENAI_TYPES = {
 _ANTHROPIC_TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
+    402: "billing_error",
     403: "permission_error",
     404: "not_found_error",
     413: "request_too_large",
     422: "invalid_request_error",
     429: "rate_limit_error",
     503: "overloaded_error",
+    504: "timeout_error",
     529: "overloaded_error",
 }
-_CONTEXT_MARKS = ("maximum context length", "max_model_len", "longer than the maximum model length")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +64,18 @@ def fault_body(dialect: Dialect, fault: Fault, request_id: str) -> bytes:
 
 
 def fault_event(dialect: Dialect, fault: Fault, request_id: str) -> bytes:
-    """The event that ends a stream which broke after its first byte, as the dialect's SDK raises it."""
+    """The event that ends a stream which broke after its first byte, as the dialect's SDK raises it.
+
+    The request id is in each: an exception raised from within a stream has no headers to look it up in.
+    """
     if dialect == "messages":
         return b"event: error\ndata: " + fault_body(dialect, fault, request_id) + b"\n\n"
+    payload: dict[str, object]
     if dialect == "responses":
         payload = {"type": "error", "code": fault.code, "message": fault.message, "param": fault.param}
-        return b"event: error\ndata: " + orjson.dumps(payload) + b"\n\n"
-    return b"data: " + fault_body(dialect, fault, request_id) + b"\n\n"
+        return b"event: error\ndata: " + orjson.dumps({**payload, "request_id": request_id}) + b"\n\n"
+    payload = {"error": {**_openai_error(fault), "request_id": request_id}}
+    return b"data: " + orjson.dumps(payload) + b"\n\n"
 
 
 def fault_headers(fault: Fault) -> list[tuple[bytes, bytes]]:
@@ -80,38 +86,3 @@ def fault_headers(fault: Fault) -> list[tuple[bytes, bytes]]:
     if fault.should_retry is not None:
         headers.append((b"x-should-retry", b"true" if fault.should_retry else b"false"))
     return headers
-
-
-def read_fault(status: int, body: bytes) -> Fault:
-    """Read an engine's error answer, whatever its shape, into a Fault.
-
-    vLLM sends int codes and types such as "BadRequestError", OpenAI envelopes on `/v1/messages`, `{"error": "text"}`
-    from its key check, `{"detail": ...}` from FastAPI, and 503 without Retry-After.
-    """
-    message, param, code = _message_of(body)
-    message = message or f"the engine answered {status} without a reason"
-    if code is None and status == 404:
-        code = "model_not_found" if param == "model" else "not_found"
-    elif code is None and status == 400 and any(mark in message for mark in _CONTEXT_MARKS):
-        code = "context_length_exceeded"
-    retry_after_s = 1 if status in (429, 503) else None
-    return Fault(status, message, code=code, param=param, retry_after_s=retry_after_s)
-
-
-def _message_of(body: bytes) -> tuple[str, str | None, str | None]:
-    """Message, param and code, as far as they are there and of the right type."""
-    try:
-        payload = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return " ".join(body[:500].decode("utf-8", "replace").split()), None, None
-    if not isinstance(payload, dict):
-        return "", None, None
-    error = payload.get("error") or payload.get("detail") or payload.get("message") or ""
-    if not isinstance(error, dict):
-        return str(error), None, None
-    param, code = error.get("param"), error.get("code")
-    return (
-        str(error.get("message") or ""),
-        param.removeprefix("body.") if isinstance(param, str) else None,
-        code if isinstance(code, str) and not code.isdecimal() else None,
-    )

@@ -5,8 +5,9 @@ vLLM puts `"token_ids":[...]` into each event when asked, and null otherwise; no
 
 import re
 
+_MARK = b'token_ids":['
+"""Of the answer or of its prompt. Cannot be text: a quote inside a JSON string has a backslash before it."""
 _IDS = re.compile(rb'token_ids":\[[\d,]*\]')
-"""Of the answer and of its prompt. Cannot be text: a quote inside a JSON string has a backslash before it."""
 
 
 def with_token_ids(body: bytes) -> bytes:
@@ -22,3 +23,17 @@ def with_token_ids(body: bytes) -> bytes:
 def without_token_ids(events: bytes) -> bytes:
     """The same events as an engine sends them that was not asked."""
     return _IDS.sub(b'token_ids":null', events)
+
+
+def blanked_token_ids(chunk: bytes) -> bytes:
+    """The same events with blanks where the ids were: as long as before, so that a chunk keeps the size it states."""
+    start = chunk.find(_MARK)
+    while start != -1:
+        begin = start + len(_MARK) - 1
+        end = chunk.find(b"]", begin)
+        if end == -1:
+            break
+        width = end + 1 - begin
+        chunk = chunk[:begin] + (b"null" if width >= len(b"null") else b"[]").ljust(width) + chunk[end + 1 :]
+        start = chunk.find(_MARK, end)
+    return chunk

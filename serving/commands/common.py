@@ -1,14 +1,15 @@
 """What every command does the same way: errors in one line, and a log on standard error."""
 
-import asyncio
 import logging
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 
+import orjson
 import typer
 
+from gateway.access_log import LogFormat
 from gateway.errors import ConfigError as GatewayConfigError
 from serving.errors import ServingError, StartError
 from sizing.errors import SizingError
@@ -38,7 +39,6 @@ def failing_in_one_line(command: str) -> Iterator[None]:
         raise typer.Exit(2) from None
 
 
-_BATCH_S = 0.1
 _FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
 
@@ -52,48 +52,31 @@ class _Stderr:
         sys.stderr.flush()
 
 
-class _Batched(logging.Handler):
-    """The access log: at thousands of requests a second a write for each would cost more than the request."""
+class _Json(logging.Formatter):
+    """A record as one JSON object on one line; the access log writes its own."""
 
-    def __init__(self, stream: _Stderr) -> None:
-        super().__init__()
-        self._stream = stream
-        self._records: list[logging.LogRecord] = []
-        self._second = -1
-        self._date = ""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep it for a moment, if an event loop runs that will write it."""
-        self._records.append(record)
-        if len(self._records) > 1:
-            return
-        try:
-            asyncio.get_running_loop().call_later(_BATCH_S, self.flush)
-        except RuntimeError:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write what was kept, in one go; also called by logging itself when the process ends."""
-        records, self._records = self._records, []
-        if records:
-            self._stream.write("".join([self._line(record) for record in records]))
-            self._stream.flush()
-
-    def _line(self, record: logging.LogRecord) -> str:
-        """As _FORMAT says, with the date worked out once a second."""
-        second = int(record.created)
-        if second != self._second:
-            self._second, self._date = second, time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
-        return f"{self._date},{int(record.msecs):03d} {record.levelname} {record.name} {record.getMessage()}\n"
+    def format(self, record: logging.LogRecord) -> str:
+        moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        line = {
+            "time": moment,
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return orjson.dumps(line).decode()
 
 
-def logging_to_stderr(level: int = logging.INFO) -> None:
+def logging_to_stderr(level: int = logging.INFO, log_format: LogFormat = "text") -> None:
     """One line an event, with its date: what an operator keeps."""
     stream = _Stderr()
     handler = logging.StreamHandler(stream)
-    logging.basicConfig(handlers=[handler], level=logging.WARNING, format=_FORMAT, force=True)
+    handler.setFormatter(_Json() if log_format == "json" else logging.Formatter(_FORMAT))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger("berth").setLevel(level)
+    bare = logging.StreamHandler(stream)  # lines of the access log are whole when they come (gateway.access_log)
     access = logging.getLogger("berth.access")
-    access.handlers = [_Batched(stream)]
+    access.handlers = [bare]
     access.propagate = False
     logging.logProcesses = logging.logMultiprocessing = logging.logThreads = False  # not in the format, and not free

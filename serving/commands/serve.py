@@ -71,6 +71,8 @@ def serve(
                 placements = stack.prepare(config, environment, folders, Progress(console))
                 report.show_plan(placements, console, commands=True, rejected="all" if explain else "few")
             return
-        logging_to_stderr()
+        logging_to_stderr(log_format=config.gateway.log_format)
+        is_file = target is not None and target.endswith((".yaml", ".yml"))
+        again = (lambda: load_stack(target, environment, overrides)) if is_file else None
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            raise typer.Exit(runner.run(stack.run(config, environment, console)))
+            raise typer.Exit(runner.run(stack.run(config, environment, console, again)))

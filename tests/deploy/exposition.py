@@ -12,8 +12,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway import figures
 from gateway.config import Timeouts
-from gateway.metrics import Metrics, Settlement
+from gateway.cost import Cost
+from gateway.metrics import Metrics
 from gateway.replica import ModelCard, Replica
+from gateway.settlement import Settlement
 from gateway.upstream import Upstream
 from gateway.wire import Usage
 from tests.fake_engine import FakeEngine
@@ -44,6 +46,7 @@ class LiveGateway:
 
     def __post_init__(self) -> None:
         self._metrics = Metrics("0.0.0")
+        self._metrics.registry.register(Cost(lambda: 1, lambda: {"busy": 1}))
         self._replica = Replica(
             f"{MODEL}/0",
             self.engine.url,
@@ -58,28 +61,31 @@ class LiveGateway:
         self.scrapes += 1
         for number in range(4):
             self._settle(broken=number == 3)
-        self._metrics.retried(MODEL)
+        self._metrics.retried(MODEL, self._replica.name)
         self.engine.metrics_text = _ENGINE.format(
             queries=100 * self.scrapes, hits=50 * self.scrapes, config=_CONFIG_LABELS
         )
         return (generate_latest(self._metrics.registry) + asyncio.run(self._engines())).decode()
 
     def _settle(self, *, broken: bool) -> None:
-        self._metrics.entered(MODEL, self._replica.name, "chat")
-        self._metrics.left(MODEL, self._replica.name, "chat")
-        self._metrics.settle(
-            Settlement(
-                model=MODEL,
-                replica=self._replica.name,
-                dialect="chat",
-                outcome="broken" if broken else "ok",
-                status=200,
-                duration_s=1.0,
-                ttft_s=0.03,
-                tpot_s=0.012,
-                usage=Usage(prompt_tokens=100, output_tokens=10, cached_tokens=50),
-            )
+        done = Settlement(
+            request_id="req_1",
+            caller="alice",
+            model=MODEL,
+            replica=self._replica.name,
+            url=self._replica.url,
+            dialect="chat",
+            generates=True,
+            stream=True,
+            outcome="broken" if broken else "ok",
+            status=200,
+            arrived_s=0.0,
+            ended_s=1.0,
+            ttft_s=0.03,
+            tpot_s=0.012,
+            usage=Usage(prompt_tokens=100, output_tokens=10, cached_tokens=50),
         )
+        self._metrics.tally(MODEL, self._replica.name, "chat").settle(done)
 
     async def _engines(self) -> bytes:
         async with Upstream(Timeouts()) as upstream:

@@ -1,6 +1,7 @@
 """A stream broken anywhere and continued elsewhere is one stream to its caller: each text once, one start, one end."""
 
 import itertools
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from gateway.continuation import Ask, Continuation, Trail
 from gateway.wire import ENDPOINTS, Call, Dialect, EventSplitter, event_data, parse_call
 from gateway.wire.partial import Partial
 from gateway.wire.remainder import CannotContinueError
-from gateway.wire.token_ids import with_token_ids, without_token_ids
+from gateway.wire.token_ids import blanked_token_ids, with_token_ids, without_token_ids
 
 PROMPT = [7, 8, 9]
 LIMIT = 40
@@ -226,16 +227,25 @@ def test_the_replica_that_continues_may_die_as_well(dialect: Dialect, pieces: Pi
     assert ended["roles"] == (dialect == "chat")
 
 
-def test_a_long_stream_is_kept_as_its_text() -> None:
+def test_a_long_stream_takes_a_fraction_of_its_size() -> None:
     trail = Trail("chat")
     pieces = ["word "] * 5000
-    for one in stream_of("chat", pieces, "stop", with_ids=True)[:-2]:
+    events = stream_of("chat", pieces, "stop", with_ids=True)[:-2]
+    for one in events:
         trail.keep(one)
-    assert trail.size < 64 * 1024
+    assert trail.held_bytes < sum(map(len, events)) / 8
     partial = trail.partial()
     assert "".join(partial.text) == "".join(pieces)
     assert partial.token_ids == ids_of("".join(pieces))
-    assert trail.size == 0
+
+
+def test_a_stream_longer_than_is_kept_is_refused_and_no_longer_held() -> None:
+    trail = Trail("chat")
+    for one in stream_of("chat", ["x" * 1000] * 5000, "stop"):
+        trail.keep(one)
+    assert trail.held_bytes < 64 * 1024
+    with pytest.raises(CannotContinueError, match="too much"):
+        Continuation(call_of("chat"), trail)
 
 
 @pytest.mark.parametrize(
@@ -382,6 +392,17 @@ def test_token_ids_come_out_without_a_trace(pieces: Pieces) -> None:
         asked = b"".join(stream_of(dialect, tricky, "stop", with_ids=True))
         plain = b"".join(stream_of(dialect, tricky, "stop"))
         assert without_token_ids(asked) == plain.replace(b'"token_ids":[]', b'"token_ids":null')
+        blanked = blanked_token_ids(asked)
+        assert len(blanked) == len(asked)
+        assert re.sub(rb'token_ids":(?:null|\[\]) *', b'token_ids":null', blanked) == without_token_ids(asked)
+
+
+def test_ids_too_short_for_null_leave_an_empty_list() -> None:
+    assert (
+        blanked_token_ids(b'{"token_ids":[5],"prompt_token_ids":[1,2]}')
+        == b'{"token_ids":[] ,"prompt_token_ids":null }'
+    )
+    assert blanked_token_ids(b'{"token_ids":[5') == b'{"token_ids":[5'
 
 
 def test_token_ids_are_asked_for_only_where_nobody_said_anything() -> None:

@@ -4,14 +4,16 @@ import subprocess
 import sys
 import threading
 from contextlib import ExitStack
+from dataclasses import replace
 
+import jsonschema
 import pytest
 
 from gateway.app import VERSION, Gateway
-from gateway.config import GatewayConfig
+from gateway.config import GatewayConfig, Remote
 from gateway.errors import ConfigError
 from gateway.replica import Replica
-from tests.fake_engine import BEFORE_HEADERS, FakeEngine, Script, chat_stream, running
+from tests.fake_engine import BEFORE_HEADERS, FakeEngine, Script, chat_stream, json_answer, running
 from tests.gateway.harness import PATHS, Door, body_for, door_before, wait_until
 
 CHAT = PATHS["chat"]
@@ -40,20 +42,59 @@ def test_status_tells_what_the_router_believes(fake: FakeEngine, second: FakeEng
     wait_until(lambda: fake.running == 1)
     status = pair.get("/status").json()
     assert (status["version"], status["in_flight"], status["draining"]) == (VERSION, 1, False)
+    assert status["client_connections"] >= 2  # the held one, and the one that asks
     first, other = status["replicas"]
     assert first["work_tokens"] > 0
-    assert {**first, "work_tokens": 0} == {
+    assert first["probe_age_s"] < 60
+    assert 0 < first["share"] <= 1
+    assert {**first, "work_tokens": 0, "probe_age_s": 0} == {
         "name": "e0",
         "url": fake.url,
         "models": ["fake"],
+        "kind": "engine",
         "state": "ready",
+        "breaker": "closed",
+        "share": first["share"],
+        "ejections": {},
         "in_flight": 1,
         "work_tokens": 0,
         "requests": 1,
+        "errors": 0,
+        "waiting": None,
+        "kv_cache": {"capacity_tokens": None, "predicted_tokens": None, "usage_ratio": None},
+        "probe_age_s": 0,
     }
     assert (other["in_flight"], other["work_tokens"], other["requests"]) == (0, 0, 0)
     gate.set()
     held.join()
+
+
+def test_status_shows_the_kv_caches_and_the_errors_of_each_replica(
+    fake: FakeEngine, second: FakeEngine, pair: Door
+) -> None:
+    fake.metrics_text = (
+        'vllm:kv_cache_usage_perc{engine="0"} 0.5\nvllm:num_requests_waiting{engine="0"} 3\n'
+        'vllm:cache_config_info{kv_cache_size_tokens="4096"} 1\n'
+    )
+    pair.gateway.pool.replicas[0].predicted_kv_tokens = 4000
+    fake.enqueue(json_answer({"error": {"message": "full", "code": 503}}, 503))
+    second.enqueue(json_answer({"error": {"message": "no", "code": 400}}, 400))
+    assert pair.post(CHAT, body_for("chat")).status_code == 400  # e0 lost it to e1, which refused it
+    wait_until(lambda: pair.in_flight == 0)
+    first, other = pair.get("/status").json()["replicas"]
+    assert first["kv_cache"] == {"capacity_tokens": 4096, "predicted_tokens": 4000, "usage_ratio": 0.5}
+    assert first["waiting"] == 3
+    assert (first["errors"], other["errors"]) == (1, 1)
+
+
+def test_status_is_what_its_published_schema_says(pair: Door) -> None:
+    document = pair.get("/openapi.json").json()
+    answer = document["paths"]["/status"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+    jsonschema.validate(pair.get("/status").json(), {**answer, "components": document["components"]})
+    schemas = document["components"]["schemas"]
+    for name in ("Status", "ReplicaStatus", "KvCacheStatus"):
+        assert schemas[name]["required"] == list(schemas[name]["properties"])
+        assert all(told["description"] for told in schemas[name]["properties"].values())
 
 
 def test_models_of_all_replicas_are_listed_once(fake: FakeEngine, second: FakeEngine, stack: ExitStack) -> None:
@@ -85,6 +126,19 @@ def test_two_gateways_in_one_process_share_nothing(fake: FakeEngine, second: Fak
     one.gateway.admission.is_draining = True
     assert two.post(CHAT, body_for("chat")).status_code == 200
     assert one.gateway.metrics.registry is not two.gateway.metrics.registry
+
+
+def test_providers_elsewhere_come_and_go_with_the_settings() -> None:
+    one, two = Remote("one", "https://a.example/v1", "m", api_key="k1"), Remote("two", "https://b.example/v1", "m")
+    gateway = Gateway(GatewayConfig(remotes=(one,)))
+    (kept,) = gateway.pool.remotes
+    gateway.reconfigure(GatewayConfig(remotes=(replace(one, api_key="k2"), two)))
+    assert [(remote.name, remote.state) for remote in gateway.pool.remotes] == [("one", "ready"), ("two", "ready")]
+    assert (gateway.pool.remotes[0], kept.api_key) == (kept, "k2")
+    gateway.reconfigure(GatewayConfig(remotes=(two,)))
+    assert [remote.is_in for remote in gateway.pool.remotes] == [False, True]
+    gateway.reconfigure(GatewayConfig(remotes=(one, two)))
+    assert [remote.is_in for remote in gateway.pool.remotes] == [True, True]
 
 
 def test_two_replicas_of_one_name_are_refused() -> None:

@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from gateway.admission import Admission, Ticket
 from gateway.config import Timeouts
 from gateway.errors import RefusedError
+from gateway.probes import probe, probing
 from gateway.replica import ModelCard, Pool, Replica, Reservation, State
 from gateway.routing import least_work
 from gateway.upstream import Upstream
@@ -78,15 +79,16 @@ class Counters(RuleBasedStateMachine):
     def place(self, model: str, tokens: int) -> None:
         serving = [replica for replica in self.pool.replicas if replica.serves(model)]
         ready = [replica for replica in serving if replica.state == "ready"]
+        ready = ready or [replica for replica in serving if replica.is_suspect]
         if not ready:
             with pytest.raises(RefusedError) as refused:
                 self.pool.candidates(model)
             assert refused.value.fault.status == (503 if serving else 404)
             return
         candidates = self.pool.candidates(model)
-        assert candidates == ready
+        assert candidates == tuple(ready)
         replica = least_work(candidates)
-        assert replica.work_tokens == min(candidate.work_tokens for candidate in candidates)
+        assert replica.work_tokens / replica.share == min(c.work_tokens / c.share for c in candidates)
         self.placed.append(replica.reserve(tokens))
         self.picks += 1
 
@@ -124,8 +126,10 @@ TestCounters = Counters.TestCase
 
 
 # The policy
-def _replica(work_tokens: int, picks: int) -> Replica:
-    return Replica(f"{work_tokens}/{picks}", "http://x", work_tokens=work_tokens, picks=picks)
+def _replica(work_tokens: int, turn: int, share: float = 1.0) -> Replica:
+    replica = Replica(f"{work_tokens}/{turn}", "http://x")
+    replica.work_tokens, replica.turn, replica.share = work_tokens, turn, share
+    return replica
 
 
 @pytest.mark.parametrize(
@@ -146,7 +150,7 @@ def test_least_work(loads: list[tuple[int, int]], chosen: int) -> None:
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1))
 def test_least_work_is_never_beaten(loads: list[tuple[int, int]]) -> None:
     chosen = least_work([_replica(*load) for load in loads])
-    assert (chosen.work_tokens, chosen.picks) == min(loads)
+    assert (chosen.work_tokens, chosen.turn) == min(loads)
 
 
 @given(st.integers(2, 5), st.integers(1, 40))
@@ -165,9 +169,10 @@ async def test_a_silent_engine_is_given_three_probes(missed: int, state: State) 
             return 503, b""
 
     replica = Replica("r", "http://x", (ModelCard("a"),), state="ready")
-    pool = Pool(Silent(Timeouts()), [replica])
+    upstream = Silent(Timeouts())
+    Pool(upstream, [replica])
     for _ in range(missed):
-        await pool.probe(replica, 1.0)
+        await probe(replica, upstream, 1.0)
     assert replica.state == state
 
 
@@ -184,8 +189,9 @@ async def test_probing_goes_on_after_a_probe_that_failed_in_an_unforeseen_way(
             return 200, b"{}"
 
     replica = Replica("r", "http://x", (ModelCard("a"),))
-    pool = Pool(Odd(Timeouts()), [replica])
-    async with pool.probing(0.001, 1.0), asyncio.timeout(20):
+    upstream = Odd(Timeouts())
+    pool = Pool(upstream, [replica])
+    async with probing(pool, upstream, 0.001, 1.0), asyncio.timeout(20):
         while replica.state != "ready":  # noqa: ASYNC110  (the state has no event to wait for)
             await asyncio.sleep(0.001)
     assert "unforeseen" in caplog.text
@@ -200,7 +206,8 @@ async def test_a_model_list_that_cannot_be_read_leaves_the_replica_waiting(body:
             return 200, body
 
     replica = Replica("r", "http://x")
-    pool = Pool(Odd(Timeouts()), [replica])
-    await pool.probe(replica, 1.0)
+    upstream = Odd(Timeouts())
+    pool = Pool(upstream, [replica])
+    await probe(replica, upstream, 1.0)
     assert replica.state == "starting"
     assert pool.unready_models() == ["(unknown)"]

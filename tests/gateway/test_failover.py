@@ -5,9 +5,10 @@ import anthropic
 import openai
 import pytest
 
-from gateway.config import Timeouts
+from gateway.config import Health, Timeouts
 from gateway.replica import Replica
-from gateway.wire import Dialect
+from gateway.retry_budget import RetryBudgetConfig
+from gateway.wire import Dialect, own_error_event
 from tests.fake_engine import BEFORE_HEADERS, FakeEngine, Script, chat_chunk, chat_stream, event, json_answer, running
 from tests.gateway.harness import (
     PATHS,
@@ -117,6 +118,47 @@ def test_an_engine_whose_own_health_check_fails_is_not_routed_to(
     wait_until(lambda: pair.gateway.pool.replicas[0].state == "ready")
 
 
+def test_an_engine_that_is_healthy_and_fails_every_request_is_left_alone(
+    fake: FakeEngine, second: FakeEngine, pair: Door
+) -> None:
+    fake.default = BROKEN
+    for _ in range(20):
+        assert pair.post(PATHS["chat"], body_for("chat")).status_code == 200
+    assert len(fake.seen) == 5
+    first, _ = pair.get("/status").json()["replicas"]
+    assert (first["state"], first["breaker"], first["ejections"]) == ("ready", "open", {"consecutive": 1})
+    assert pair.total("berth_replica_ejections_total", replica="e0", reason="consecutive") == 1
+
+
+def test_one_that_fails_its_streams_half_way_is_left_alone_too(
+    fake: FakeEngine, second: FakeEngine, pair: Door
+) -> None:
+    error = event({"error": {"message": "CUDA error", "type": "InternalServerError", "code": 500}})
+    fake.default = Script(chunks=((0.0, chat_chunk({"content": "x"})), (0.0, error), (0.0, b"data: [DONE]\n\n")))
+    for _ in range(60):
+        assert pair.post(PATHS["chat"], body_for("chat", stream=True)).status_code == 200
+    assert len(fake.seen) == 10  # ten beginnings and ten failures: half of twenty answers
+    wait_until(lambda: pair.is_at_rest)
+
+
+def test_full_is_not_broken(fake: FakeEngine, second: FakeEngine, pair: Door) -> None:
+    fake.default = BUSY
+    for _ in range(20):
+        assert pair.post(PATHS["chat"], body_for("chat")).status_code == 200
+    assert len(fake.seen) >= 10  # it is still offered requests
+    assert pair.gateway.pool.replicas[0].breaker.state == "closed"
+
+
+def test_a_failing_fleet_is_not_asked_twice_for_everything(stack: ExitStack) -> None:
+    engines = [stack.enter_context(running(FakeEngine(default=BROKEN))) for _ in range(2)]
+    budget = RetryBudgetConfig(share=0.25, floor_per_s=0.0, burst=2)
+    door = stack.enter_context(door_before(*engines, health=Health(retry_budget=budget)))
+    for _ in range(40):
+        assert door.post(PATHS["chat"], body_for("chat")).status_code == 500
+    assert 40 < sum(len(engine.seen) for engine in engines) <= 40 + 2 + 10
+    assert door.total("berth_retries_refused_total") > 0
+
+
 def test_one_request_is_tried_on_at_most_retries_plus_one_replicas(stack: ExitStack) -> None:
     engines = [stack.enter_context(running(FakeEngine(default=Script(ending="drop")))) for _ in range(4)]
     door = stack.enter_context(door_before(*engines, retries=2))
@@ -168,11 +210,12 @@ def test_with_one_replica_the_caller_gets_a_proper_error(fake: FakeEngine, door:
 
 
 def test_one_broken_connection_does_not_shut_the_only_replica_out(fake: FakeEngine, stack: ExitStack) -> None:
-    door = stack.enter_context(door_before(fake, probe_interval_s=0.05))
+    door = stack.enter_context(door_before(fake, probe_interval_s=600))
     fake.enqueue(Script(ending="drop"), chat_stream())
     with door.client() as client:
         assert client.post(PATHS["chat"], json=body_for("chat")).status_code == 502
-        assert door.gateway.pool.replicas[0].state == "ready"
+        assert door.gateway.pool.replicas[0].is_suspect
+        assert door.get("/ready").status_code == 200
         assert client.post(PATHS["chat"], json=body_for("chat")).status_code == 200
 
 
@@ -247,11 +290,12 @@ def test_anthropic_raises_on_a_stream_that_broke(fake: FakeEngine, door: Door, i
     assert caught.value.body["error"]["type"] == "api_error"  # type: ignore[index]  # the SDK types it as object
 
 
-def test_an_error_event_of_the_engine_itself_is_passed_on_and_counted(fake: FakeEngine, door: Door) -> None:
+def test_an_error_event_of_the_engine_itself_is_put_in_the_dialect_and_counted(fake: FakeEngine, door: Door) -> None:
     error = event({"error": {"message": "CUDA error", "type": "InternalServerError", "code": 500}})
     fake.enqueue(Script(chunks=((0.0, chat_chunk({"content": "x"})), (0.0, error), (0.0, b"data: [DONE]\n\n"))))
     answer = door.post(PATHS["chat"], body_for("chat", stream=True))
-    assert answer.content.endswith(error + b"data: [DONE]\n\n")
+    own = own_error_event("chat", error, answer.headers["x-request-id"])
+    assert answer.content.endswith(own + b"data: [DONE]\n\n")
     wait_until(lambda: door.total("berth_requests_total", outcome="broken") == 1)
 
 

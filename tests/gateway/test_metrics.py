@@ -1,4 +1,4 @@
-import itertools
+import asyncio
 import subprocess
 import sys
 import threading
@@ -6,15 +6,30 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.app import Gateway
 from gateway.config import GatewayConfig
+from gateway.cost import Cost
 from gateway.figures import parse_figures
+from gateway.metrics import Metrics
 from gateway.replica import Replica
 from gateway.wire import DIALECTS, Dialect
-from tests.fake_engine import FakeEngine, Script, chat_stream, json_answer, running
-from tests.gateway.harness import GOLDEN, PATHS, STREAMING, Door, body_for, door_before, opened, stream_of, wait_until
+from tests.fake_engine import BEFORE_HEADERS, FakeEngine, Script, chat_stream, json_answer, running
+from tests.gateway.harness import (
+    GOLDEN,
+    PATHS,
+    STREAMING,
+    Door,
+    body_for,
+    door_before,
+    opened,
+    receive_until,
+    request_bytes,
+    stream_of,
+    wait_until,
+)
 
 CHAT = PATHS["chat"]
 VLLM = (GOLDEN / "metrics.txt").read_text()
@@ -76,17 +91,17 @@ def test_series_exist_at_zero_before_the_first_request(stack: ExitStack, fake: F
 
 # Requests
 class _Clock:
-    """Each reading is a quarter of a second after the one before: a timeline that can be worked out by hand."""
+    """Stands still until the test moves it: a timeline that can be worked out by hand, however often it is read."""
 
     def __init__(self) -> None:
-        self._readings = itertools.count()
+        self.now_s = 0.0
 
     def __call__(self) -> float:
-        return next(self._readings) / 4
+        return self.now_s
 
 
-def _clocked(fake: FakeEngine, stack: ExitStack) -> Door:
-    gateway = Gateway(GatewayConfig(probe_interval_s=0.05), clock=_Clock())
+def _clocked(fake: FakeEngine, stack: ExitStack, clock: _Clock) -> Door:
+    gateway = Gateway(GatewayConfig(probe_interval_s=0.05), clock=clock)
     gateway.add(Replica("e0", fake.url))
     door = stack.enter_context(opened(gateway))
     door.wait_ready()
@@ -98,21 +113,25 @@ def _sum(door: Door, name: str, **labels: str) -> float:
 
 
 def test_times_of_a_known_timeline(fake: FakeEngine, stack: ExitStack) -> None:
-    door = _clocked(fake, stack)
+    clock = _Clock()
+    door = _clocked(fake, stack, clock)
     words = ("a", "b", "c", "d", "e")
     chunks = chat_stream(words).chunks
-    gates = {i: threading.Event() for i in range(1, len(chunks))}
+    gates = {i: threading.Event() for i in range(1, len(chunks) + 1)}
     fake.enqueue(Script(chunks=chunks, gates=gates))
     body = body_for("chat", stream=True)
     with door.client() as client, client.stream("POST", CHAT, json=body) as answer:
-        pieces = answer.iter_raw()  # one event a read: the gateway takes one reading for each, and one on arrival
-        for i in range(len(chunks)):
+        pieces = answer.iter_raw()
+        next(pieces)
+        for i in range(1, len(chunks)):
+            clock.now_s = (i + 1) / 4
+            gates[i].set()
             next(pieces)
-            if i + 1 in gates:
-                gates[i + 1].set()
+        clock.now_s = 10 / 4
+        gates[len(chunks)].set()
         assert b"".join(pieces) == b""
     wait_until(lambda: door.total("berth_requests_total") == 1)
-    # arrival 0, role 1/4, five tokens 2/4 .. 6/4, finish 7/4, usage 8/4, [DONE] 9/4, settled 10/4
+    # arrival and role 0, five tokens 2/4 .. 6/4, finish 7/4, usage 8/4, [DONE] 9/4, settled 10/4
     assert _sum(door, "time_to_first_token_seconds") == 2 / 4
     assert _sum(door, "time_per_output_token_seconds") == (6 / 4 - 2 / 4) / (5 - 1)
     assert _sum(door, "request_duration_seconds") == 10 / 4
@@ -207,6 +226,121 @@ def test_errors_are_counted_by_how_and_where_they_ended(fake: FakeEngine, door: 
     assert door.total("berth_requests_total", outcome="refused", **nothing) == 1
     assert door.total("berth_request_errors_total", status="400", **nothing) == 1
     assert door.total("berth_request_duration_seconds_count") == 0
+
+
+def test_a_caller_that_leaves_is_counted_by_how_far_its_request_was(fake: FakeEngine, door: Door) -> None:
+    role_only = Script(chunks=chat_stream().chunks[:1], ending="hang")
+    fake.enqueue(chat_stream(ending="hang"), role_only, Script(ending="hang"))
+    stream, whole = (request_bytes(CHAT, body) for body in (b'{"model":"fake","stream":true}', b'{"model":"fake"}'))
+    with door.connection() as sock:
+        sock.sendall(stream[:-10])
+        wait_until(lambda: door.gateway.admission.in_flight == 1)
+    with door.connection() as sock:
+        sock.sendall(stream)
+        receive_until(sock, b"there")
+    wait_until(lambda: door.in_flight == 0)
+    with door.connection() as sock:
+        sock.sendall(stream)
+        receive_until(sock, b'"role"')
+    with door.connection() as sock:
+        sock.sendall(whole)
+        wait_until(lambda: len(fake.seen) == 3)
+    wait_until(lambda: door.total("berth_requests_total", outcome="client_gone") == 4)
+    known = {"model": "fake", "replica": "e0", "dialect": "chat"}
+    assert door.total("berth_requests_aborted_total", stage="before_connect", model="(none)", replica="(none)") == 1
+    assert door.total("berth_requests_aborted_total", stage="mid_stream", **known) == 1
+    assert door.total("berth_requests_aborted_total", stage="first_token", **known) == 2
+    assert door.total("berth_requests_aborted_total") == 4
+    assert door.total("berth_requests_without_token_total", outcome="client_gone") == 3
+
+
+def test_requests_that_never_produced_a_token_are_counted_apart(fake: FakeEngine, door: Door) -> None:
+    nothing = {"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 0}}
+    fake.enqueue(chat_stream(()), json_answer(nothing), json_answer({"choices": []}), chat_stream())
+    fake.enqueue(json_answer({"error": {"message": "no", "code": 400}}, 400), json_answer({"input_tokens": 5}))
+    for stream in (True, False, False, True, False):  # the third does not say; the fourth has two
+        door.post(CHAT, body_for("chat", stream=stream))
+    door.post("/v1/messages/count_tokens", body_for("messages"))  # is not asked for any
+    door.post(CHAT, content=b"{")
+    wait_until(lambda: door.total("berth_requests_total") == 7)
+    assert door.total("berth_requests_without_token_total", outcome="ok") == 2
+    assert door.total("berth_requests_without_token_total", outcome="engine_error") == 1
+    assert door.total("berth_requests_without_token_total", outcome="refused") == 1
+    assert door.total("berth_requests_without_token_total") == 4
+
+
+def test_a_retry_is_counted_where_it_failed(fake: FakeEngine, second: FakeEngine, pair: Door) -> None:
+    assert pair.total("berth_retries_total") == 0
+    fake.enqueue(Script(ending="drop"))
+    assert pair.post(CHAT, body_for("chat", stream=True)).headers["x-berth-replica"] == "e1"
+    assert pair.total("berth_retries_total", model="fake", replica="e0") == 1
+    assert pair.total("berth_retries_total", replica="e1") == 0
+
+
+def test_waits_in_a_queue_show_once_there_are_any() -> None:
+    metrics = Metrics("0")
+    assert "berth_queue_wait_seconds_count" not in generate_latest(metrics.registry).decode()
+    metrics.waited("m", 0.02)
+    metrics.waited("m", 0.0)
+    page = generate_latest(metrics.registry).decode()
+    assert _value(page, "berth_queue_wait_seconds_count", model="m") == 2
+    assert _value(page, "berth_queue_wait_seconds_bucket", model="m", le="0.001") == 1
+    assert _value(page, "berth_queue_wait_seconds_sum", model="m") == 0.02
+
+
+# What the gateway itself costs
+def test_what_the_gateway_adds_leaves_the_engines_time_out(fake: FakeEngine, stack: ExitStack) -> None:
+    clock = _Clock()
+    door = _clocked(fake, stack, clock)
+    gates = {BEFORE_HEADERS: threading.Event(), 0: threading.Event()}
+    fake.enqueue(Script(chunks=chat_stream().chunks, gates=gates))
+    with door.connection() as sock:
+        sock.sendall(request_bytes(CHAT, b'{"model":"fake","stream":true}'))
+        wait_until(lambda: len(fake.seen) == 1)
+        clock.now_s = 5.0  # the engine thinks
+        gates[BEFORE_HEADERS].set()
+        wait_until(lambda: fake.seen[0].pieces == 0)
+        clock.now_s = 9.0  # and thinks
+        gates[0].set()
+        receive_until(sock, b"[DONE]")
+    assert door.total("berth_gateway_added_seconds_count") == 1
+    assert door.total("berth_gateway_added_seconds_sum") == 0
+
+
+def test_the_gateways_own_figures_are_on_the_page(fake: FakeEngine, door: Door) -> None:
+    gate = threading.Event()
+    fake.enqueue(Script(chunks=chat_stream().chunks, gates={1: gate}))
+    with door.connection() as sock:
+        sock.sendall(request_bytes(CHAT, b'{"model":"fake","stream":true}'))
+        receive_until(sock, b"role")
+        assert _value(_scrape(door), "berth_gateway_upstream_connections", state="busy") >= 1
+        gate.set()
+        receive_until(sock, b"[DONE]")
+        page = _scrape(door)
+    assert _value(page, "berth_gateway_client_connections") >= 2  # this one, and the one that scrapes
+    assert _value(page, "berth_gateway_upstream_connections", state="idle") >= 1
+    assert _value(page, "berth_gateway_resident_memory_bytes") > 10_000_000
+    before = _value(page, "berth_gateway_cpu_seconds_total")
+    assert _value(_scrape(door), "berth_gateway_cpu_seconds_total") > before > 0
+    wait_until(lambda: door.total("berth_gateway_loop_lag_seconds_count") > 0)
+
+
+async def test_lag_is_how_late_a_timer_came() -> None:
+    readings = iter((0.0, 0.1, 0.45, 0.5))  # due at 0.1: on time; at 0.2: 0.25 late; at 0.55: early, which is no lag
+    done = asyncio.Event()
+
+    def clock() -> float:
+        now_s = next(readings)
+        if now_s == 0.5:
+            done.set()
+        return now_s
+
+    cost = Cost(lambda: 0, dict, clock)
+    async with asyncio.timeout(20):
+        with cost.watching(asyncio.get_running_loop()):
+            await done.wait()
+    assert cost.lag.total == pytest.approx(0.25)
+    assert sum(cost.lag.counts) == 3
 
 
 def test_names_a_caller_makes_up_never_become_a_label(fake: FakeEngine, door: Door) -> None:

@@ -1,6 +1,6 @@
 """Breaks a real engine's stream after some of its events and continues it, without a gateway in between."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
@@ -38,7 +38,7 @@ def call_of(path: str, body: dict[str, Any]) -> Call:
     """The request as the gateway parses it."""
     call = parse_call(ENDPOINTS[path], orjson.dumps({**body, "stream": True}))
     assert isinstance(call, Call), call
-    return replace(call, body=with_token_ids(call.body)) if call.endpoint.dialect in ("chat", "completions") else call
+    return call._replace(body=with_token_ids(call.body)) if call.endpoint.dialect in ("chat", "completions") else call
 
 
 async def _post(session: aiohttp.ClientSession, url: str, ask: Ask) -> tuple[int, bytes]:

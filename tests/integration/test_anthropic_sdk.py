@@ -1,6 +1,7 @@
 """The real Anthropic SDK, by base URL alone, against real engines."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import anthropic
 import pytest
@@ -44,6 +45,30 @@ def test_count_tokens(client: anthropic.Anthropic) -> None:
     counted = client.messages.count_tokens(model=MODEL, messages=[{"role": "user", "content": QUESTION}])
     message = client.messages.create(model=MODEL, max_tokens=1, messages=[{"role": "user", "content": QUESTION}])
     assert counted.input_tokens == message.usage.input_tokens
+
+
+def test_a_tool_call_is_streamed_as_the_engine_makes_it(client: anthropic.Anthropic) -> None:
+    tool: Any = {"name": "weather", "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}}}
+    events = client.messages.create(
+        model=MODEL,
+        max_tokens=30,
+        extra_body=GREEDY,
+        messages=[{"role": "user", "content": "The weather in Paris?"}],
+        tools=[tool],
+        tool_choice={"type": "tool", "name": "weather"},
+        stream=True,
+    )
+    blocks = [event.content_block for event in events if event.type == "content_block_start"]
+    assert [(block.type, getattr(block, "name", None)) for block in blocks] == [("tool_use", "weather")]
+
+
+def test_models_in_pages(client: anthropic.Anthropic) -> None:
+    page = client.models.list(limit=1)
+    assert [model.id for model in page.data] == [MODEL]
+    assert not page.has_more
+    assert client.models.list(after_id=MODEL).data == []
+    with pytest.raises(anthropic.BadRequestError, match="limit"):
+        client.models.list(limit=0)
 
 
 def test_models_in_anthropics_shape(client: anthropic.Anthropic) -> None:

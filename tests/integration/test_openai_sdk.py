@@ -1,6 +1,7 @@
 """The real OpenAI SDK, by base URL alone, against real engines."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import openai
 import pytest
@@ -68,6 +69,94 @@ def test_responses_both_ways(client: openai.OpenAI) -> None:
     assert events[-1].type == "response.completed"
     text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
     assert "Paris" in text
+
+
+def test_a_response_is_kept_read_and_gone_on_from_where_it_was_made(client: openai.OpenAI) -> None:
+    """Two replicas, each with its own memory: every one of these must reach the right one."""
+    for _ in range(4):
+        first = client.responses.create(model=MODEL, input=QUESTION, temperature=0, max_output_tokens=20)
+        assert client.responses.retrieve(first.id).output_text == first.output_text
+        later = client.responses.create(
+            model=MODEL, input="And of Italy?", previous_response_id=first.id, temperature=0, max_output_tokens=5
+        )
+        assert first.usage is not None
+        assert later.usage is not None
+        assert later.usage.input_tokens > first.usage.input_tokens + 20  # the conversation so far is in the prompt
+        with pytest.raises(openai.BadRequestError, match="synchronous"):
+            client.responses.cancel(first.id)
+
+
+def test_a_background_response_is_followed_again_and_cancelled(client: openai.OpenAI) -> None:
+    done = client.responses.create(model=MODEL, input=QUESTION, max_output_tokens=8, background=True, stream=True)
+    events = list(done)
+    assert events[0].type == "response.created"
+    again = list(client.responses.retrieve(events[0].response.id, stream=True, starting_after=2))
+    assert [event.type for event in again] == [event.type for event in events[3:]]
+    long = client.responses.create(model=MODEL, input=QUESTION, max_output_tokens=1900, background=True)
+    assert long.status in ("queued", "in_progress")
+    assert client.responses.cancel(long.id).status == "cancelled"
+    assert client.responses.retrieve(long.id).status == "cancelled"
+
+
+def test_a_response_nobody_keeps(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as raised:
+        client.responses.retrieve("resp_0123")
+    assert raised.value.code == "response_not_found"
+    with pytest.raises(openai.NotFoundError) as raised:
+        client.responses.create(model=MODEL, input="hi", previous_response_id="resp_0123")
+    assert raised.value.code == "previous_response_not_found"
+    unkept = client.responses.create(model=MODEL, input="hi", max_output_tokens=1, store=False)
+    with pytest.raises(openai.NotFoundError, match="VLLM_ENABLE_RESPONSES_API_STORE"):
+        client.responses.retrieve(unkept.id)
+
+
+def test_tokens_there_and_back(client: openai.OpenAI) -> None:
+    tokens = client.post("/../tokenize", body={"model": MODEL, "prompt": QUESTION}, cast_to=dict[str, Any])
+    assert tokens["count"] == len(tokens["tokens"]) > 3
+    text = client.post("/../detokenize", body={"model": MODEL, "tokens": tokens["tokens"]}, cast_to=dict[str, Any])
+    assert text == {"prompt": QUESTION}
+
+
+def test_a_tool_call_is_streamed_as_the_engine_makes_it(client: openai.OpenAI) -> None:
+    function: Any = {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}
+    stream = client.chat.completions.create(
+        model=MODEL,
+        messages=[{"role": "user", "content": "The weather in Paris?"}],
+        tools=[{"type": "function", "function": function}],
+        tool_choice={"type": "function", "function": {"name": "weather"}},
+        temperature=0,
+        max_tokens=30,
+        stream=True,
+    )
+    calls = [call for chunk in stream for choice in chunk.choices for call in choice.delta.tool_calls or []]
+    assert calls[0].function is not None
+    assert calls[0].function.name == "weather"
+
+
+def test_logprobs_and_a_schema_and_what_only_vllm_has(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model=MODEL,
+        messages=[{"role": "user", "content": QUESTION}],
+        max_tokens=40,
+        temperature=0,
+        logprobs=True,
+        top_logprobs=2,
+        extra_body={"structured_outputs": {"choice": ["Paris", "Rome"]}, "return_token_ids": True},
+    )
+    (choice,) = answer.choices
+    assert choice.message.content in ("Paris", "Rome")
+    assert choice.logprobs is not None
+    assert choice.logprobs.content is not None
+    assert len(choice.logprobs.content[0].top_logprobs) == 2
+    assert choice.model_extra is not None
+    assert choice.model_extra["token_ids"]
+
+
+def test_apis_that_this_model_does_not_have_say_so(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError, match="does not serve this API"):
+        client.post("/rerank", body={"model": MODEL, "query": "a", "documents": ["b"]}, cast_to=object)
+    with pytest.raises(openai.NotFoundError, match="does not serve this API"):
+        client.audio.transcriptions.create(model=MODEL, file=("a.wav", b"RIFF"))
 
 
 def test_models(client: openai.OpenAI) -> None:

@@ -10,13 +10,14 @@ from serving.config import (
     KeySection,
     child_environment,
     gateway_config,
-    is_loopback,
+    gateway_section,
     load_stack,
     visible_gpus,
 )
 from serving.environment import Environment
 from serving.errors import ConfigError
 from serving.quantity import token_count
+from serving.sections import is_loopback
 
 ENVIRONMENT = Environment(api_key=None)
 
@@ -25,6 +26,23 @@ def test_without_a_target_the_embedded_model_is_served() -> None:
     config = load_stack(None, ENVIRONMENT, {})
     assert [(m.model, m.name, m.replicas) for m in config.models] == [(DEMO_MODEL, "smollm2", 1)]
     assert (config.gateway.host, config.gateway.port) == ("127.0.0.1", 8000)
+
+
+def test_keys_may_be_allowed_to_reload_and_the_log_may_be_json() -> None:
+    section = GatewaySection.model_validate(
+        {"keys": [{"caller": "root", "sha256": "0" * 64, "admin": True}], "log_format": "json"}
+    )
+    config = gateway_config(section, Environment(api_key="secret"))
+    assert [(key.caller, key.is_admin) for key in config.keys] == [("root", True), ("default", False)]
+    assert config.log_format == "json"
+
+
+@pytest.mark.parametrize(
+    "raw", [{"log_format": "xml"}, {"tracing": {"sample_ratio": 1.5}}, {"tracing": {"endpoint": "localhost:4318"}}]
+)
+def test_what_telling_cannot_be(raw: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=r"log_format|sample_ratio|endpoint"):
+        gateway_section(raw)
 
 
 def test_a_hub_id_is_its_own_public_name() -> None:

@@ -1,12 +1,14 @@
 """The scan by bytes says nothing that reading the JSON would not."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.wire import Dialect, count_plain_tokens, read_event
+from gateway.wire import Dialect, EventSplitter, Sign, count_plain_tokens, read_event
 from tests.fake_engine import chat_chunk, event
-from tests.gateway.harness import STREAMING, golden_events
+from tests.gateway.harness import GOLDEN, STREAMING, golden, golden_events
 
 
 @pytest.mark.parametrize("dialect", STREAMING)
@@ -16,6 +18,14 @@ def test_of_recorded_streams_text_is_known_by_its_bytes_and_nothing_else_is(dial
     plain = [s.token == "text" and s.usage is None and s.error is None for s in signs]
     assert [count_plain_tokens(dialect, e) == 1 for e in events] == plain
     assert sum(plain) >= 3
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in GOLDEN.glob("*.sse")))
+def test_of_every_kind_of_stream_only_text_is_known_by_its_bytes(name: str) -> None:
+    dialect: Any = name.partition("_")[0]
+    for one in EventSplitter().feed(golden(name)):
+        if count_plain_tokens(dialect, one):
+            assert read_event(dialect, one) == Sign(token="text")
 
 
 @given(st.lists(st.text(), min_size=1, max_size=5))

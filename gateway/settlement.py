@@ -1,0 +1,51 @@
+"""One finished request, whatever its end: what metrics, log lines and spans are made of."""
+
+from typing import Literal, NamedTuple
+
+from gateway.tracing import Trace
+from gateway.wire import Dialect, Usage
+
+Outcome = Literal["ok", "refused", "engine_error", "broken", "client_gone"]
+"""ok: answered in full; refused: turned away by the gateway; engine_error: the engine said no; broken: the engine
+failed before or during the answer; client_gone: the caller left first."""
+
+NOBODY = "(none)"
+"""Stands for the model and the replica of a request that ended before it had one."""
+
+
+class Move(NamedTuple):
+    """A request that went on elsewhere: `retry` before its first byte had gone out, `continuation` after it."""
+
+    kind: Literal["retry", "continuation"]
+    at_s: float
+    replica: str
+    """The one that failed."""
+    reason: str
+
+
+class Settlement(NamedTuple):
+    """Made once a request. Moments are seconds of the gateway's clock; None where there was no such moment."""
+
+    request_id: str
+    caller: str
+    model: str
+    replica: str
+    url: str
+    """Where that replica listens; empty without one."""
+    dialect: Dialect
+    generates: bool
+    stream: bool
+    outcome: Outcome
+    status: int
+    arrived_s: float
+    ended_s: float
+    ttft_s: float | None
+    tpot_s: float | None
+    usage: Usage
+    trace: Trace | None = None
+    moves: tuple[Move, ...] = ()
+
+    @property
+    def duration_s(self) -> float:
+        """From the request's head to its end."""
+        return self.ended_s - self.arrived_s

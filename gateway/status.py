@@ -1,0 +1,95 @@
+"""`GET /status`: what the gateway believes about itself and each replica; the schema is part of /openapi.json."""
+
+import hashlib
+from collections.abc import Sequence
+
+from pydantic import BaseModel, Field
+
+from gateway.breaker import BreakerState
+from gateway.config import GatewayConfig
+from gateway.figures import EngineFigures
+from gateway.metrics import Metrics
+from gateway.replica import Kind, Replica, State
+
+_USAGE = "berth_engine_kv_cache_usage_ratio"
+_WAITING = "berth_engine_requests_waiting"
+_DIGEST_CHARS = 12
+
+
+class KvCacheStatus(BaseModel):
+    """A replica's KV cache."""
+
+    capacity_tokens: int | None = Field(description="as the engine states it; null when it does not answer")
+    predicted_tokens: int | None = Field(description="as sizing predicted it; null for an engine started elsewhere")
+    usage_ratio: float | None = Field(description="share in use, 0 to 1, as the engine states it now")
+
+
+class ReplicaStatus(BaseModel):
+    """One engine as the gateway sees it."""
+
+    name: str = Field(description="as in metrics, logs and the `x-berth-replica` header")
+    url: str = Field(description="where it listens: http://host:port or unix:/path")
+    models: list[str] = Field(description="the public names it serves; empty until it was asked")
+    state: State = Field(description="requests go to `ready` ones only")
+    kind: Kind = Field(description="an engine of ours, or a remote provider that only stands in")
+    breaker: BreakerState = Field(description="closed: trusted; open: out for how it answered; half_open: on trial")
+    share: float = Field(description="0 to 1: how much of a peer's load it gets; below 1 after a start or a recovery")
+    ejections: dict[str, int] = Field(description="how often its breaker opened, by reason")
+    in_flight: int = Field(description="requests there now, by the gateway's own count")
+    work_tokens: int = Field(description="estimated tokens of these requests, by which the next one is placed")
+    requests: int = Field(description="requests it was given since the gateway started, retries included")
+    errors: int = Field(description="of these, how many it answered with an error, broke or lost to another replica")
+    waiting: int | None = Field(description="requests queued inside the engine, as it states now")
+    kv_cache: KvCacheStatus = Field(description="its KV cache")
+    probe_age_s: float | None = Field(description="seconds since its health was last asked; null before the first time")
+
+
+class Status(BaseModel):
+    """The gateway as a whole."""
+
+    version: str = Field(description="of Berth")
+    uptime_s: float = Field(description="seconds since the gateway was made")
+    config_digest: str = Field(description="changes when the gateway's settings do: which ones a reload left in force")
+    draining: bool = Field(description="shutting down: new requests get 503")
+    in_flight: int = Field(description="requests inside the gateway now")
+    max_in_flight: int | None = Field(description="the most it takes; null for no limit")
+    client_connections: int = Field(description="connections of callers, idle ones too")
+    replicas: list[ReplicaStatus] = Field(description="every engine known, whatever its state")
+
+
+def config_digest(config: GatewayConfig) -> str:
+    """A short name for settings: equal for equal ones. Keys are in it as the hashes they are stored as."""
+    return hashlib.sha256(repr(config).encode()).hexdigest()[:_DIGEST_CHARS]
+
+
+def replica_status(
+    replicas: Sequence[Replica], figures: Sequence[EngineFigures | None], metrics: Metrics, now_s: float
+) -> list[ReplicaStatus]:
+    """One row for each replica; `figures` are what its engine answered now, in the same order."""
+    return [_row(replica, found, metrics, now_s) for replica, found in zip(replicas, figures, strict=True)]
+
+
+def _row(replica: Replica, figures: EngineFigures | None, metrics: Metrics, now_s: float) -> ReplicaStatus:
+    values = figures.values if figures else {}
+    waiting = values.get(_WAITING)
+    return ReplicaStatus(
+        name=replica.name,
+        url=replica.url,
+        models=[card.name for card in replica.models],
+        state=replica.state,
+        kind=replica.kind,
+        breaker=replica.breaker.state,
+        share=replica.share,
+        ejections={str(reason): count for reason, count in replica.breaker.ejections.items()},
+        in_flight=replica.in_flight,
+        work_tokens=replica.work_tokens,
+        requests=replica.picks,
+        errors=metrics.errors_of(replica.name),
+        waiting=None if waiting is None else int(waiting),
+        kv_cache=KvCacheStatus(
+            capacity_tokens=figures.kv_cache_tokens if figures else None,
+            predicted_tokens=replica.predicted_kv_tokens,
+            usage_ratio=values.get(_USAGE),
+        ),
+        probe_age_s=None if replica.probed_s is None else max(0.0, now_s - replica.probed_s),
+    )

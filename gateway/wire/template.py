@@ -1,0 +1,44 @@
+"""What the text events of one stream have in common, so that the next one is known by comparing bytes.
+
+An engine writes all events of a stream from one mould: between a beginning and an end that stay the same stands the
+text as a JSON string. An event that has both, and between them no quote and no line end, is text and nothing else.
+"""
+
+from typing import NamedTuple
+
+from gateway.wire.dialect import Dialect
+
+_MARKS: dict[Dialect, tuple[bytes, ...]] = {
+    "chat": (b'"delta":{"content":"', b'"delta":{"reasoning":"', b'"delta":{"reasoning_content":"'),
+    "completions": (b'"text":"',),
+    "messages": (b'"delta":{"type":"text_delta","text":"', b'"delta":{"type":"thinking_delta","thinking":"'),
+}
+
+
+class Template(NamedTuple):
+    """The beginning and the end of an event with text."""
+
+    start: bytes
+    end: bytes
+
+    def fits(self, data: bytes, start: int, end: int) -> bool:
+        """Whether `data[start:end]` is one more such event, with some text."""
+        text, behind = start + len(self.start), end - len(self.end)
+        return (
+            text < behind
+            and data.startswith(self.start, start)
+            and data.endswith(self.end, 0, end)
+            and data.find(b'"', text, behind) < 0
+            and data.find(b"\n", text, behind) < 0
+        )
+
+
+def learn(dialect: Dialect, event: bytes) -> Template | None:
+    """The template of an event that is known to be text and nothing else; None where its text cannot be told apart."""
+    for mark in _MARKS.get(dialect, ()):
+        text = event.find(mark) + len(mark)
+        if text < len(mark):
+            continue
+        behind = event.find(b'"', text)
+        return None if b"\\" in event[text:behind] else Template(event[:text], event[behind:])
+    return None

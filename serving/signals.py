@@ -1,0 +1,50 @@
+"""The signals that a running `berth` listens to."""
+
+import asyncio
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from rich.console import Console
+
+
+@dataclass(slots=True)
+class Signals:
+    """Ctrl-C or SIGTERM: the first asks to stop in order, the second not to wait."""
+
+    stop: asyncio.Event
+    hurry: asyncio.Event
+
+    @classmethod
+    @contextmanager
+    def handled(cls, console: Console) -> Iterator["Signals"]:
+        """Take over both signals while the block runs."""
+        signals = cls(asyncio.Event(), asyncio.Event())
+
+        def received() -> None:
+            if signals.stop.is_set():
+                signals.hurry.set()
+            else:
+                console.print("\nstopping; press Ctrl-C again not to wait for running requests", highlight=False)
+                signals.stop.set()
+
+        loop = asyncio.get_running_loop()
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(signum, received)
+        try:
+            yield signals
+        finally:
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(signum)
+
+
+@contextmanager
+def on_hangup(received: Callable[[], None]) -> Iterator[None]:
+    """Call `received` at each SIGHUP while the block runs, which would end the process otherwise."""
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, received)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
