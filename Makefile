@@ -6,7 +6,7 @@ TORCH := torch==2.13.0+cpu
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
 ARGS ?=
 
-.PHONY: serve test check fix docs bench-sizing bench-plan bench-speed bench-gateway soak clean
+.PHONY: serve test check fix docs bench-sizing bench-plan bench-speed bench-gateway soak drill-kill clean
 
 serve: $(VENV)/.cpu  ## serve the embedded model (or ARGS="Qwen/Qwen3-0.6B", ARGS="berth.yaml")
 	@exec $(BIN)/berth serve $(ARGS)
@@ -60,6 +60,9 @@ bench-gateway: $(VENV)/.dev  ## what the gateway costs beside nginx and whicheve
 
 soak: $(VENV)/.dev  ## everything at once for MINUTES=30: is memory flat, do all counts come back to zero? [OUT=soak.txt]
 	@$(BIN)/python -m benchmarks.soak --minutes $(or $(MINUTES),30) $(if $(OUT),--out '$(OUT)')
+
+drill-kill: $(VENV)/.dev  ## kill -9 an engine under 200 streams and count who noticed: ARGS="--streams 20" OUT=kill.txt
+	@$(BIN)/python -m benchmarks.kill_drill $(ARGS) $(if $(OUT),--out '$(OUT)')
 
 docs: $(VENV)/.dev  ## write the generated parts of README.md anew
 	$(BIN)/python -m tests.readme

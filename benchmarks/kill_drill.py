@@ -1,0 +1,249 @@
+"""Kill -9 an engine under load, and count who noticed: streams that failed, and texts that came out different.
+
+    python -m benchmarks.kill_drill --out benchmarks/results/kill.txt
+
+Two replicas of the embedded model in float32 behind one `berth serve`. The same streams run twice: first undisturbed,
+then with one engine killed in the middle of them. Ends with status 1 when a stream failed.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import platform
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+import psutil
+
+from gateway.wire import ENDPOINTS, Dialect, EventSplitter, read_event
+from gateway.wire.partial import Partial
+
+_BERTH = "from serving.cli import main; main()"
+_MODEL = "smollm2"
+_START_S = 400.0
+_OPENING_EVENTS = 6
+_CONFIG = """\
+calibrate: false
+gateway: {{port: 0}}
+models:
+  - model: demo
+    replicas: 2
+    dtype: {dtype}
+    max_model_len: 512
+    max_num_seqs: {streams}
+    kv_cache_memory_bytes: {kv_bytes}
+"""
+_PATHS: dict[Dialect, str] = {
+    "chat": "/v1/chat/completions",
+    "completions": "/v1/completions",
+    "messages": "/v1/messages",
+    "responses": "/v1/responses",
+}
+_SUBJECTS = ("a ship", "winter", "an old clock", "the sea", "two brothers", "a lost letter", "a garden", "the moon")
+_KINDS = ("story", "letter", "list of facts", "poem with blank lines", "table in Markdown", "Python function")
+
+
+@dataclass(slots=True)
+class Stream:
+    """One caller: what it asked, and what it received."""
+
+    number: int
+    dialect: Dialect
+    status: int = 0
+    received: bytearray = field(default_factory=bytearray)
+    last_s: float | None = None
+    longest_gap_s: float = 0.0
+    has_begun: asyncio.Event = field(default_factory=asyncio.Event)
+    """Past the events that only open a stream, or at its end."""
+    is_done: bool = False
+
+    def note(self, data: bytes, now_s: float) -> None:
+        """The next bytes."""
+        if self.last_s is not None:
+            self.longest_gap_s = max(self.longest_gap_s, now_s - self.last_s)
+        self.last_s = now_s
+        self.received += data
+        if not self.has_begun.is_set() and self.received.count(b"data:") > _OPENING_EVENTS:
+            self.has_begun.set()
+
+    @property
+    def answer(self) -> Partial:
+        """All of it, read."""
+        read = Partial(self.dialect)
+        read.read(bytes(self.received))
+        return read
+
+    @property
+    def text(self) -> str:
+        """What it says."""
+        return "".join(self.answer.text)
+
+    @property
+    def failure(self) -> str | None:
+        """Why it is not a whole answer; None when it is."""
+        if self.status != 200:
+            return f"status {self.status}: {bytes(self.received[:200]).decode(errors='replace')}"
+        signs = [read_event(self.dialect, event) for event in EventSplitter().feed(bytes(self.received))]
+        errors = [sign.error for sign in signs if sign.error]
+        if errors:
+            return errors[0]
+        answer = self.answer
+        if answer.odd is not None:
+            return answer.odd
+        return None if answer.is_over else "it stopped without an end"
+
+
+def _body(stream: Stream, max_tokens: int) -> dict[str, object]:
+    subject = _SUBJECTS[stream.number % len(_SUBJECTS)]
+    kind = _KINDS[stream.number // len(_SUBJECTS) % len(_KINDS)]
+    prompt = f"{stream.number}: write a {kind} about {subject}."
+    body: dict[str, object] = {"model": _MODEL, "stream": True, "temperature": 0}
+    if stream.dialect == "responses":
+        return {**body, "input": prompt, "max_output_tokens": max_tokens}
+    said = (
+        {"prompt": prompt} if stream.dialect == "completions" else {"messages": [{"role": "user", "content": prompt}]}
+    )
+    return {**body, **said, "max_tokens": max_tokens}
+
+
+async def _run(session: aiohttp.ClientSession, url: str, stream: Stream, max_tokens: int) -> None:
+    try:
+        async with session.post(url + _PATHS[stream.dialect], json=_body(stream, max_tokens)) as answer:
+            stream.status = answer.status
+            while data := await answer.content.readany():
+                stream.note(data, time.monotonic())
+    except aiohttp.ClientError as error:
+        stream.received += f"\n\n{error!r}".encode()
+    stream.is_done = True
+    stream.has_begun.set()
+
+
+async def _load(url: str, count: int, dialects: list[Dialect], max_tokens: int, victim: int | None) -> list[Stream]:
+    """All streams at once; with a `victim`, it is killed when every stream has begun and has not ended."""
+    streams = [Stream(number, dialects[number % len(dialects)]) for number in range(count)]
+    connector = aiohttp.TCPConnector(limit=0)
+    timeout = aiohttp.ClientTimeout(total=900)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+        tasks = [asyncio.create_task(_run(session, url, stream, max_tokens)) for stream in streams]
+        if victim is not None:
+            await asyncio.gather(*(stream.has_begun.wait() for stream in streams))
+            open_streams = sum(not stream.is_done for stream in streams)
+            os.kill(victim, signal.SIGKILL)
+            sys.stderr.write(f"killed process {victim} with {open_streams} streams in flight\n")
+        await asyncio.gather(*tasks)
+    return streams
+
+
+@contextlib.contextmanager
+def _serving(folder: Path, config: str) -> Iterator[tuple[int, str]]:
+    """`berth serve` until the block ends; yields its process id and URL once both engines are ready."""
+    (folder / "berth.yaml").write_text(config)
+    output = folder / "berth.out"
+    arguments = [sys.executable, "-c", _BERTH, "serve", str(folder / "berth.yaml")]
+    with output.open("wb") as out:
+        process = subprocess.Popen(arguments, stdout=out, stderr=subprocess.STDOUT)
+    try:
+        deadline = time.monotonic() + _START_S
+        while not (found := re.search(r"curl -N (http://[^/]+)/", output.read_text())):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"kill drill: berth serve did not come up:\n{output.read_text()}")
+            time.sleep(0.2)
+        yield process.pid, found[1]
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(90)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _engines(pid: int) -> list[int]:
+    """The API servers of vLLM: each below a guard of its own."""
+    return [engine.pid for guard in psutil.Process(pid).children() for engine in guard.children()]
+
+
+async def _metric(url: str, name: str) -> float:
+    async with aiohttp.ClientSession() as session, session.get(url + "/metrics") as answer:
+        lines = (await answer.text()).splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.split("{")[0].split(" ")[0] == name)
+
+
+async def _both_ready(url: str) -> None:
+    deadline = time.monotonic() + _START_S
+    while await _metric(url, "berth_replica_ready") < 2:
+        if time.monotonic() > deadline:
+            raise SystemExit("kill drill: the two replicas did not become ready")
+        await asyncio.sleep(0.5)
+
+
+def summary(calm: list[Stream], disturbed: list[Stream], continued: int, retried: int) -> list[str]:
+    """The figures, one a line."""
+    failures = [stream.failure for stream in disturbed if stream.failure]
+    same = [a.text == b.text for a, b in zip(calm, disturbed, strict=True) if b.failure is None]
+    gaps = sorted(stream.longest_gap_s for stream in disturbed)
+    lines = [
+        f"streams                          {len(disturbed)}",
+        f"failed, undisturbed              {sum(stream.failure is not None for stream in calm)}",
+        f"failed, one engine killed        {len(failures)} (bar: 0)",
+        f"continued on the other replica   {continued}",
+        f"retried before their first byte  {retried}",
+        f"same text as undisturbed         {sum(same)} of the {len(same)} that did not fail",
+        f"longest pause, median and worst  {gaps[len(gaps) // 2]:.1f} s, {gaps[-1]:.1f} s",
+    ]
+    for dialect in dict.fromkeys(stream.dialect for stream in disturbed):
+        pairs = [(a, b) for a, b in zip(calm, disturbed, strict=True) if b.dialect == dialect]
+        whole = [(a, b) for a, b in pairs if b.failure is None]
+        equal = sum(a.text == b.text for a, b in whole)
+        lines.append(f"  {ENDPOINTS[_PATHS[dialect]].path:<31}{len(pairs) - len(whole)} failed, {equal} same text")
+    return [*lines, *(f"  failure: {reason[:160]}" for reason in dict.fromkeys(failures) if reason)]
+
+
+async def _drill(pid: int, url: str, options: argparse.Namespace) -> tuple[list[str], int]:
+    dialects: list[Dialect] = [dialect for dialect in _PATHS if dialect in options.dialects.split(",")]
+    count, max_tokens = options.streams, options.max_tokens
+    calm = await _load(url, count, dialects, max_tokens, None)
+    await _both_ready(url)
+    before = [await _metric(url, name) for name in ("berth_continuations_total", "berth_retries_total")]
+    disturbed = await _load(url, count, dialects, max_tokens, _engines(pid)[0])
+    after = [await _metric(url, name) for name in ("berth_continuations_total", "berth_retries_total")]
+    left_over = await _metric(url, "berth_requests_in_flight")
+    continued, retried = (int(late - early) for late, early in zip(after, before, strict=True))
+    lines = summary(calm, disturbed, continued, retried)
+    return [*lines, f"in flight afterwards             {left_over:.0f}"], sum(s.failure is not None for s in disturbed)
+
+
+def main() -> None:
+    """Entry point of `make drill-kill`."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--streams", type=int, default=200)
+    parser.add_argument("--max-tokens", type=int, default=48)
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--dialects", default=",".join(_PATHS))
+    parser.add_argument("--kv-cache-memory-bytes", type=int, default=1_500_000_000)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    config = _CONFIG.format(dtype=options.dtype, streams=options.streams, kv_bytes=options.kv_cache_memory_bytes)
+    with tempfile.TemporaryDirectory(prefix="berth-kill-") as folder, _serving(Path(folder), config) as (pid, url):
+        lines, failed = asyncio.run(_drill(pid, url, options))
+    machine = f"{os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}"
+    title = f"kill -9 of one of two replicas, {options.dtype}, at most {options.max_tokens} tokens a stream; {machine}"
+    report = "\n".join([title, "", *lines, ""])
+    sys.stdout.write(report)
+    if options.out is not None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(report)
+    sys.exit(failed > 0)
+
+
+if __name__ == "__main__":
+    main()
