@@ -235,14 +235,19 @@ class Pool:
         replica.join(Breaker(self._health.breaker, self._clock), self._changed)
 
     def use_remotes(self, remotes: Sequence[Remote]) -> None:
-        """Have these providers stand in from now on; one that stays as it was keeps its record."""
-        for name in self._remotes.keys() - {remote.name for remote in remotes}:
-            del self._remotes[name]
+        """Have these providers stand in from now on; one that was known keeps its record, one that is not named any
+        more gets no further request."""
+        known = dict(self._remotes)
         for remote in remotes:
-            known = self._remotes.get(remote.name)
-            if known is None or (known.url, known.api_key) != (remote.base_url, remote.api_key):
-                self._remotes.pop(remote.name, None)
+            replica = known.pop(remote.name, None)
+            if replica is None:
                 self.add(Replica(remote.name, remote.base_url, (), remote.api_key, state="ready", kind="remote"))
+                continue
+            replica.url, replica.api_key = remote.base_url, remote.api_key
+            if replica.state == "draining":
+                replica.state = "ready"
+        for gone in known.values():
+            gone.state = "draining"
 
     async def remove(self, replica: Replica) -> None:
         """Forget a replica and close its idle connections."""
