@@ -37,6 +37,7 @@ from gateway.routing import Policy, least_work
 from gateway.status import Status, config_digest, replica_status
 from gateway.tracing import Tracing
 from gateway.upstream import Upstream
+from gateway.watch import Watch
 from gateway.wire import ENDPOINTS, Dialect, Fault, allowed_method, fault_body, fault_headers, page_of, unknown_path
 
 VERSION = version("berth")
@@ -88,6 +89,7 @@ class Gateway:
             ledger=self._ledger,
             cost=self.cost,
             tracing=tracing,
+            watch=Watch(clock),
         )
         self._patience = Patience(config.timeouts.client_s)
         self._control = _control_plane(self)
@@ -122,6 +124,7 @@ class Gateway:
             stack.callback(self._ledger.flush)
             await stack.enter_async_context(self.upstream)
             stack.enter_context(self.cost.watching(asyncio.get_running_loop()))
+            stack.enter_context(self._relay.watch.ticking(asyncio.get_running_loop()))
             timeouts = self.config.timeouts
             await stack.enter_async_context(
                 probing(self.pool, self.upstream, self.config.probe_interval_s, timeouts.probe_s)

@@ -16,11 +16,19 @@ MIB = 2**20
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Limits on waiting, in seconds. `silence_s` bounds the wait for each next byte of an engine, the first too;
-    `client_s` the wait for a client: for the head of a request, for each 16 KiB of its body, and for it to read on."""
+    """Limits on waiting, in seconds.
+
+    Of an engine: for the connection, for the first token (of an answer that is not streamed, for all of it), between
+    two reads after that, and for everything together. After `keep_alive_s` of silence the caller of a stream gets a
+    sign of life. `client_s` bounds the wait for a client: for the head of a request, for each 16 KiB of its body, and
+    for it to read on.
+    """
 
     connect_s: float = 5.0
-    silence_s: float = 600.0
+    first_token_s: float = 600.0
+    gap_s: float = 300.0
+    total_s: float | None = None
+    keep_alive_s: float = 15.0
     probe_s: float = 2.0
     client_s: float = 60.0
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import orjson
 
-from gateway.wire import Call, Dialect, EventSplitter, event_data
+from gateway.wire import Call, Dialect, EventSplitter, Template, event_data
 from gateway.wire.continued import Ending, ending_events, text_events
 from gateway.wire.partial import Partial
 from gateway.wire.remainder import CannotContinueError, Remainder, remainder
@@ -29,12 +29,13 @@ _TOKENIZE, _DETOKENIZE, _COMPLETIONS = "/tokenize", "/detokenize", "/v1/completi
 
 
 class Trail:
-    """What one caller has been sent, unread until its engine dies. Costs an append a read, and a squeeze every 64 KiB.
+    """What one caller has been sent, unread until its engine dies. Costs an append a read.
 
-    Thousands of streams are open at once, and one of them is fifty times its text; squeezed it is a fifteenth of that.
+    Thousands of streams are open at once, and one of them is fifty times its text: of events from one template only the
+    text is kept, all others are squeezed every 64 KiB to a fifteenth.
     """
 
-    __slots__ = ("_dialect", "_is_too_long", "_loose_bytes", "_pieces", "_squeezed")
+    __slots__ = ("_dialect", "_is_too_long", "_loose_bytes", "_pieces", "_squeezed", "_template", "texts")
 
     def __init__(self, dialect: Dialect) -> None:
         self._dialect: Dialect = dialect
@@ -42,13 +43,26 @@ class Trail:
         self._loose_bytes = 0
         self._squeezed: list[bytes] = []
         self._is_too_long = False
+        self._template: Template | None = None
+        self.texts: list[bytes] = []
+        """Of the events sent since the last that were kept whole, one each: for the fast lane to append to."""
 
-    def keep(self, events: bytes) -> None:
-        """Note whole events that the caller is sent."""
+    def keep(self, events: bytes, template: Template | None = None) -> None:
+        """Note whole events that the caller is sent, and the template of those whose texts will follow."""
+        self._close()
+        self._template = template
         self._pieces.append(events)
         self._loose_bytes += len(events)
         if self._loose_bytes > _SQUEEZE_BYTES:
             self._squeeze()
+
+    def _close(self) -> None:
+        """No more texts of this template."""
+        if self.texts and self._template is not None:
+            events = b"".join(map(self._template.event_of, self.texts))
+            self._pieces.append(events)
+            self._loose_bytes += len(events)
+        self.texts.clear()
 
     def _squeeze(self) -> None:
         self._is_too_long = self._is_too_long or len(self._squeezed) >= _MAX_SQUEEZED
@@ -62,10 +76,11 @@ class Trail:
     @property
     def held_bytes(self) -> int:
         """Memory it takes, about."""
-        return self._loose_bytes + sum(map(len, self._squeezed))
+        return self._loose_bytes + sum(map(len, self._squeezed)) + sum(map(len, self.texts))
 
     def partial(self) -> Partial:
         """The answer so far."""
+        self._close()
         partial = Partial(self._dialect)
         if self._is_too_long:
             partial.odd = "too much of it has been sent"

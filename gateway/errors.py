@@ -5,7 +5,8 @@ GatewayError
 ├── RefusedError       a request turned away before any engine saw it; carries the Fault to answer with
 └── UpstreamError      a replica did not deliver
     ├── ConnectError   the connection could not be made: the engine never saw the request
-    ├── BrokenError    the connection broke or timed out after it was made
+    ├── BrokenError    the connection broke after it was made
+    │   └── SilentError    nothing came over it for too long
     └── AnswerError    the engine answered with an error; carries it as a Fault
 """
 
@@ -37,7 +38,11 @@ class ConnectError(UpstreamError):
 
 
 class BrokenError(UpstreamError):
-    """The connection to the replica broke, or stayed silent too long."""
+    """The connection to the replica broke."""
+
+
+class SilentError(BrokenError):
+    """Nothing came from the replica for too long."""
 
 
 class AnswerError(UpstreamError):

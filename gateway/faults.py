@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterable
 
-from gateway.errors import AnswerError, UpstreamError
+from gateway.errors import AnswerError, SilentError, UpstreamError
 from gateway.headers import Header
 from gateway.wire import Fault, read_fault
 
@@ -23,6 +23,8 @@ def engine_fault(replica: str, status: int, body: bytes, headers: Iterable[Heade
 def broken(request_id: str, replica: str, error: UpstreamError, when: str) -> Fault:
     """What the caller is told; where the engine listens and how the connection ended is for the log."""
     _log.error("%s: %s failed %s: %s", request_id, replica, when, error)
+    if isinstance(error, SilentError):
+        return Fault(504, f"the engine took too long: {error}", code="timeout")
     return Fault(502, f"the engine failed {when}", code="engine_failed", retry_after_s=1)
 
 
@@ -30,6 +32,11 @@ def endless(request_id: str, replica: str) -> Fault:
     """An engine's answer that is longer than the gateway will hold."""
     _log.error("%s: the answer of %s is too long to hold (max_answer_bytes, max_event_bytes)", request_id, replica)
     return Fault(502, "the engine's answer is too long", code="answer_too_long", should_retry=False)
+
+
+def not_a_stream() -> Fault:
+    """A stream that was kept alive turned out to be none: its document cannot follow what was sent."""
+    return Fault(502, "the engine answered without a stream", code="not_a_stream", should_retry=False)
 
 
 def unexpected(request_id: str) -> Fault:

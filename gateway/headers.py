@@ -34,6 +34,10 @@ _UNCOLLECTED = b"cache-control: no-cache\r\nx-accel-buffering: no\r\n"  # proxie
 _JSON = b"application/json"
 
 
+STREAM = b"content-type: text/event-stream; charset=utf-8\r\n" + _UNCOLLECTED
+"""Of a stream that is opened before its engine has said a word."""
+
+
 class Head(NamedTuple):
     """What the gateway wants to know of a request's headers, found in one look at them."""
 

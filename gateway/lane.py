@@ -18,9 +18,10 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from gateway.exchange import Exchange
 from gateway.headers import lines, read_head
 from gateway.patience import Patience
-from gateway.relay import Exchange, Relay
+from gateway.relay import Relay
 from gateway.wire import ENDPOINTS, Endpoint, find_endpoint
 
 _BY_TARGET = {path.encode(): endpoint for path, endpoint in ENDPOINTS.items()}

@@ -3,9 +3,10 @@
 Text, which is nearly all of a stream, is known by its bytes; only the other events are parsed as JSON.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+from gateway.continuation import Trail
 from gateway.wire import (
     Dialect,
     EventSplitter,
@@ -30,7 +31,13 @@ class Meter:
     """
 
     def __init__(
-        self, dialect: Dialect, *, strip_usage: bool, clock: Callable[[], float], request_id: str = ""
+        self,
+        dialect: Dialect,
+        *,
+        strip_usage: bool,
+        clock: Callable[[], float],
+        request_id: str = "",
+        trail: Trail | None = None,
     ) -> None:
         self._dialect = dialect
         self._strip_usage = strip_usage
@@ -43,9 +50,17 @@ class Meter:
         self.token_events = 0
         self.usage = Usage()
         self.fault: Fault | None = None
+        """What the engine gave as its error, and (`error_event`) the event with it as the dialect puts it: it is not
+        forwarded, since the stream may yet go on elsewhere. Nothing behind it is looked at."""
+        self.error_event = b""
+        self.is_complete = False
+        """Whether the event that ends a whole stream has come."""
+        self.trail = trail
 
     def feed(self, data: bytes) -> bytes:
         """Note what `data` brings; returns the bytes to send to the client now, possibly none."""
+        if self.fault is not None:
+            return b""
         now_s = self._clock()
         if not self._splitter.tail and data.endswith(b"\n\n"):
             events = data.count(b"\n\n")
@@ -53,27 +68,39 @@ class Meter:
                 self._note_tokens(events, now_s)
                 if events == 1:
                     self._template = learn(self._dialect, data)
+                if self.trail is not None:
+                    self.trail.keep(data, self._template)
                 return data
-        forward = []
-        for event in self._splitter.feed(data):
+        whole = b"".join(self._read(now_s, self._splitter.feed(data)))
+        if whole and self.trail is not None:
+            self.trail.keep(whole, self._template)
+        return whole
+
+    def _read(self, now_s: float, events: list[bytes]) -> Iterator[bytes]:
+        for event in events:
             if count_plain_tokens(self._dialect, event) == 1:
                 self._note_tokens(1, now_s)
-                forward.append(event)
+                yield event
                 continue
             sign = read_event(self._dialect, event)
-            self._note(sign, now_s)
             if sign.error is not None:
                 self.fault = read_event_fault(event)
-                event = own_error_event(self._dialect, event, self._request_id)
+                self.error_event = own_error_event(self._dialect, event, self._request_id)
+                return
+            self._note(sign, now_s)
             if not (self._strip_usage and sign.only_usage):
-                forward.append(event)
-        return b"".join(forward)
+                yield event
 
     def passes(self, data: bytes, start: int, end: int) -> bool:
         """Whether `data[start:end]`, what one chunk brought, is one event with text and nothing else; if so, noted."""
         template = self._template
-        if template is None or self._splitter.tail or not template.fits(data, start, end):
+        if template is None or self._splitter.tail:
             return False
+        text = template.text_of(data, start, end)
+        if text is None:
+            return False
+        if self.trail is not None:
+            self.trail.texts.append(text)
         now_s = self._clock()
         self.token_events += 1
         self.last_token_s = now_s
@@ -86,9 +113,17 @@ class Meter:
         """How much of an event has come so far that has not ended."""
         return len(self._splitter.tail)
 
+    def begin_again(self) -> None:
+        """Another replica takes the stream up behind the last whole event."""
+        self._splitter.tail = b""
+        self._template = None
+        self.fault = None
+
     def rest(self) -> bytes:
         """What was held back when the stream ended in the middle of an event; b"" the second time."""
         held, self._splitter.tail = self._splitter.tail, b""
+        if held and read_event(self._dialect, held).end:
+            self.is_complete = True  # some servers leave out the last blank line
         return held
 
     @property
@@ -117,6 +152,8 @@ class Meter:
     def _note(self, sign: Sign, now_s: float) -> None:
         if sign.token is not None:
             self._note_tokens(1, now_s)
+        if sign.end:
+            self.is_complete = True
         if sign.usage is not None:
             self.usage = _merged(self.usage, sign.usage)
 

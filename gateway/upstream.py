@@ -21,7 +21,6 @@ from gateway.headers import Header
 _KEEP_ALIVE_S = 4.0  # vLLM closes idle connections after 5 s (VLLM_HTTP_TIMEOUT_KEEP_ALIVE): retire ours before
 _TRUSTED_IDLE_S = 0.02  # nobody closes a connection sooner: looking at the socket would be a system call for nothing
 _MAX_HEAD_BYTES = 64 * 1024
-_SILENT_TICKS = 8
 _LONGEST_CHUNK_LINE = 10  # eight hexadecimal digits and the end of their line
 _END_OF_EVENT = b"\n\n"
 _END_OF_EVENT_AND_CHUNK = b"\n\n\r\n"
@@ -61,7 +60,6 @@ class Connection(asyncio.Protocol):
         "_is_between_chunks",
         "_is_chunked",
         "_is_clean",
-        "_is_paused",
         "_is_reusable",
         "_is_whole",
         "_parser",
@@ -74,7 +72,8 @@ class Connection(asyncio.Protocol):
         "head_bytes",
         "idle_since_s",
         "is_cut",
-        "silent_ticks",
+        "is_heard",
+        "is_paused",
     )
 
     def __init__(self, engine: "_Engine") -> None:
@@ -84,7 +83,7 @@ class Connection(asyncio.Protocol):
         self._sink: Sink | None = None
         self._request: tuple[bytes, bytes] | None = None
         self._parser = HttpResponseParser(self)
-        self._is_paused = False
+        self.is_paused = False
         self.is_cut = False
         self.idle_since_s = 0.0
         self._ready()
@@ -97,7 +96,8 @@ class Connection(asyncio.Protocol):
         self._is_begun = self._is_whole = self._is_reusable = self._awaits_end = False
         self._is_chunked = self._is_between_chunks = False
         self._is_clean = True
-        self.head_bytes = self.silent_ticks = 0
+        self.head_bytes = 0
+        self.is_heard = False
 
     # For whoever has a request
     def send(self, method: bytes, path: bytes, headers: bytes, body: bytes, sink: Sink) -> None:
@@ -125,15 +125,15 @@ class Connection(asyncio.Protocol):
 
     def pause(self) -> None:
         """Read no more for now: the client is slower than the engine."""
-        if not self._is_paused:
-            self._is_paused = True
+        if not self.is_paused:
+            self.is_paused = True
             if self._transport is not None:
                 self._transport.pause_reading()
 
     def resume(self) -> None:
         """Read on."""
-        if self._is_paused:
-            self._is_paused = False
+        if self.is_paused:
+            self.is_paused = False
             if self._transport is not None:
                 self._transport.resume_reading()
 
@@ -161,13 +161,6 @@ class Connection(asyncio.Protocol):
         if sink is not None:
             sink.failed(error)
 
-    def tick(self) -> None:
-        """Called at equal intervals: a request on which nothing came for all of them has been waiting too long."""
-        if self._sink is not None and not self._is_paused:
-            self.silent_ticks += 1
-            if self.silent_ticks > _SILENT_TICKS:
-                self.fail(BrokenError(f"{self._engine.url} was silent for too long"))
-
     # asyncio.Protocol
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send what has been waiting."""
@@ -182,12 +175,12 @@ class Connection(asyncio.Protocol):
         elif self._request is not None:
             self._transport.writelines(self._request)
             self._request = None
-        if self._is_paused:
+        if self.is_paused:
             self._transport.pause_reading()
 
     def data_received(self, data: bytes) -> None:
         """Parse one read, then tell the sink: what it does to this connection must not happen inside the parser."""
-        self.silent_ticks = 0
+        self.is_heard = True
         sink = self._sink
         if sink is None:
             self.cut()  # nobody asked: an idle connection that speaks is of no use
@@ -375,7 +368,6 @@ class Upstream:
         self._timeouts = timeouts
         self._engines: dict[str, _Engine] = {}
         self._connecting: set[asyncio.Task[None]] = set()
-        self._ticker: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> "Upstream":
         return self
@@ -385,9 +377,6 @@ class Upstream:
     ) -> None:
         for url in list(self._engines):
             await self.forget(url)
-        if self._ticker is not None:
-            self._ticker.cancel()
-            self._ticker = None
 
     def open(self, url: str) -> Connection:
         """A connection to send one request on; whether it can be made, its sink will hear."""
@@ -403,8 +392,6 @@ class Upstream:
         task = engine.loop.create_task(engine.connect(connection, self._timeouts.connect_s))
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
-        if self._ticker is None:
-            self._tick()
         return connection
 
     def use(self, timeouts: Timeouts) -> None:
@@ -442,12 +429,6 @@ class Upstream:
         for connection in list(engine.connections):
             connection.fail(BrokenError(f"the gateway closed its connections to {url}"))
         await asyncio.sleep(0)
-
-    def _tick(self) -> None:
-        for engine in self._engines.values():
-            for connection in list(engine.connections):
-                connection.tick()
-        self._ticker = asyncio.get_running_loop().call_later(self._timeouts.silence_s / _SILENT_TICKS, self._tick)
 
 
 class _Whole:

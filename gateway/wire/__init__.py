@@ -22,7 +22,7 @@ from gateway.wire.limits import Allowance, limit_headers
 from gateway.wire.listing import Page, page_of
 from gateway.wire.path import allowed_method, find_endpoint, unknown_path
 from gateway.wire.response_id import read_response_id
-from gateway.wire.sse import EventSplitter, event_data
+from gateway.wire.sse import EventSplitter, event_data, keep_alive
 from gateway.wire.template import Template, learn
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "fault_event",
     "fault_headers",
     "find_endpoint",
+    "keep_alive",
     "learn",
     "limit_headers",
     "own_error_event",

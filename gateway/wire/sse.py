@@ -4,7 +4,16 @@ Source: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-str
 endings the standard allows, a bare CR is not handled: no engine or SDK of this field writes it.
 """
 
+from gateway.wire.dialect import Dialect
+
 _MAX_SEPARATOR = 4  # len(b"\r\n\r\n")
+
+
+def keep_alive(dialect: Dialect) -> bytes:
+    """A sign of life that every SDK passes over; nothing for what is never streamed as events of ours."""
+    if dialect == "messages":
+        return b'event: ping\ndata: {"type": "ping"}\n\n'
+    return b": keep-alive\n\n" if dialect in ("chat", "completions", "responses") else b""
 
 
 class EventSplitter:

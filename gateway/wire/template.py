@@ -21,16 +21,16 @@ class Template(NamedTuple):
     start: bytes
     end: bytes
 
-    def fits(self, data: bytes, start: int, end: int) -> bool:
-        """Whether `data[start:end]` is one more such event, with some text."""
-        text, behind = start + len(self.start), end - len(self.end)
-        return (
-            text < behind
-            and data.startswith(self.start, start)
-            and data.endswith(self.end, 0, end)
-            and data.find(b'"', text, behind) < 0
-            and data.find(b"\n", text, behind) < 0
-        )
+    def text_of(self, data: bytes, start: int, end: int) -> bytes | None:
+        """The text, as JSON spells it, if `data[start:end]` is one more such event and has some; else None."""
+        if not (data.startswith(self.start, start) and data.endswith(self.end, 0, end)):
+            return None
+        text = data[start + len(self.start) : end - len(self.end)]
+        return None if not text or b'"' in text or b"\n" in text else text
+
+    def event_of(self, text: bytes) -> bytes:
+        """The event that says `text`."""
+        return self.start + text + self.end
 
 
 def learn(dialect: Dialect, event: bytes) -> Template | None:

@@ -27,7 +27,9 @@ PATHS: dict[Dialect, str] = {
     "messages": "/v1/messages",
     "embeddings": "/v1/embeddings",
 }
-CONFIG = GatewayConfig(probe_interval_s=0.05, timeouts=Timeouts(connect_s=2.0, silence_s=30.0, probe_s=2.0))
+CONFIG = GatewayConfig(
+    probe_interval_s=0.05, timeouts=Timeouts(connect_s=2.0, first_token_s=30.0, gap_s=30.0, probe_s=2.0)
+)
 
 
 def golden(name: str) -> bytes:

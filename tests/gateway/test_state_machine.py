@@ -21,13 +21,14 @@ from gateway.admission import Admission
 from gateway.config import GatewayConfig
 from gateway.cost import Cost
 from gateway.errors import ConnectError
+from gateway.exchange import Exchange
 from gateway.headers import RequestIds
 from gateway.identity import Keyring
 from gateway.lane import LaneProtocol, Turn
 from gateway.ledger import Ledger
 from gateway.metrics import Metrics
 from gateway.patience import Patience
-from gateway.relay import Exchange, Relay
+from gateway.relay import Relay
 from gateway.replica import ModelCard, Pool, Replica
 from gateway.routing import least_work
 from gateway.settlement import Settlement
@@ -453,8 +454,9 @@ class Gateway(RuleBasedStateMachine):
     @rule(data=st.data())
     def be_silent(self, data: st.DataObject) -> None:
         line = data.draw(st.sampled_from([line for line in self.lines if line.is_open]))
-        for _ in range(9):
-            line.connection.tick()
+        if isinstance(line.connection._sink, Exchange):
+            line.connection.is_heard = False
+            line.connection._sink.tick(1e6)
         self._step()
 
     @rule(number=st.integers(0, 9))
@@ -562,9 +564,9 @@ class Gateway(RuleBasedStateMachine):
             turn = caller.protocol._running
             exchange = turn._exchange if isinstance(turn, Turn) else None
             if exchange is not None and exchange._connection is not None:
-                assert exchange._connection._is_paused == caller.protocol.flow.write_paused
+                assert exchange._connection.is_paused == caller.protocol.flow.write_paused
         for wire in self.wires.values():
-            assert not any(connection._is_paused for connection in wire.engine.idle)
+            assert not any(connection.is_paused for connection in wire.engine.idle)
 
     @invariant()
     def answers_are_what_an_engine_said_to_that_request(self) -> None:
@@ -608,7 +610,7 @@ def _comes_from(body: bytes, attempt: _Attempt, *, is_complete: bool) -> bool:
     return (
         attempt.is_stream
         and is_complete
-        and b"engine_failed" in last
+        and (b"engine_failed" in last or b'"code":"timeout"' in last)
         and bool(before)
         and attempt.body.startswith(b"".join(before))
     )

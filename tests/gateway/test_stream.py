@@ -122,10 +122,11 @@ def test_the_connection_serves_another_request_after_a_stream(fake: FakeEngine, 
 # Back-pressure: the fake offers 200 MB; what is not read must stay in the engine, not in the gateway.
 _PIECE = b"data: " + b"x" * (2**20 - 8) + b"\n\n"
 _PIECES = 200
+END = b'data: {"type":"response.completed","response":{}}\n\n'
 
 
 def _flood() -> Script:
-    return Script(chunks=((0.0, _PIECE),) * _PIECES)
+    return Script(chunks=(*((0.0, _PIECE),) * _PIECES, (0.0, b"data: [DONE]\n\n")))
 
 
 def test_a_client_that_does_not_read_stops_the_engine_not_the_memory(fake: FakeEngine, door: Door) -> None:
@@ -156,15 +157,15 @@ def test_a_client_that_reads_gets_all_of_a_large_stream(fake: FakeEngine, door: 
             size += len(piece)
             if i % 50 == 0:
                 peak = max(peak, process.memory_info().rss)
-    assert size == _PIECES * len(_PIECE)
+    assert size == _PIECES * len(_PIECE) + len(b"data: [DONE]\n\n")
     assert peak - before < 64 * 2**20
 
 
 def test_one_very_large_event_in_many_writes_does_not_hold_up_the_rest(fake: FakeEngine, door: Door) -> None:
     piece = b"x" * 65536
-    fake.enqueue(Script(chunks=((0.0, b"data: "), *(((0.0, piece),) * 320), (0.0, b"\n\n"))))  # 20 MiB: an image
+    fake.enqueue(Script(chunks=((0.0, b"data: "), *(((0.0, piece),) * 320), (0.0, b"\n\n" + END))))  # 20 MiB: an image
     answer = door.post(PATHS["responses"], body_for("responses", stream=True))
-    assert len(answer.content) == 320 * 65536 + 8
+    assert len(answer.content) == 320 * 65536 + 8 + len(END)
 
 
 # The meter on its own

@@ -1,0 +1,633 @@
+"""The path of one request: identify, admit, route, open, relay, settle. No I/O and nothing to await: it is called.
+
+From one side calls the client's protocol (`gateway.lane`): the head is in, the body is in, the client is slow, is gone.
+From the other calls its connection to an engine (`gateway.upstream`): began, received, ended, failed. Whatever comes
+last settles it, exactly once; and because no step waits, there is no moment at which nobody watches the client.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from gateway import faults, headers
+from gateway.admission import Ticket
+from gateway.breaker import failure_kind
+from gateway.config import Chain, Trouble
+from gateway.continuation import Ask, Continuation, Trail
+from gateway.errors import AnswerError, BrokenError, RefusedError, SilentError, UpstreamError
+from gateway.fallback import next_attempt, remote_path, trouble_of
+from gateway.headers import Head, Header, read_head
+from gateway.meter import Meter
+from gateway.metrics import Tally
+from gateway.owners import Owner
+from gateway.relay import Client, Relay
+from gateway.replica import Replica, Reservation
+from gateway.resumption import Resumption
+from gateway.settlement import NOBODY, Move, Outcome, Settlement
+from gateway.tracing import Trace
+from gateway.upstream import Connection, Sink
+from gateway.wire import (
+    Call,
+    Dialect,
+    Endpoint,
+    Fault,
+    Usage,
+    fault_body,
+    fault_event,
+    fault_headers,
+    keep_alive,
+    parse_call,
+    read_answer,
+    read_response_id,
+)
+from gateway.wire.remainder import CannotContinueError
+
+_log = logging.getLogger("berth.gateway")
+_CHARS_A_TOKEN = 4
+_OUTPUT_GUESS_TOKENS = 256
+_MOST_CONTINUATIONS = 3
+
+
+class Exchange:
+    """One request as it goes through; the `Sink` of its engine's answer."""
+
+    # class attributes are what most requests never change: they cost nothing to set
+    _caller = ""
+    _call: Call | None = None
+    _ticket: Ticket | None = None
+    _place: Reservation | None = None
+    _connection: Connection | None = None
+    _status = 0
+    _meter: Meter | None = None
+    _pass_on: Callable[[bytes], None] | None = None
+    _tally: Tally | None = None
+    _trace: Trace | None = None
+    _moves: tuple[Move, ...] = ()
+    _held_s = _came_s = _sent_s = _heard_s = _pinged_s = 0.0
+    _held_bytes = 0
+    _chain: Chain | None = None
+    _chain_place = 0
+    _deadline: asyncio.TimerHandle | None = None
+    _continued = 0
+    _is_opened = _is_started = _is_over = False
+
+    def __init__(self, relay: Relay, client: Client, endpoint: Endpoint) -> None:
+        self._relay = relay
+        self._client = client
+        self._endpoint = endpoint
+        self.request_id = relay.request_ids.new()
+        self.arrived_s = relay.clock()
+        self._tried: list[Replica] = []
+        self._usage = _UNKNOWN
+
+    # Called by the client's protocol
+    def open(self, request_headers: list[Header], head: Head) -> None:
+        """The head is in: whose it is and whether it may come in is known before any of its body is read."""
+        relay = self._relay
+        try:
+            if relay.tracing is not None:
+                self._trace = relay.tracing.begin(request_headers)
+                head = read_head(self._trace.carried(request_headers))
+            self._head = head
+            self._caller = relay.keyring.identify(head.key)
+            self._ticket = relay.admission.admit()
+            self.check_size(head.announced_bytes)
+        except RefusedError as error:
+            self._answer_fault(error.fault, "refused")
+        except Exception:  # noqa: BLE001  (the outermost boundary: the caller gets a 500 with an id, the log the trace)
+            self._stumble()
+
+    def check_size(self, size: int) -> None:
+        """Refuse a body of `size` bytes if that is too many."""
+        limit = self._relay.config.max_body_bytes
+        if size > limit:
+            self._answer_fault(faults.too_large(size, limit), "refused")
+
+    def time_out(self) -> None:
+        """The body did not come."""
+        self._answer_fault(faults.too_slow(self._relay.config.timeouts.client_s), "refused")
+
+    def call(self, body: bytes) -> None:
+        """The body is in: send it to a replica."""
+        if self._is_over:
+            return
+        relay = self._relay
+        self._called_s = relay.clock()
+        try:
+            if not body and self._head.offers_upgrade:
+                raise RefusedError(faults.hidden_by_upgrade())
+            call = parse_call(self._endpoint, body)
+            if isinstance(call, Fault):
+                raise RefusedError(call)
+            relay.watch.add(self)
+            relay.pool.retry_budget.requested()
+            self._begin(call)
+            self._held_s = relay.clock() - self._called_s
+        except RefusedError as error:
+            self._answer_fault(error.fault, "refused")
+        except Exception:  # noqa: BLE001  (see open)
+            self._stumble()
+
+    def _begin(self, call: Call) -> None:
+        """On a replica of its model, or along the model's chain when none is fit for it. Raises RefusedError."""
+        relay = self._relay
+        pool = relay.pool
+        if call.response_id is not None:
+            self._call, candidates = relay.owners.candidates(call, self._caller, pool)
+            self._attempt(self._call, candidates)
+            return
+        self._chain = relay.config.chains.get(call.model)
+        if self._chain is not None:
+            self._asked = call
+            deadline_s = self._chain.ttft_deadline_s
+            if deadline_s is not None and call.stream:
+                self._deadline = asyncio.get_running_loop().call_later(deadline_s, self._late)
+            if pool.is_panicking(call.model) and self._stood_in("failed"):
+                return
+        try:
+            found = pool.candidates(call.model)
+        except RefusedError as error:
+            if not self._stood_in(trouble_of(error)):
+                raise
+            return
+        self._call = call
+        self._attempt(call, found)
+
+    def leave(self) -> None:
+        """The client is gone: the engine stops, and everything is given back."""
+        if not self._is_over:
+            self._status = 499
+            self._settle("client_gone")
+
+    def pause(self) -> None:
+        """The client takes its answer slower than the engine gives it: read no more for now."""
+        if self._connection is not None:
+            self._connection.pause()
+
+    def resume(self) -> None:
+        """The client has caught up."""
+        if self._connection is not None:
+            self._connection.resume()
+
+    # Called by the watch
+    def tick(self, now_s: float) -> None:
+        """Nobody waits for ever: not for an engine, nor a proxy in between for a sign that the stream is alive."""
+        timeouts, connection = self._relay.config.timeouts, self._connection
+        if connection is None:
+            return
+        if connection.is_heard or connection.is_paused:
+            connection.is_heard = False
+            self._heard_s = now_s
+        silent_s = now_s - self._heard_s
+        limit_s = timeouts.gap_s if self._is_started else timeouts.first_token_s
+        try:
+            if silent_s > limit_s:
+                connection.fail(SilentError(f"nothing came for {limit_s:g} s"))
+            elif timeouts.total_s is not None and now_s - self.arrived_s > timeouts.total_s:
+                error = SilentError(f"more than {timeouts.total_s:g} s have passed")
+                self._end_with(faults.broken(self.request_id, self._tried[-1].name, error, "to be quick"), "broken")
+            elif min(silent_s, now_s - self._pinged_s) > timeouts.keep_alive_s and not connection.is_paused:
+                self._ping(now_s)
+        except Exception:  # noqa: BLE001  (see open)
+            self._stumble()
+
+    def _ping(self, now_s: float) -> None:
+        if self._call is None or not self._call.stream:
+            return
+        self._pinged_s = now_s
+        sign = keep_alive(self._endpoint.dialect)
+        if self._is_opened:
+            self._client.write(sign)
+        elif sign:
+            self._is_opened = True
+            self._client.start(200, headers.STREAM + self._own_lines(), sign)
+
+    # Called by the connection to the engine
+    def began(self, status: int, response_headers: list[Header]) -> None:
+        """The head of the engine's answer."""
+        self._came_s = self._relay.clock()
+        if self._tried[-1].kind == "remote":  # its cookies, limits and account are ours, not the caller's
+            response_headers = [header for header in response_headers if header[0] == b"content-type"]
+        self._response_headers = response_headers
+        self._status = status
+        self._pieces: list[bytes] = []
+        self._held_bytes = 0
+        self._meter = None
+        call = self._call
+        assert call is not None  # noqa: S101  (there is no answer without a call)
+        if 300 <= status < 400:
+            self._lost(call, BrokenError(f"it answered {status}, a redirect: not followed, keys must not travel"))
+        elif call.stream and status < 400 and headers.is_event_stream(response_headers):
+            dialect = self._endpoint.dialect
+            trail = Trail(dialect) if self._endpoint.generates and dialect in CONTINUED else None
+            self._meter = Meter(
+                dialect,
+                strip_usage=call.strip_usage,
+                clock=self._relay.clock,
+                request_id=self.request_id,
+                trail=trail,
+            )
+
+    def received(self, data: bytes) -> None:
+        """Bytes of a stream go out as they come in; the pieces of one document wait for its end."""
+        try:
+            if not self._is_started:
+                self._came_s = self._relay.clock()
+            if self._meter is None:
+                self._pieces.append(data)
+                self._held_bytes += len(data)
+                if self._held_bytes > self._relay.config.max_answer_bytes:
+                    self._overflow()
+                return
+            self._forward(self._meter, self._meter.feed(data))
+        except Exception:  # noqa: BLE001  (see open)
+            self._stumble()
+
+    def _forward(self, meter: Meter, data: bytes) -> None:
+        if not self._is_started:
+            if data or meter.fault is not None:
+                self._start(meter, data)
+        elif data:
+            self._client.write(data)
+        if meter.fault is not None:
+            if not self._is_over and self._is_started:
+                self._gave_error(meter.fault, meter.error_event)
+        elif meter.held_bytes > self._relay.config.max_event_bytes:
+            self._overflow()
+
+    def _gave_error(self, fault: Fault, event: bytes) -> None:
+        """The engine ended its stream with an error; one of its own is as good as a broken connection."""
+        if fault.status >= 500:
+            self._broke(AnswerError(fault), event)
+        else:
+            self._status = fault.status
+            self._client.end(event)
+            self._settle("engine_error")
+
+    def passed(self, chunk: bytes, start: int) -> bool:
+        """Text of a stream that has begun goes out as it is on the wire, its chunk and all."""
+        if self._pass_on is None or self._meter is None or not self._meter.passes(chunk, start, len(chunk) - 2):
+            return False
+        self._pass_on(chunk)
+        return True
+
+    def ended(self) -> None:
+        """The engine's answer is complete; its connection is no longer ours."""
+        self._connection = None
+        try:
+            if self._meter is None:
+                self._whole(b"".join(self._pieces))
+                return
+            self._over(self._meter)
+        except Exception:  # noqa: BLE001  (see open)
+            self._stumble()
+
+    def _over(self, meter: Meter) -> None:
+        last = meter.rest()
+        if not self._is_started:
+            self._start(meter, last)
+            last = b""
+        if self._is_over or not self._is_started:
+            return
+        if self._endpoint.generates and not meter.is_complete:
+            self._broke(BrokenError("its stream stopped before its end"))
+            return
+        self._client.end(last)
+        self._settle("ok")
+
+    def failed(self, error: UpstreamError) -> None:
+        """The engine did not deliver; once the caller has seen some of its stream, only the stream can say so."""
+        self._connection = None
+        try:
+            if not self._is_started:
+                assert self._call is not None  # noqa: S101  (there is no attempt without a call)
+                self._lost(self._call, error)
+                return
+            self._broke(error)
+        except Exception:  # noqa: BLE001  (see open)
+            self._stumble()
+
+    def _overflow(self) -> None:
+        """More than can be held for the caller. No other replica is tried: it is the request that asks for so much."""
+        self._end_with(faults.endless(self.request_id, self._tried[-1].name), "broken")
+
+    # A stream that broke in the middle
+    def _broke(self, error: UpstreamError, told: bytes | None = None) -> None:
+        """Go on from another replica if that can be exact, else end it with an error event: the engine's, if it gave
+        one."""
+        self._blame(error)
+        self._leave_replica()
+        self._pass_on = None
+        self._broken_by = (self._tried[-1], error, told)
+        meter, call, others = self._meter, self._call, self._left()
+        try:
+            if meter is None or meter.trail is None or call is None:
+                raise CannotContinueError("its answer is not one of text")
+            if not others:
+                raise CannotContinueError("no other replica can take it")
+            continuation = Continuation(call, meter.trail)
+        except CannotContinueError as reason:
+            self.gave_up(str(reason))
+            return
+        failed, now_s = self._tried[-1].name, self._relay.clock()
+        _log.warning("%s: %s failed (%s), its stream goes on elsewhere", self.request_id, failed, error)
+        self._relay.metrics.continued(call.model, failed)
+        self._moves = (*self._moves, Move("continuation", now_s, failed, str(error)))
+        self._continued += 1
+        meter.begin_again()
+        self._place_on(self._relay.policy(others), call)
+        self._resumption = Resumption(continuation, self)
+        self._resumption.start()
+
+    def _left(self) -> list[Replica]:
+        if self._call is None or self._continued >= _MOST_CONTINUATIONS:
+            return []
+        try:
+            found = self._relay.pool.candidates(self._call.model)
+        except RefusedError:
+            return []
+        return [replica for replica in found if replica not in self._tried and replica.is_in]
+
+    # Called by the resumption
+    def ask(self, ask: Ask) -> None:
+        """Send this to the replica."""
+        self._send(self._tried[-1], b"POST", ask.path.encode(), ask.body, self._resumption)
+
+    def resumed(self, events: bytes) -> None:
+        """The stream goes on."""
+        try:
+            if self._meter is not None and (forward := self._meter.feed(events)):
+                self._client.write(forward)
+        except Exception:  # noqa: BLE001  (see open)
+            self._stumble()
+
+    def completed(self, events: bytes) -> None:
+        """And is complete."""
+        self._connection = None
+        try:
+            self._tried[-1].succeeded()
+            self._client.end(self._meter.feed(events) if self._meter is not None else events)
+            self._settle("ok")
+        except Exception:  # noqa: BLE001  (see open)
+            self._stumble()
+
+    def broke(self, error: UpstreamError) -> None:
+        """The replica it went on from has failed as well."""
+        try:
+            self._broke(error)
+        except Exception:  # noqa: BLE001  (see open)
+            self._stumble()
+
+    def gave_up(self, reason: str) -> None:
+        """It cannot be continued."""
+        replica, error, told = self._broken_by
+        if replica is not self._tried[-1]:  # the other one only said that it cannot
+            self._leave_replica()
+            self._tried.append(replica)
+            self._tally = self._relay.metrics.tally(self._model, replica.name, self._endpoint.dialect)
+        _log.warning("%s: its stream is not continued, because %s", self.request_id, reason)
+        # half an event that the meter still holds is dropped: glued to the error it would hide it from the SDK
+        fault = faults.broken(self.request_id, replica.name, error, "during the answer")
+        if told is None:
+            self._end_with(fault, "broken")
+        else:
+            self._status = fault.status
+            self._client.end(told)
+            self._settle("broken")
+
+    # One attempt on one replica, counted there while it lasts
+    def _attempt(self, call: Call, candidates: Sequence[Replica]) -> None:
+        replica = self._relay.policy(candidates)
+        self._place_on(replica, call)
+        endpoint = self._endpoint
+        path = remote_path(endpoint) if replica.kind == "remote" else endpoint.raw_path
+        self._send(replica, endpoint.method, path, call.body, self)
+
+    def _place_on(self, replica: Replica, call: Call) -> None:
+        relay = self._relay
+        self._tried.append(replica)
+        self._place = replica.reserve(len(call.body) // _CHARS_A_TOKEN + _OUTPUT_GUESS_TOKENS)
+        self._tally = tally = relay.metrics.tally(call.model, replica.name, self._endpoint.dialect)
+        tally.in_flight += 1
+        self._sent_s = self._heard_s = relay.clock()
+
+    def _send(self, replica: Replica, method: bytes, path: bytes, body: bytes, sink: Sink) -> None:
+        lines = b"%bx-request-id: %b\r\n" % (self._head.forwarded, self.request_id.encode())
+        if replica.api_key:
+            lines += b"authorization: Bearer %b\r\n" % replica.api_key.encode()
+        self._connection = connection = self._relay.upstream.open(replica.url)
+        if self._client.is_slow:
+            connection.pause()
+        connection.send(method, path, lines, body, sink)
+
+    @property
+    def _model(self) -> str:
+        return NOBODY if self._call is None else self._call.model
+
+    def _leave_replica(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.cut()
+        place, self._place = self._place, None
+        if place is not None and self._tally is not None:
+            place.release()
+            self._tally.in_flight -= 1
+
+    def _lost(self, call: Call, error: UpstreamError) -> None:
+        """An attempt of which the caller has seen nothing: try another replica, or say what happened."""
+        self._blame(error)
+        self._leave_replica()
+        others = self._others(call) if faults.worth_another(error) else []
+        replica = self._tried[-1]
+        if others and self._relay.pool.retry_budget.take():
+            _log.warning("%s: %s failed (%s), trying another replica", self.request_id, replica.name, error)
+            self._relay.metrics.retried(call.model, replica.name)
+            self._moves = (*self._moves, Move("retry", self._relay.clock(), replica.name, str(error)))
+            self._attempt(call, others)
+        elif self._stood_in(trouble_of(error, of_remote=replica.kind == "remote")):
+            pass
+        elif isinstance(error, AnswerError):
+            self._end_with(error.fault, "engine_error")
+        else:
+            self._end_with(faults.broken(self.request_id, replica.name, error, "before it answered"), "broken")
+
+    def _stood_in(self, trouble: Trouble | None) -> bool:
+        """Send the request on along its model's chain, if somebody there can take it."""
+        pool = self._relay.pool
+        if self._chain is None or trouble is None:
+            return False
+        there = next_attempt(
+            self._chain, self._chain_place, trouble, self._asked, lambda step: bool(pool.stand_ins(step))
+        )
+        if there is None:
+            return False
+        _log.warning("%s: '%s' %s, '%s' stands in", self.request_id, self._asked.model, trouble, there.step.name)
+        if trouble == "late":
+            self._tried[-1].was_late(self._relay.clock() - self._sent_s)
+            self._leave_replica()
+        self._chain_place, self._call = there.place, there.call
+        failed = self._tried[-1].name if self._tried else NOBODY
+        self._moves = (*self._moves, Move("fallback", self._relay.clock(), failed, trouble))
+        self._attempt(there.call, pool.stand_ins(there.step))
+        return True
+
+    def _late(self) -> None:
+        try:
+            if not (self._is_started or self._is_over):
+                self._stood_in("late")
+        except Exception:  # noqa: BLE001  (see open)
+            self._stumble()
+
+    def _blame(self, error: UpstreamError) -> None:
+        """Hold a failure against its replica; one that refused the request itself has shown that it works."""
+        kind = failure_kind(error)
+        if kind is not None:
+            self._tried[-1].failed(kind)
+        elif isinstance(error, AnswerError) and error.fault.status in (400, 404, 413, 422):
+            self._tried[-1].succeeded()
+
+    def _others(self, call: Call) -> list[Replica]:
+        if len(self._tried) > self._relay.config.retries or call.response_id is not None:
+            return []
+        try:
+            return [replica for replica in self._relay.pool.candidates(call.model) if replica not in self._tried]
+        except RefusedError:
+            return []
+
+    # What the caller gets
+    def _whole(self, body: bytes) -> None:
+        if self._status >= 400:
+            assert self._call is not None  # noqa: S101  (there is no answer without a call)
+            self._lost(self._call, AnswerError(self._engine_fault(body)))
+            return
+        self._tried[-1].succeeded()
+        if self._is_opened:
+            self._end_with(faults.not_a_stream(), "broken")
+            return
+        self._note_owner(body)
+        self._client.answer(self._status, headers.returned(self._response_headers) + self._own_lines(), body)
+        self._note_added()
+        if self._endpoint.generates:
+            self._usage = read_answer(self._endpoint.dialect, body)
+        self._settle("ok")
+
+    def _start(self, meter: Meter, first: bytes) -> None:
+        error = _error_at_the_start(meter, first)
+        if error is not None:
+            assert self._call is not None  # noqa: S101  (there is no answer without a call)
+            self._lost(self._call, error)
+            return
+        self._is_started = True
+        self._tried[-1].succeeded(self._came_s - self._sent_s)
+        self._note_owner(first)
+        if self._is_opened:
+            if first:
+                self._client.write(first)
+        else:
+            self._is_opened = True
+            lines = headers.returned_of_stream(self._response_headers) + self._own_lines()
+            self._client.start(self._status, lines, first)
+        self._pass_on = self._client.raw
+        self._note_added()
+
+    def _note_added(self) -> None:
+        relay = self._relay
+        relay.cost.added.observe(self._held_s + relay.clock() - self._came_s)
+
+    def _engine_fault(self, body: bytes) -> Fault:
+        return faults.engine_fault(self._tried[-1].name, self._status, body, self._response_headers)
+
+    def _note_owner(self, data: bytes) -> None:
+        """A response can be asked for as soon as its caller knows its id."""
+        if self._endpoint.dialect != "responses" or not self._endpoint.generates or self._call is None:
+            return
+        response_id = read_response_id(data)
+        if response_id is not None:
+            self._relay.owners.note(response_id, Owner(self._tried[-1].name, self._call.model, self._caller))
+
+    def _end_with(self, fault: Fault, outcome: Outcome) -> None:
+        """The answer is this, or the end of it, where the caller has been sent something."""
+        if not self._is_opened:
+            self._answer_fault(fault, outcome)
+            return
+        self._status = fault.status
+        self._client.end(fault_event(self._endpoint.dialect, fault, self.request_id))
+        self._settle(outcome)
+
+    def _answer_fault(self, fault: Fault, outcome: Outcome) -> None:
+        self._status = fault.status
+        body = fault_body(self._endpoint.dialect, fault, self.request_id)
+        lines = _JSON + headers.lines(fault_headers(fault)) + self._own_lines()
+        self._client.answer(fault.status, lines, body)
+        self._settle(outcome)
+
+    def _own_lines(self) -> bytes:
+        """What every answer carries: the request id under both SDKs' names, and who answered."""
+        rid = self.request_id.encode()
+        if not self._tried:
+            return b"x-request-id: %b\r\nrequest-id: %b\r\n" % (rid, rid)
+        who = self._tried[-1].name.encode()
+        return b"x-request-id: %b\r\nrequest-id: %b\r\nx-berth-replica: %b\r\n" % (rid, rid, who)
+
+    # The end
+    def _stumble(self) -> None:
+        """A bug must not take a connection, a place or a count with it."""
+        fault = faults.unexpected(self.request_id)
+        if self._is_over:
+            return
+        if self._is_opened:
+            self._client.close()
+            self._settle("broken")
+        else:
+            self._answer_fault(fault, "broken")
+
+    def _settle(self, outcome: Outcome) -> None:
+        self._is_over = True
+        self._pass_on = None
+        self._relay.watch.discard(self)
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._leave_replica()
+        if self._ticket is not None:
+            self._ticket.settle()
+        relay, endpoint = self._relay, self._endpoint
+        meter = self._meter if endpoint.generates else None
+        replica = self._tried[-1] if self._tried else None
+        tally = self._tally or relay.metrics.tally(NOBODY, NOBODY, endpoint.dialect)
+        first_s = None if meter is None else meter.first_token_s
+        done = Settlement(
+            self.request_id,
+            self._caller,
+            self._model,
+            NOBODY if replica is None else replica.name,
+            "" if replica is None else replica.url,
+            endpoint.dialect,
+            endpoint.generates,
+            self._call is not None and self._call.stream,
+            outcome,
+            self._status,
+            self.arrived_s,
+            relay.clock(),
+            None if first_s is None else first_s - self.arrived_s,
+            None if meter is None else meter.tpot_s,
+            self._usage if meter is None else meter.usage_or_least,
+            self._trace,
+            self._moves,
+        )
+        tally.settle(done)
+        relay.ledger.add(done)
+
+
+_UNKNOWN = Usage()
+CONTINUED: frozenset[Dialect] = frozenset({"chat", "completions", "responses", "messages"})
+"""Whose streams can go on from another replica."""
+_JSON = b"content-type: application/json\r\n"
+
+
+def _error_at_the_start(meter: Meter, first: bytes) -> UpstreamError | None:
+    """What is wrong with a stream that is empty or opens with an error: the caller has seen nothing of it yet."""
+    if meter.fault is None:
+        return None if first else BrokenError("its stream ended without a single event")
+    if meter.first_token_s is not None:
+        return None
+    return AnswerError(meter.fault) if meter.fault.status < 500 else BrokenError(meter.fault.message)
