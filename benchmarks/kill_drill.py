@@ -127,8 +127,11 @@ async def _run(session: aiohttp.ClientSession, url: str, stream: Stream, max_tok
     stream.has_begun.set()
 
 
-async def _load(url: str, count: int, dialects: list[Dialect], max_tokens: int, victim: int | None) -> list[Stream]:
-    """All streams at once; with a `victim`, it is killed when every stream has begun and has not ended."""
+async def _load(
+    url: str, count: int, dialects: list[Dialect], max_tokens: int, victim: int | None
+) -> tuple[list[Stream], int]:
+    """All streams at once; a `victim` is killed once every one has begun. Also returns how many were open then."""
+    open_streams = 0
     streams = [Stream(number, dialects[number % len(dialects)]) for number in range(count)]
     connector = aiohttp.TCPConnector(limit=0)
     timeout = aiohttp.ClientTimeout(total=900)
@@ -138,9 +141,8 @@ async def _load(url: str, count: int, dialects: list[Dialect], max_tokens: int, 
             await asyncio.gather(*(stream.has_begun.wait() for stream in streams))
             open_streams = sum(not stream.is_done for stream in streams)
             os.kill(victim, signal.SIGKILL)
-            sys.stderr.write(f"killed process {victim} with {open_streams} streams in flight\n")
         await asyncio.gather(*tasks)
-    return streams
+    return streams, open_streams
 
 
 @contextlib.contextmanager
@@ -211,14 +213,15 @@ def summary(calm: list[Stream], disturbed: list[Stream], continued: int, retried
 async def _drill(pid: int, url: str, options: argparse.Namespace) -> tuple[list[str], int]:
     dialects: list[Dialect] = [dialect for dialect in _PATHS if dialect in options.dialects.split(",")]
     count, max_tokens = options.streams, options.max_tokens
-    calm = await _load(url, count, dialects, max_tokens, None)
+    calm, _ = await _load(url, count, dialects, max_tokens, None)
     await _both_ready(url)
     before = [await _metric(url, name) for name in ("berth_continuations_total", "berth_retries_total")]
-    disturbed = await _load(url, count, dialects, max_tokens, _engines(pid)[0])
+    disturbed, killed_with = await _load(url, count, dialects, max_tokens, _engines(pid)[0])
     after = [await _metric(url, name) for name in ("berth_continuations_total", "berth_retries_total")]
     left_over = await _metric(url, "berth_requests_in_flight")
     continued, retried = (int(late - early) for late, early in zip(after, before, strict=True))
-    lines = summary(calm, disturbed, continued, retried)
+    lines = [f"in flight when it was killed     {killed_with}"]
+    lines += summary(calm, disturbed, continued, retried)
     return [*lines, f"in flight afterwards             {left_over:.0f}"], sum(s.failure is not None for s in disturbed)
 
 
