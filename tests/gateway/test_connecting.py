@@ -73,9 +73,18 @@ def _raw(head: str, body: bytes, kind: str = "application/json") -> Script:
         Script(raw=b"HTTP/1.1 100 Continue\r\n\r\n"),
         Script(raw=b"\x16\x03\x01\x02\x00"),
     ],
-    ids=(
-        "too short,two lengths,length and chunks,negative,no last chunk,bad chunk,bad header,another protocol,interim only,TLS"
-    ).split(","),
+    ids=[
+        "too short",
+        "two lengths",
+        "length and chunks",
+        "negative",
+        "no last chunk",
+        "bad chunk",
+        "bad header",
+        "another protocol",
+        "interim only",
+        "TLS",
+    ],
 )
 def test_an_answer_that_is_not_whole_is_never_passed_on_as_one(fake: FakeEngine, door: Door, script: Script) -> None:
     fake.enqueue(script, json_answer({"id": "next"}))
