@@ -6,7 +6,8 @@ TORCH := torch==2.13.0+cpu
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
 ARGS ?=
 
-.PHONY: serve test check fix docs bench-sizing bench-plan bench-speed bench-gateway soak drill-kill clean
+.PHONY: serve test check fix docs bench-sizing bench-plan bench-speed bench-gateway bench-million bench-idle soak \
+	drill-kill clean
 
 serve: $(VENV)/.cpu  ## serve the embedded model (or ARGS="Qwen/Qwen3-0.6B", ARGS="berth.yaml")
 	@exec $(BIN)/berth serve $(ARGS)
@@ -55,8 +56,14 @@ bench-speed: $(VENV)/.dev  ## predicted beside measured speed: PERF=runs.json CO
 	@$(BIN)/python -m benchmarks.sizing_speed $(if $(PERF),--perf '$(PERF)') $(if $(CONFIGS),--configs '$(CONFIGS)') \
 		$(if $(OUT),--out '$(OUT)')
 
-bench-gateway: $(VENV)/.dev  ## what the gateway costs beside nginx and whichever peers are installed: ROUNDS=3 REQUESTS=1000000 OUT=gateway.txt
-	@$(BIN)/python -m benchmarks.gateway_cost --rounds $(or $(ROUNDS),3) --memory-requests $(or $(REQUESTS),0) $(if $(OUT),--out '$(OUT)')
+bench-gateway: $(VENV)/.dev  ## what the gateway costs beside nginx and whichever peers are installed: ROUNDS=3 OUT=gateway.txt
+	@$(BIN)/python -m benchmarks.gateway_cost --rounds $(or $(ROUNDS),3) $(if $(OUT),--out '$(OUT)')
+
+bench-million: $(VENV)/.dev  ## does the gateway's memory grow over REQUESTS=1000000? [OUT=million.txt]
+	@$(BIN)/python -m benchmarks.gateway_cost --requests $(or $(REQUESTS),1000000) $(if $(OUT),--out '$(OUT)')
+
+bench-idle: $(VENV)/.dev  ## what IDLE=10000 idle connections and as many idle streams cost the gateway [OUT=idle.txt]
+	@$(BIN)/python -m benchmarks.idle_streams --count $(or $(IDLE),10000) $(if $(OUT),--out '$(OUT)')
 
 soak: $(VENV)/.dev  ## everything at once for MINUTES=30: is memory flat, do all counts come back to zero? [OUT=soak.txt]
 	@$(BIN)/python -m benchmarks.soak --minutes $(or $(MINUTES),30) $(if $(OUT),--out '$(OUT)')

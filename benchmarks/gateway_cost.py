@@ -25,8 +25,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.trend import trend
+
 _RIG = Path(__file__).parent / "rig"
 _ENGINE_PORT = 9100
+_GROWTH_SHARE = 0.02
+_LEAST_REQUESTS = 200_000
 _KEY = "berth-of-this-benchmark-only"
 _BERTH = "from serving.cli import main; main()"
 _NGINX = """worker_processes 1; daemon off; pid {folder}/pid; error_log {folder}/err;
@@ -153,26 +157,6 @@ def _load(folder: Path, peer: Peer, pid: int, scenario: str, core: int, more: st
     return found
 
 
-def memory_over(requests: int, gateway_core: int, load_core: int) -> str:
-    """Resident memory of Berth over so many requests (64 connections, whole answers): one line."""
-    with contextlib.ExitStack() as exits:
-        folder, engine = _rig(exits)
-        exits.enter_context(_running(engine, load_core, folder / "engine.log"))
-        berth = _peers(folder)[0]
-        pid = exits.enter_context(_running(berth, gateway_core, folder / "berth.log"))
-        served, seen = 0.0, []
-        while served < requests:
-            found = _load(folder, berth, pid, "S2", load_core, "--duration 10")
-            served += float(str(found["rps"])) * 10
-            seen.append((served, _rss_mib(pid)))
-    first = next(rss for count, rss in seen if count >= requests / 10)
-    told = ", ".join(f"{count / 1000:,.0f} k {rss:.1f}" for count, rss in seen[:: max(1, len(seen) // 8)])
-    return (
-        f"memory over {served:,.0f} requests: {first:.1f} MiB after the first tenth, {seen[-1][1]:.1f} MiB at the end"
-        f" ({told})"
-    )
-
-
 def _rss_mib(pid: int) -> float:
     """Of the process and its children (nginx's worker)."""
     pids = [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
@@ -254,24 +238,63 @@ def measure(rounds: int, gateway_core: int, load_core: int) -> list[Row]:
         return [_row(peer.name, found[peer], _rss_mib(pid)) for peer, pid in pids.items()]
 
 
+def memory_after(requests: int, gateway_core: int, load_core: int) -> tuple[list[tuple[int, float]], int]:
+    """Berth's RSS in MiB after so many requests, measured about every fiftieth of them, and the errors there were."""
+    with contextlib.ExitStack() as exits:
+        folder, engine = _rig(exits)
+        exits.enter_context(_running(engine, load_core, folder / "engine.log"))
+        berth = _peers(folder)[0]
+        pid = exits.enter_context(_running(berth, gateway_core, folder / "berth.log"))
+        rows, done, errors, seconds = [(0, _rss_mib(pid))], 0, 0, 0.2
+        while done < requests:
+            short = f"--max-tokens 4 --warmup 0 --duration {seconds:.1f}"
+            slice_ = _load(folder, berth, pid, "S2", load_core, short)
+            streamed = _load(folder, berth, pid, "S2", load_core, f"--stream 1 {short}")
+            completed = sum(int(str(one["done"])) for one in (slice_, streamed))
+            if not completed:
+                raise SystemExit("bench-gateway: no request was answered")
+            seconds = min(30.0, max(0.2, seconds * requests / 50 / completed))
+            done += completed
+            errors += sum(int(str(one["errors"])) for one in (slice_, streamed))
+            rows.append((done, _rss_mib(pid)))
+            sys.stderr.write(f"\r{done:,} requests, {rows[-1][1]:.1f} MiB ")
+        return rows, errors
+
+
+def flatness(rows: Sequence[tuple[int, float]], errors: int) -> str:
+    """Whether memory grew with the number of requests, the first fifth of them left out as warm-up."""
+    steady = rows[len(rows) // 5 :]
+    found = trend([float(done) for done, _ in steady], [mib for _, mib in steady])
+    word = "flat" if found.is_flat(_GROWTH_SHARE) else "NOT FLAT"
+    shown = " ".join(f"{mib:.1f}" for _, mib in rows[:: max(1, len(rows) // 15)])
+    return (
+        f"{rows[-1][0]:,} requests, half of them streamed, {errors} errors\n"
+        f"memory {word}: {found.slope * 1e6:+.2f} MiB a million requests, 95 % band +-{found.band * 1e6:.2f}\n"
+        f"RSS MiB, evenly spaced: {shown}; at the end {rows[-1][1]:.1f}\n"
+    )
+
+
 def main() -> None:
-    """Entry point of `make bench-gateway`."""
+    """Entry point of `make bench-gateway` and `make bench-million`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--gateway-core", type=int, default=0)
     parser.add_argument("--load-core", type=int, default=1)
+    parser.add_argument("--requests", type=int, help="no table: does memory grow over so many requests?")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--memory-requests", type=int, default=0, help="then so many requests: does memory stay flat?")
     options = parser.parse_args()
-    text = table(measure(options.rounds, options.gateway_core, options.load_core))
+    if options.requests is not None:
+        if options.requests < _LEAST_REQUESTS:
+            parser.error(f"--requests: at least {_LEAST_REQUESTS:,}, or there are too few samples for a verdict")
+        text = flatness(*memory_after(options.requests, options.gateway_core, options.load_core))
+        how = "one core a gateway, engine and load on another"
+    else:
+        text = table(measure(options.rounds, options.gateway_core, options.load_core))
+        how = f"medians of {options.rounds} rounds; one core a gateway, engine and load on another"
     models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     cpu = models[0].split(":")[1].strip() if models else "unknown processor"
     machine = f"{cpu}, {os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}"
-    report = (
-        f"{machine}\nmedians of {options.rounds} rounds; one core a gateway, engine and load on another\n\n{text}\n"
-    )
-    if options.memory_requests:
-        report += f"\n{memory_over(options.memory_requests, options.gateway_core, options.load_core)}\n"
+    report = f"{machine}\n{how}\n\n{text}\n"
     sys.stdout.write(report)
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)

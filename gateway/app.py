@@ -5,12 +5,13 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
+from http import HTTPStatus
 from importlib.metadata import version
 from typing import Annotated, Any, cast
 
 import orjson
 from fastapi import Depends, FastAPI, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.types import Receive, Scope, Send
 from uvicorn.config import Config
@@ -176,16 +177,23 @@ def _control_plane(gateway: Gateway) -> FastAPI:
     app = FastAPI(title="Berth gateway", version=VERSION, lifespan=gateway.lifespan)
     app.state.gateway = gateway
     app.get("/health", summary="Alive: the process answers")(_health)
-    app.get("/ready", summary="Ready: every model has a healthy replica")(_ready)
-    app.get("/status", summary="What the gateway believes about itself and each replica")(_status)
-    app.post(_RELOAD, summary="Read the configuration file again: admin keys, or this machine")(_reload)
-    app.get("/metrics", summary="Prometheus exposition")(_metrics)
-    app.get("/v1/models", summary="The models served, in the caller's dialect")(_models)
-    app.get("/v1/models/{name:path}", summary="One model, in the caller's dialect")(_model)
+    app.get("/ready", summary="Ready: every model has a healthy replica", responses=_says(503))(_ready)
+    status = "What the gateway believes about itself and each replica"
+    app.get("/status", summary=status, responses=_says(401))(_status)
+    reload = "Read the configuration file again: admin keys, or this machine"
+    app.post(_RELOAD, summary=reload, responses=_says(403, 409))(_reload)
+    app.get("/metrics", summary="Prometheus exposition", response_class=PlainTextResponse)(_metrics)
+    app.get("/v1/models", summary="The models served, in the caller's dialect", responses=_says(401))(_models)
+    app.get("/v1/models/{name:path}", summary="One model, in the caller's dialect", responses=_says(401, 404))(_model)
     app.add_exception_handler(RefusedError, _refused)
     app.add_exception_handler(404, _no_such_path)
     app.add_exception_handler(405, _wrong_method)
     return app
+
+
+def _says(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """For the OpenAPI document: what else a path may answer with."""
+    return {status: {"description": HTTPStatus(status).phrase} for status in statuses}
 
 
 def _gateway(request: Request) -> Gateway:

@@ -101,7 +101,7 @@ class GatewayConfig:
     max_answer_bytes: int = 256 * MIB
     """Of an answer that is not streamed: it is held until it is whole. A batch of embeddings can have 100 MB."""
     max_event_bytes: int = 64 * MIB
-    """Of one event of a stream, held until it ends: the last one of a response repeats all of its text."""
+    """Of one event of a stream, held until it ends: an image has 20 MB, a response's last event repeats its text."""
     max_in_flight: int | None = None
     retries: int = 2
     """How many other replicas a request may be tried on before its first byte has gone out. Bounded, because a request

@@ -21,6 +21,8 @@ _NOT_RETURNED = {
     b"connection",
     b"keep-alive",
     b"transfer-encoding",
+    b"trailer",
+    b"upgrade",
     b"content-length",
     b"date",
     b"server",

@@ -156,3 +156,27 @@ def test_nonsense_from_a_client_is_not_answered_in_the_middle(fake: FakeEngine, 
     assert b"HTTP/1.1 400" not in answer
     wait_until(lambda: fake.seen[0].aborted)
     wait_until(lambda: door.is_at_rest)
+
+
+def test_headers_that_steer_an_engine_do_not_reach_it(fake: FakeEngine, door: Door) -> None:
+    steering = {
+        "x-request-id": "mine",
+        "X-Request-Id": "mine",
+        "x_request_id": "mine",
+        "x-data-parallel-rank": "3",
+        "X-Data-Parallel-Rank": "3",
+        "x-session-id": "mine",
+        "x-forwarded-for": "mine",
+        "x-api-key": "mine",
+        "authorization": "Bearer mine",
+        "cookie": "mine",
+        "te": "trailers",
+        "accept-encoding": "gzip",
+    }
+    with door.connection() as sock:
+        sock.sendall(_post(*(f"{name}: {value}".encode() for name, value in steering.items()), b"traceparent: kept"))
+        assert receive_rest(sock).startswith(b"HTTP/1.1 200")
+    reached = {name.lower(): value for name, value in fake.seen[0].headers.items()}
+    assert reached.keys() == {"host", "content-length", "content-type", "x-request-id", "traceparent"}
+    assert reached["x-request-id"].startswith("req_")
+    assert "mine" not in reached.values()
