@@ -174,6 +174,17 @@ def _engines(pid: int) -> list[int]:
     return [engine.pid for guard in psutil.Process(pid).children() for engine in guard.children()]
 
 
+def _victim(pid: int, part: str) -> int:
+    """Whom to kill: vLLM's API server, or the engine core below it, which leaves a server that answers with errors."""
+    server = psutil.Process(_engines(pid)[0])
+    if part == "server":
+        return server.pid
+    cores = [child.pid for child in server.children() if "EngineCore" in " ".join(child.cmdline())]
+    if not cores:
+        raise SystemExit("kill_drill: no EngineCore process below the API server")
+    return cores[0]
+
+
 async def _metric(url: str, name: str) -> float:
     async with aiohttp.ClientSession() as session, session.get(url + "/metrics") as answer:
         lines = (await answer.text()).splitlines()
@@ -216,7 +227,7 @@ async def _drill(pid: int, url: str, options: argparse.Namespace) -> tuple[list[
     calm, _ = await _load(url, count, dialects, max_tokens, None)
     await _both_ready(url)
     before = [await _metric(url, name) for name in ("berth_continuations_total", "berth_retries_total")]
-    disturbed, killed_with = await _load(url, count, dialects, max_tokens, _engines(pid)[0])
+    disturbed, killed_with = await _load(url, count, dialects, max_tokens, _victim(pid, options.part))
     after = [await _metric(url, name) for name in ("berth_continuations_total", "berth_retries_total")]
     left_over = await _metric(url, "berth_requests_in_flight")
     continued, retried = (int(late - early) for late, early in zip(after, before, strict=True))
@@ -231,6 +242,7 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=200)
     parser.add_argument("--max-tokens", type=int, default=48)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--part", default="server", choices=("server", "core"), help="of the engine, which is killed")
     parser.add_argument("--dialects", default=",".join(_PATHS))
     parser.add_argument("--kv-cache-memory-bytes", type=int, default=1_500_000_000)
     parser.add_argument("--out", type=Path)
@@ -239,7 +251,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="berth-kill-") as folder, _serving(Path(folder), config) as (pid, url):
         lines, failed = asyncio.run(_drill(pid, url, options))
     machine = f"{os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}"
-    title = f"kill -9 of one of two replicas, {options.dtype}, at most {options.max_tokens} tokens a stream; {machine}"
+    part = "one of two replicas" if options.part == "server" else "the engine core of one of two replicas"
+    title = f"kill -9 of {part}, {options.dtype}, at most {options.max_tokens} tokens a stream; {machine}"
     report = "\n".join([title, "", *lines, ""])
     sys.stdout.write(report)
     if options.out is not None:
