@@ -267,9 +267,10 @@ class Exchange:
 
     def passed(self, chunk: bytes, start: int) -> bool:
         """Text of a stream that has begun goes out as it is on the wire, its chunk and all."""
-        if self._pass_on is None or self._meter is None or not self._meter.passes(chunk, start, len(chunk) - 2):
+        pass_on = self._pass_on
+        if pass_on is None or not self._passes(chunk, start, len(chunk) - 2):
             return False
-        self._pass_on(chunk)
+        pass_on(chunk)
         return True
 
     def ended(self) -> None:
@@ -528,7 +529,7 @@ class Exchange:
             self._is_opened = True
             lines = headers.returned_of_stream(self._response_headers) + self._own_lines()
             self._client.start(self._status, lines, first)
-        self._pass_on = self._client.raw
+        self._pass_on, self._passes = self._client.raw, meter.passes
         self._note_added()
 
     def _note_added(self) -> None:

@@ -4,7 +4,6 @@ Text, which is nearly all of a stream, is known by its bytes; only the other eve
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 from gateway.continuation import Trail
 from gateway.wire import (
@@ -131,7 +130,7 @@ class Meter:
         """The engine's count; of a stream that broke off before stating it, one token for each event with any."""
         if self.usage.output_tokens is not None or not self.token_events:
             return self.usage
-        return replace(self.usage, output_tokens=self.token_events)
+        return self.usage._replace(output_tokens=self.token_events)
 
     @property
     def tpot_s(self) -> float | None:

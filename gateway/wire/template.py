@@ -4,8 +4,6 @@ An engine writes all events of a stream from one mould: between a beginning and 
 text as a JSON string. An event that has both, and between them no quote and no line end, is text and nothing else.
 """
 
-from typing import NamedTuple
-
 from gateway.wire.dialect import Dialect
 
 _MARKS: dict[Dialect, tuple[bytes, ...]] = {
@@ -15,17 +13,22 @@ _MARKS: dict[Dialect, tuple[bytes, ...]] = {
 }
 
 
-class Template(NamedTuple):
+class Template:
     """The beginning and the end of an event with text."""
 
-    start: bytes
-    end: bytes
+    __slots__ = ("_before", "_behind", "end", "start")
+
+    def __init__(self, start: bytes, end: bytes) -> None:
+        self.start = start
+        self.end = end
+        self._before = len(start)
+        self._behind = len(end)
 
     def text_of(self, data: bytes, start: int, end: int) -> bytes | None:
         """The text, as JSON spells it, if `data[start:end]` is one more such event and has some; else None."""
         if not (data.startswith(self.start, start) and data.endswith(self.end, 0, end)):
             return None
-        text = data[start + len(self.start) : end - len(self.end)]
+        text = data[start + self._before : end - self._behind]
         return None if not text or b'"' in text or b"\n" in text else text
 
     def event_of(self, text: bytes) -> bytes:
