@@ -126,9 +126,8 @@ class Gateway:
             await stack.enter_async_context(self.upstream)
             stack.enter_context(self.cost.watching(asyncio.get_running_loop()))
             stack.enter_context(self._relay.watch.ticking(asyncio.get_running_loop()))
-            timeouts = self.config.timeouts
             await stack.enter_async_context(
-                probing(self.pool, self.upstream, self.config.probe_interval_s, timeouts.probe_s)
+                probing(self.pool, self.upstream, self.config.probe_interval_s, lambda: self.config.timeouts.probe_s)
             )
             yield
 
@@ -137,8 +136,8 @@ class Gateway:
         self.pool.add(replica)
 
     def reconfigure(self, config: GatewayConfig) -> None:
-        """Put other settings in force for all requests from now on; those in flight go on. `log_format`, `health` and
-        the probe interval stay as they were at the start."""
+        """Put other settings in force. Requests in flight go on, under the new limits on waiting and size.
+        `log_format`, `health` and the probe interval stay as they were."""
         self.config = self._relay.config = config
         self._relay.keyring = Keyring(config.keys)
         self.admission.max_in_flight = config.max_in_flight

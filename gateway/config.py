@@ -106,6 +106,8 @@ class GatewayConfig:
     retries: int = 2
     """How many other replicas a request may be tried on before its first byte has gone out. Bounded, because a request
     that crashes its engine must not be handed round the whole fleet."""
+    continue_streams: bool = True
+    """Whether a stream whose engine dies goes on from another replica. Without it, nothing of a stream is kept."""
     probe_interval_s: float = 1.0
     timeouts: Timeouts = field(default_factory=Timeouts)
     health: Health = field(default_factory=Health)

@@ -219,7 +219,8 @@ class Exchange:
             self._lost(call, BrokenError(f"it answered {status}, a redirect: not followed, keys must not travel"))
         elif call.stream and status < 400 and headers.is_event_stream(response_headers):
             dialect = self._endpoint.dialect
-            trail = Trail(dialect) if self._endpoint.generates and dialect in CONTINUED else None
+            is_kept = self._endpoint.generates and dialect in CONTINUED and self._relay.config.continue_streams
+            trail = Trail(dialect) if is_kept else None
             self._meter = Meter(
                 dialect,
                 strip_usage=call.strip_usage,
@@ -323,7 +324,7 @@ class Exchange:
         meter, call, others = self._meter, self._call, self._left()
         try:
             if meter is None or meter.trail is None or call is None:
-                raise CannotContinueError("its answer is not one of text")
+                raise CannotContinueError("what was sent of it is not kept")
             if not others:
                 raise CannotContinueError("no other replica can take it")
             continuation = Continuation(call, meter.trail)

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import orjson
 
@@ -17,12 +17,16 @@ _SILENT_PROBES = 3  # an engine busy with one huge prompt may miss a probe; a re
 
 
 @contextlib.asynccontextmanager
-async def probing(pool: Pool, upstream: Upstream, interval_s: float, timeout_s: float) -> AsyncIterator[None]:
-    """Probe every engine of `pool` each `interval_s` while the block runs, and compare them with each other."""
+async def probing(
+    pool: Pool, upstream: Upstream, interval_s: float, timeout_s: Callable[[], float]
+) -> AsyncIterator[None]:
+    """Probe every engine of `pool` each `interval_s` while the block runs, and compare them with each other.
+
+    How long one may take is asked anew each time."""
 
     async def forever() -> None:
         while True:
-            probes = (probe(replica, upstream, timeout_s) for replica in pool.replicas)
+            probes = (probe(replica, upstream, timeout_s()) for replica in pool.replicas)
             for outcome in await asyncio.gather(*probes, return_exceptions=True):
                 if isinstance(outcome, Exception):  # probing goes on whatever one engine does to it
                     _log.error("a health probe failed unexpectedly", exc_info=outcome)

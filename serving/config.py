@@ -10,12 +10,21 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from gateway.access_log import LogFormat
-from gateway.config import TROUBLES, Chain, GatewayConfig, Hedge, Remote, Step, Timeouts, Trouble
+from gateway.config import TROUBLES, Chain, GatewayConfig, Hedge, Remote, Step, Trouble
 from gateway.identity import KeyHash, hash_key
 from serving.environment import Environment
 from serving.errors import ConfigError
 from serving.quantity import token_count
-from serving.sections import Count, HealthSection, HedgeSection, RemoteSection, Seconds, Section, is_loopback
+from serving.sections import (
+    Count,
+    HealthSection,
+    HedgeSection,
+    RemoteSection,
+    Seconds,
+    Section,
+    TimeoutsSection,
+    is_loopback,
+)
 from sizing.errors import SizingError
 from sizing.speculation import read_speculation
 
@@ -23,6 +32,7 @@ DEMO_MODEL = "demo"
 """The model name that stands for the embedded one."""
 
 _MIB = 2**20
+_DEFAULTS = GatewayConfig()
 
 
 def _token_count(value: object) -> object:
@@ -142,9 +152,11 @@ class GatewaySection(Section):
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     keys: tuple[KeySection, ...] = ()
     max_in_flight: Count | None = None
-    max_body_mib: Count = 64
-    client_timeout_s: Annotated[float, Field(gt=0)] = 60.0
-    """How long a client may take for the head of a request, for each 16 KiB of its body, and to go on reading."""
+    max_body_mib: Count = _DEFAULTS.max_body_bytes // _MIB
+    max_answer_mib: Count = _DEFAULTS.max_answer_bytes // _MIB
+    max_event_mib: Count = _DEFAULTS.max_event_bytes // _MIB
+    timeouts: TimeoutsSection = TimeoutsSection()
+    continue_streams: bool = _DEFAULTS.continue_streams
     drain_timeout_s: Annotated[float, Field(ge=0)] = 30.0
     health: HealthSection = HealthSection()
     log_format: LogFormat = "text"
@@ -264,8 +276,11 @@ def gateway_config(
     return GatewayConfig(
         keys=tuple(keys),
         max_body_bytes=section.max_body_mib * _MIB,
+        max_answer_bytes=section.max_answer_mib * _MIB,
+        max_event_bytes=section.max_event_mib * _MIB,
         max_in_flight=section.max_in_flight,
-        timeouts=Timeouts(client_s=section.client_timeout_s),
+        timeouts=section.timeouts.parsed(),
+        continue_streams=section.continue_streams,
         health=section.health.parsed(),
         remotes=tuple(there.values()),
         chains={model.name: _chain(model, there) for model in models if model.fallbacks},

@@ -1,4 +1,4 @@
-"""The parts of `berth.yaml` about health and stand-ins, checked."""
+"""The parts of `berth.yaml` about waiting, health and stand-ins, checked."""
 
 import ipaddress
 from typing import Annotated
@@ -7,16 +7,17 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from gateway.breaker import BreakerConfig
-from gateway.config import OPENAI_DIALECTS, Health, Hedge
+from gateway.config import OPENAI_DIALECTS, Health, Hedge, Timeouts
 from gateway.outliers import OutlierConfig
 from gateway.retry_budget import RetryBudgetConfig
 from gateway.wire import Dialect
 
 Count = Annotated[int, Field(gt=0, strict=True)]
-Seconds = Annotated[float, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Usd = Annotated[float, Field(ge=0)]
 _HEDGE, _BREAKER, _OUTLIERS, _RETRIES = Hedge(), BreakerConfig(), OutlierConfig(), RetryBudgetConfig()
+_TIMEOUTS = Timeouts()
 
 
 class Section(BaseModel):
@@ -69,6 +70,22 @@ class RemoteSection(Section):
         if self.api_key_env and parts.scheme == "http" and not is_loopback(parts.hostname or ""):
             raise ValueError(f"the key would go to {self.base_url} unencrypted: use https")
         return self
+
+
+class TimeoutsSection(Section):
+    """How long the gateway waits, and for what; the keys and defaults are those of `gateway.config.Timeouts`."""
+
+    connect_s: Seconds = _TIMEOUTS.connect_s
+    first_token_s: Seconds = _TIMEOUTS.first_token_s
+    gap_s: Seconds = _TIMEOUTS.gap_s
+    total_s: Seconds | None = _TIMEOUTS.total_s
+    keep_alive_s: Seconds = _TIMEOUTS.keep_alive_s
+    probe_s: Seconds = _TIMEOUTS.probe_s
+    client_s: Seconds = _TIMEOUTS.client_s
+
+    def parsed(self) -> Timeouts:
+        """As the gateway takes it."""
+        return Timeouts(**self.model_dump())
 
 
 class HealthSection(Section):

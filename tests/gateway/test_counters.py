@@ -191,7 +191,7 @@ async def test_probing_goes_on_after_a_probe_that_failed_in_an_unforeseen_way(
     replica = Replica("r", "http://x", (ModelCard("a"),))
     upstream = Odd(Timeouts())
     pool = Pool(upstream, [replica])
-    async with probing(pool, upstream, 0.001, 1.0), asyncio.timeout(20):
+    async with probing(pool, upstream, 0.001, lambda: 1.0), asyncio.timeout(20):
         while replica.state != "ready":  # noqa: ASYNC110  (the state has no event to wait for)
             await asyncio.sleep(0.001)
     assert "unforeseen" in caplog.text

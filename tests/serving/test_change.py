@@ -35,6 +35,11 @@ def test_settings_of_the_door_are_named_and_not_shown() -> None:
     assert (change.added, change.removed) == ((), ())
 
 
+def test_how_long_is_waited_and_whether_streams_are_continued_may_change() -> None:
+    change = compare(_config(), _config(gateway={"timeouts": {"gap_s": 5}, "continue_streams": False}))
+    assert change.lines == ("gateway.timeouts changed", "gateway.continue_streams changed")
+
+
 @pytest.mark.parametrize(
     ("key", "value"), [("host", "::1"), ("port", 1), ("log_format", "json"), ("tracing", {"sample_ratio": 0.5})]
 )

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.config import GatewayConfig, Timeouts
 from serving.config import (
     DEMO_MODEL,
     GatewaySection,
@@ -43,6 +44,54 @@ def test_keys_may_be_allowed_to_reload_and_the_log_may_be_json() -> None:
 def test_what_telling_cannot_be(raw: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=r"log_format|sample_ratio|endpoint"):
         gateway_section(raw)
+
+
+def test_limits_on_waiting_and_on_size() -> None:
+    given = {
+        "connect_s": 1,
+        "first_token_s": 2,
+        "gap_s": 3,
+        "total_s": 4,
+        "keep_alive_s": 5,
+        "probe_s": 6,
+        "client_s": 7,
+    }
+    sizes = {"max_body_mib": 1, "max_answer_mib": 2, "max_event_mib": 3}
+    config = gateway_config(gateway_section({"timeouts": given, "continue_streams": False, **sizes}), ENVIRONMENT)
+    assert config.timeouts == Timeouts(1, 2, 3, 4, 5, 6, 7)
+    assert (config.max_body_bytes, config.max_answer_bytes, config.max_event_bytes) == (2**20, 2 * 2**20, 3 * 2**20)
+    assert not config.continue_streams
+
+
+def test_what_is_not_said_is_as_the_gateway_has_it() -> None:
+    assert gateway_config(GatewaySection(), ENVIRONMENT) == GatewayConfig()
+    some = gateway_section({"timeouts": {"gap_s": 20, "total_s": None}})
+    assert gateway_config(some, ENVIRONMENT).timeouts == Timeouts(gap_s=20)
+
+
+@pytest.mark.parametrize(
+    "key", ["connect_s", "first_token_s", "gap_s", "total_s", "keep_alive_s", "probe_s", "client_s"]
+)
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), "soon"])
+def test_a_wait_is_a_number_of_seconds(key: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=rf"^timeouts\.{key}: "):
+        gateway_section({"timeouts": {key: value}})
+
+
+@pytest.mark.parametrize(
+    ("raw", "complaint"),
+    [
+        ({"timeouts": {"first_tokens_s": 1}}, "timeouts.first_tokens_s: unknown key; did you mean 'first_token_s'?"),
+        ({"timeouts": {"gap_s": None}}, "timeouts.gap_s: "),
+        ({"max_event_mib": 0}, "max_event_mib: "),
+        ({"max_answer_mib": 1.5}, "max_answer_mib: "),
+        ({"continue_streams": "sometimes"}, "continue_streams: "),
+    ],
+)
+def test_limits_that_cannot_be(raw: dict[str, object], complaint: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_stack(None, ENVIRONMENT, {f"gateway.{key}": value for key, value in raw.items()})
+    assert str(refused.value).startswith(f"gateway.{complaint}")
 
 
 def test_a_hub_id_is_its_own_public_name() -> None:

@@ -15,9 +15,12 @@ import httpx2
 import pytest
 
 from gateway.app import Gateway
+from gateway.config import Timeouts
 from gateway.errors import ConfigError as GatewayConfigError
 from gateway.identity import new_key
+from gateway.patience import Patience
 from gateway.replica import ModelCard, Replica
+from gateway.upstream import Upstream
 from serving.config import StackConfig, gateway_config, load_stack
 from serving.environment import Environment
 from serving.errors import PlacementError, StartError
@@ -26,7 +29,7 @@ from serving.placement import Folders, Placement
 from serving.reload import Reloader
 from serving.signals import Signals
 from serving.supervisor import Supervisor
-from tests.fake_engine import FakeEngine, Script, chat_stream
+from tests.fake_engine import FakeEngine, Script, chat_stream, running
 from tests.gateway.harness import CONFIG, PATHS, Door, body_for, opened, receive_rest, receive_until, request_bytes
 
 CHAT = PATHS["chat"]
@@ -50,7 +53,7 @@ class Served:
 
 
 @contextmanager
-def _served(file: Path, fake: FakeEngine) -> Iterator[Served]:
+def _served(file: Path, *fakes: FakeEngine) -> Iterator[Served]:
     def again() -> StackConfig:
         return load_stack(str(file), ENVIRONMENT, {})
 
@@ -59,7 +62,8 @@ def _served(file: Path, fake: FakeEngine) -> Iterator[Served]:
 
     config = again()
     gateway = Gateway(replace(gateway_config(config.gateway, ENVIRONMENT), probe_interval_s=CONFIG.probe_interval_s))
-    gateway.add(Replica("e0", fake.url))
+    for number, fake in enumerate(fakes):
+        gateway.add(Replica(f"e{number}", fake.url))
     reloader = Reloader(config, again, ENVIRONMENT, gateway, Folders(file.parent, file.parent), place)
     reloader.is_open = True
 
@@ -112,6 +116,46 @@ def test_a_stream_goes_on_over_a_reload_and_a_removed_key_is_refused_from_then_o
         after = served.door.get("/status", x_api_key=bob).json()
         assert after["config_digest"] == answer.json()["config_digest"] != before
         assert after["max_in_flight"] == 1
+
+
+def test_a_stream_that_has_begun_is_held_to_the_new_limits(fake: FakeEngine, tmp_path: Path) -> None:
+    alice, alices = _key("alice")
+    _write(tmp_path / "berth.yaml", alices)
+    fake.enqueue(chat_stream(ending="hang"))
+    with _served(tmp_path / "berth.yaml", fake) as served, served.door.connection() as sock:
+        body = b'{"model":"fake","stream":true,"stream_options":{"include_usage":true}}'
+        sock.sendall(request_bytes(CHAT, body, f"x-api-key: {alice}", "connection: close"))
+        receive_until(sock, b" there")
+        _write(served.file, alices, more="  timeouts: {gap_s: 0.1, total_s: 3600}\n")
+        assert served.reload().json()["changes"] == ["gateway.timeouts changed"]
+        assert b"nothing came for 0.1 s" in receive_rest(sock)
+
+
+def test_whoever_keeps_a_limit_of_its_own_is_told(
+    fake: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[object] = []
+    monkeypatch.setattr(Patience, "use", lambda _, timeout_s: told.append(timeout_s))
+    monkeypatch.setattr(Upstream, "use", lambda _, timeouts: told.append(timeouts))
+    _write(tmp_path / "berth.yaml", _key("alice")[1])
+    with _served(tmp_path / "berth.yaml", fake) as served:
+        _write(served.file, _key("alice")[1], more="  timeouts: {client_s: 7, probe_s: 8}\n")
+        served.reload()
+    assert told == [Timeouts(client_s=7, probe_s=8), 7]
+
+
+def test_streams_are_continued_only_while_the_file_says_so(fake: FakeEngine, tmp_path: Path) -> None:
+    alice, alices = _key("alice")
+    _write(tmp_path / "berth.yaml", alices, more="  continue_streams: false\n")
+    with running(FakeEngine()) as second, _served(tmp_path / "berth.yaml", fake, second) as served:
+        fake.default = second.default = chat_stream(ending="drop")  # what it answers to /tokenize is no answer either
+        assert served.post(alice) == 200
+        assert [seen.path for seen in fake.seen + second.seen] == [CHAT]
+        _write(served.file, alices)
+        assert served.reload().json()["changes"] == ["gateway.continue_streams changed"]
+        served.door.wait_ready()
+        served.post(alice)
+        assert sorted(seen.path for seen in fake.seen + second.seen) == ["/tokenize", CHAT, CHAT]
 
 
 @pytest.mark.parametrize(
