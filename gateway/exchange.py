@@ -69,6 +69,7 @@ class Exchange:
     _chain_place = 0
     _deadline: asyncio.TimerHandle | None = None
     _continued = 0
+    _handed_on_by = ""
     _is_opened = _is_started = _is_over = False
 
     def __init__(self, relay: Relay, client: Client, endpoint: Endpoint) -> None:
@@ -196,9 +197,11 @@ class Exchange:
             return
         self._pinged_s = now_s
         sign = keep_alive(self._endpoint.dialect)
+        if not sign:
+            return  # an empty chunk would be the end of the stream
         if self._is_opened:
             self._client.write(sign)
-        elif sign:
+        else:
             self._is_opened = True
             self._client.start(200, headers.STREAM + self._own_lines(), sign)
 
@@ -319,6 +322,7 @@ class Exchange:
         one."""
         self._blame(error)
         self._leave_replica()
+        self._count_continuation()
         self._pass_on = None
         self._broken_by = (self._tried[-1], error, told)
         meter, call, others = self._meter, self._call, self._left()
@@ -333,13 +337,19 @@ class Exchange:
             return
         failed, now_s = self._tried[-1].name, self._relay.clock()
         _log.warning("%s: %s failed (%s), its stream goes on elsewhere", self.request_id, failed, error)
-        self._relay.metrics.continued(call.model, failed)
+        self._handed_on_by = failed
         self._moves = (*self._moves, Move("continuation", now_s, failed, str(error)))
         self._continued += 1
         meter.begin_again()
         self._place_on(self._relay.policy(others), call)
         self._resumption = Resumption(continuation, self)
         self._resumption.start()
+
+    def _count_continuation(self) -> None:
+        """Only now: of a replica whose stream nobody could take up, the failure is counted as what it became."""
+        if self._handed_on_by:
+            self._relay.metrics.continued(self._model, self._handed_on_by)
+            self._handed_on_by = ""
 
     def _left(self) -> list[Replica]:
         if self._call is None or self._continued >= _MOST_CONTINUATIONS:
@@ -358,6 +368,7 @@ class Exchange:
     def resumed(self, events: bytes) -> None:
         """The stream goes on."""
         try:
+            self._count_continuation()
             if self._meter is not None and (forward := self._meter.feed(events)):
                 self._client.write(forward)
         except Exception:  # noqa: BLE001  (see open)
@@ -384,6 +395,7 @@ class Exchange:
         """It cannot be continued."""
         replica, error, told = self._broken_by
         if replica is not self._tried[-1]:  # the other one only said that it cannot
+            self._handed_on_by = ""
             self._leave_replica()
             self._tried.append(replica)
             self._tally = self._relay.metrics.tally(self._model, replica.name, self._endpoint.dialect)
@@ -590,6 +602,7 @@ class Exchange:
         if self._deadline is not None:
             self._deadline.cancel()
         self._leave_replica()
+        self._count_continuation()
         if self._ticket is not None:
             self._ticket.settle()
         relay, endpoint = self._relay, self._endpoint

@@ -61,7 +61,7 @@ class Meter:
         if self.fault is not None:
             return b""
         now_s = self._clock()
-        if not self._splitter.tail and data.endswith(b"\n\n"):
+        if not self._splitter.held and data.endswith(b"\n\n"):
             events = data.count(b"\n\n")
             if events == count_plain_tokens(self._dialect, data):  # nearly every read: text, and nothing to take out
                 self._note_tokens(events, now_s)
@@ -93,7 +93,7 @@ class Meter:
     def passes(self, data: bytes, start: int, end: int) -> bool:
         """Whether `data[start:end]`, what one chunk brought, is one event with text and nothing else; if so, noted."""
         template = self._template
-        if template is None or self._splitter.tail:
+        if template is None or self._splitter.held:
             return False
         text = template.text_of(data, start, end)
         if text is None:
@@ -110,17 +110,18 @@ class Meter:
     @property
     def held_bytes(self) -> int:
         """How much of an event has come so far that has not ended."""
-        return len(self._splitter.tail)
+        return len(self._splitter.held)
 
     def begin_again(self) -> None:
         """Another replica takes the stream up behind the last whole event."""
-        self._splitter.tail = b""
+        self._splitter.held.clear()
         self._template = None
         self.fault = None
 
     def rest(self) -> bytes:
         """What was held back when the stream ended in the middle of an event; b"" the second time."""
-        held, self._splitter.tail = self._splitter.tail, b""
+        held = self._splitter.tail
+        self._splitter.held.clear()
         if held and read_event(self._dialect, held).end:
             self.is_complete = True  # some servers leave out the last blank line
         return held

@@ -4,13 +4,16 @@ Stands between the exchange and the new replica's connection for as long as that
 events of the caller's own dialect, which the exchange relays like any others.
 """
 
+import logging
 from typing import Protocol
 
 from gateway.continuation import Ask, Continuation
-from gateway.errors import BrokenError, UpstreamError
+from gateway.errors import AnswerError, BrokenError, UpstreamError
 from gateway.headers import Header, is_event_stream
+from gateway.wire import Fault, read_fault
 from gateway.wire.remainder import CannotContinueError
 
+_log = logging.getLogger("berth.gateway")
 _MOST_ANSWER_BYTES = 64 * 2**20
 
 
@@ -58,6 +61,12 @@ class Resumption:
 
     def received(self, data: bytes) -> None:
         """A piece of it."""
+        try:
+            self._take(data)
+        except Exception:  # noqa: BLE001  (an answer nobody thought of must not leave its caller waiting)
+            self._stumble()
+
+    def _take(self, data: bytes) -> None:
         if not self._is_stream:
             self._pieces.append(data)
             self._size += len(data)
@@ -65,8 +74,8 @@ class Resumption:
                 self._fail(BrokenError("its answer is too long to hold"))
             return
         events = self._continuation.feed(data)
-        if self._continuation.broken_by is not None:
-            self._fail(BrokenError(self._continuation.broken_by))
+        if self._continuation.broken_by is not None:  # it lives, and says that it cannot
+            self._fail(AnswerError(Fault(500, self._continuation.broken_by)))
         elif events:
             self._resumed.resumed(events)
 
@@ -76,6 +85,14 @@ class Resumption:
 
     def ended(self) -> None:
         """An answer is complete."""
+        try:
+            self._complete()
+        except CannotContinueError as error:
+            self._resumed.gave_up(str(error))
+        except Exception:  # noqa: BLE001  (see received)
+            self._stumble()
+
+    def _complete(self) -> None:
         if self._is_over:
             return
         if self._is_stream:
@@ -84,13 +101,12 @@ class Resumption:
                 self._resumed.completed(events)
             else:
                 self._fail(BrokenError(self._continuation.broken_by))
-        elif self._asked.is_stream:
-            self._fail(BrokenError(f"it answered {self._status} when asked to go on"))
+        elif not self._asked.is_stream:
+            self._go_on(self._continuation.answered(self._status, b"".join(self._pieces)))
+        elif self._status >= 400:
+            self._fail(AnswerError(read_fault(self._status, b"".join(self._pieces))))
         else:
-            try:
-                self._go_on(self._continuation.answered(self._status, b"".join(self._pieces)))
-            except CannotContinueError as error:
-                self._resumed.gave_up(str(error))
+            self._fail(BrokenError(f"it answered {self._status} without a stream when asked to go on"))
 
     def failed(self, error: UpstreamError) -> None:
         """There will be none."""
@@ -107,3 +123,9 @@ class Resumption:
         if not self._is_over:
             self._is_over = True
             self._resumed.broke(error)
+
+    def _stumble(self) -> None:
+        _log.exception("unexpected error while a stream was taken up")
+        if not self._is_over:
+            self._is_over = True
+            self._resumed.gave_up("what the other replica answered cannot be read")

@@ -38,7 +38,7 @@ class Partial:
 
     def read(self, events: bytes) -> None:
         """Take in whole events; what is not understood makes the answer odd, never an error."""
-        for event in _split(events):
+        for event in EventSplitter().feed(events):
             data = event_data(event)
             if data is None:
                 continue
@@ -66,11 +66,6 @@ class Partial:
         else:
             self.token_ids += self.silent_ids
         self.silent_ids = []
-
-
-def _split(events: bytes) -> list[bytes]:
-    """Into single ones. By line feeds in one go: a splitter looks for both line endings anew after each event."""
-    return EventSplitter().feed(events) if b"\r" in events else events.split(b"\n\n")
 
 
 def _read_openai(partial: Partial, payload: dict[str, Any]) -> None:

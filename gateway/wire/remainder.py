@@ -96,8 +96,11 @@ def remainder(dialect: Dialect, payload: dict[str, Any]) -> Remainder:
         sampling["stop"] = _stops(stops)
     if not limits and dialect == "completions":
         limits = [_DEFAULT_COMPLETION_TOKENS]
+    limit, least = limits[0] if limits else None, fields.get("min_tokens", 0)
+    if not isinstance(limit, int | None) or not isinstance(least, int):  # engines take "8" for 8
+        raise CannotContinueError("the request limits its tokens by what is not a whole number")
     question = {"model": payload.get("model"), **_QUESTIONS[dialect](fields)}
-    return Remainder(question, sampling, limits[0] if limits else None, fields.get("min_tokens", 0))
+    return Remainder(question, sampling, limit, least)
 
 
 def _check(dialect: Dialect, name: str, value: object) -> None:

@@ -6,7 +6,8 @@ endings the standard allows, a bare CR is not handled: no engine or SDK of this 
 
 from gateway.wire.dialect import Dialect
 
-_MAX_SEPARATOR = 4  # len(b"\r\n\r\n")
+_LF, _CRLF = b"\n\n", b"\r\n\r\n"
+_MOST_OF_SEPARATOR = len(_CRLF) - 1
 
 
 def keep_alive(dialect: Dialect) -> bytes:
@@ -19,37 +20,60 @@ def keep_alive(dialect: Dialect) -> bytes:
 class EventSplitter:
     """Cuts a byte stream, fed in any pieces, into whole events; each keeps the blank line that ends it.
 
-    Joining everything `feed` returned and `tail` gives back exactly what was fed.
+    Joining everything `feed` returned and what is `held` gives back exactly what was fed.
     """
 
-    __slots__ = ("tail",)
+    __slots__ = ("held",)
 
     def __init__(self) -> None:
-        self.tail = b""
-        """Bytes of an event that has not ended yet."""
+        self.held = bytearray()
+        """Bytes of an event that has not ended yet. Grown in place: an event in a thousand pieces is copied once."""
+
+    @property
+    def tail(self) -> bytes:
+        """The same, as bytes."""
+        return bytes(self.held)
 
     def feed(self, data: bytes) -> list[bytes]:
         """Return the events completed by `data`, in order (none, one or many)."""
-        if not self.tail and data.endswith(b"\n\n") and data.find(b"\n\n") == len(data) - 2 and b"\r" not in data:
-            return [data]  # what an engine does: one event a write
-        scan_from = max(0, len(self.tail) - _MAX_SEPARATOR)  # a separator may lie across two pieces
-        data = self.tail + data
+        if not self.held:
+            if data.endswith(b"\n\n") and data.find(b"\n\n") == len(data) - 2 and b"\r" not in data:
+                return [data]  # what an engine does: one event a write
+            return self._cut(data)
+        seam = bytes(self.held[-_MOST_OF_SEPARATOR:])  # a separator may lie across two pieces
+        end = _end_of_event(seam + data)
+        if end == -1:
+            self.held.extend(data)
+            return []
+        end -= len(seam)
+        self.held.extend(data[:end])
+        first = bytes(self.held)
+        self.held.clear()
+        return [first, *self._cut(data[end:])]
+
+    def _cut(self, data: bytes) -> list[bytes]:
+        """All whole events of `data`; the rest is held. Each byte is looked at once for either separator."""
         events = []
         start = 0
-        while (end := _end_of_event(data, max(start, scan_from))) != -1:
+        lf, crlf = data.find(_LF), data.find(_CRLF)
+        while lf != -1 or crlf != -1:
+            end = crlf + len(_CRLF) if crlf != -1 and (lf == -1 or crlf < lf) else lf + len(_LF)
             events.append(data[start:end])
             start = end
-        self.tail = data[start:]
+            if -1 < lf < start:
+                lf = data.find(_LF, start)
+            if -1 < crlf < start:
+                crlf = data.find(_CRLF, start)
+        self.held.extend(data[start:])
         return events
 
 
-def _end_of_event(data: bytes, start: int) -> int:
-    """Index just past the first blank line at or after `start`, or -1."""
-    lf = data.find(b"\n\n", start)
-    crlf = data.find(b"\r\n\r\n", start)
+def _end_of_event(data: bytes) -> int:
+    """Index just past the first blank line, or -1."""
+    lf, crlf = data.find(_LF), data.find(_CRLF)
     if crlf != -1 and (lf == -1 or crlf < lf):
-        return crlf + 4
-    return -1 if lf == -1 else lf + 2
+        return crlf + len(_CRLF)
+    return -1 if lf == -1 else lf + len(_LF)
 
 
 def event_data(event: bytes) -> bytes | None:

@@ -1,4 +1,5 @@
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -72,6 +73,52 @@ def test_a_real_stream_gives_the_same_events_in_pieces_of_any_size(dialect: str,
 )
 def test_separators(pieces: list[bytes], events: list[bytes]) -> None:
     assert _split(pieces)[0] == events
+
+
+class _Counted(bytes):
+    """Bytes that count how many of them are searched or copied."""
+
+    work = 0
+
+    def find(self, part: Any, start: Any = 0, *_: Any) -> int:
+        found = super().find(part, start)
+        _Counted.work += (len(self) if found == -1 else found + len(part)) - (start or 0)
+        return found
+
+    def __getitem__(self, place: Any) -> Any:
+        piece = super().__getitem__(place)
+        if not isinstance(piece, bytes):
+            return piece
+        _Counted.work += len(piece)
+        return _Counted(piece)
+
+    def __radd__(self, before: bytes) -> "_Counted":
+        _Counted.work += len(before) + len(self)
+        return _Counted(bytes(before) + bytes(self))
+
+    def __add__(self, behind: Any) -> "_Counted":
+        return _Counted(behind).__radd__(self)
+
+
+EVENT = b"data: " + b"x" * 250 + b"\n\n"
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [EVENT * 1000],
+        [EVENT.replace(b"\n", b"\r\n") * 1000],
+        [b"data: ", *[b"x" * 256] * 1000, b"\n\n"],
+        [b"data: \r\n", *[b"x" * 256] * 1000, b"\r\n\r\n"],
+        [b"data: x", *[b"\n\n" + EVENT * 10 + b"data: x"] * 100],
+    ],
+    ids=["many events at once", "the same with CRLF", "one event in pieces", "the same with CRLF", "across reads"],
+)
+def test_work_grows_with_what_is_fed_and_no_faster(pieces: list[bytes]) -> None:
+    _Counted.work = 0
+    events, tail = _split([_Counted(piece) for piece in pieces])
+    assert b"".join(events) + tail == b"".join(pieces)
+    assert _Counted.work <= 8 * sum(map(len, pieces))
 
 
 @pytest.mark.parametrize(
