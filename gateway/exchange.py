@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from gateway import faults, headers
 from gateway.admission import Ticket
 from gateway.breaker import failure_kind
-from gateway.config import Chain, Trouble
+from gateway.config import Chain, Hedge, Trouble
 from gateway.continuation import Ask, Continuation, Trail
 from gateway.errors import AnswerError, BrokenError, RefusedError, SilentError, UpstreamError
 from gateway.fallback import next_attempt, remote_path, trouble_of
@@ -23,6 +23,7 @@ from gateway.owners import Owner
 from gateway.relay import Client, Relay
 from gateway.replica import Replica, Reservation
 from gateway.resumption import Resumption
+from gateway.rival import Rival
 from gateway.settlement import NOBODY, Move, Outcome, Settlement
 from gateway.tracing import Trace
 from gateway.upstream import Connection, Sink
@@ -68,6 +69,8 @@ class Exchange:
     _chain: Chain | None = None
     _chain_place = 0
     _deadline: asyncio.TimerHandle | None = None
+    _hedge_timer: asyncio.TimerHandle | None = None
+    _rival: Rival | None = None
     _continued = 0
     _handed_on_by = ""
     _is_opened = _is_started = _is_over = False
@@ -153,6 +156,9 @@ class Exchange:
             return
         self._call = call
         self._attempt(call, found)
+        hedge = relay.config.hedges.get(call.model)
+        if hedge is not None:
+            self._hedge_later(call, hedge)
 
     def leave(self) -> None:
         """The client is gone: the engine stops, and everything is given back."""
@@ -358,7 +364,7 @@ class Exchange:
             found = self._relay.pool.candidates(self._call.model)
         except RefusedError:
             return []
-        return [replica for replica in found if replica not in self._tried and replica.is_in]
+        return [replica for replica in found if replica is not self._tried[-1] and replica.is_in]
 
     # Called by the resumption
     def ask(self, ask: Ask) -> None:
@@ -420,19 +426,75 @@ class Exchange:
     def _place_on(self, replica: Replica, call: Call) -> None:
         relay = self._relay
         self._tried.append(replica)
-        self._place = replica.reserve(len(call.body) // _CHARS_A_TOKEN + _OUTPUT_GUESS_TOKENS)
+        self._place = replica.reserve(_work_tokens(call))
         self._tally = tally = relay.metrics.tally(call.model, replica.name, self._endpoint.dialect)
         tally.in_flight += 1
         self._sent_s = self._heard_s = relay.clock()
 
     def _send(self, replica: Replica, method: bytes, path: bytes, body: bytes, sink: Sink) -> None:
-        lines = b"%bx-request-id: %b\r\n" % (self._head.forwarded, self.request_id.encode())
-        if replica.api_key:
-            lines += b"authorization: Bearer %b\r\n" % replica.api_key.encode()
         self._connection = connection = self._relay.upstream.open(replica.url)
         if self._client.is_slow:
             connection.pause()
-        connection.send(method, path, lines, body, sink)
+        connection.send(method, path, self._lines(replica), body, sink)
+
+    def _lines(self, replica: Replica) -> bytes:
+        lines = b"%bx-request-id: %b\r\n" % (self._head.forwarded, self.request_id.encode())
+        return lines + b"authorization: Bearer %b\r\n" % replica.api_key.encode() if replica.api_key else lines
+
+    # A second replica is asked as well
+    def _hedge_later(self, call: Call, hedge: Hedge) -> None:
+        relay = self._relay
+        relay.hedges.requested()
+        after_s = relay.pool.hedge_after_s(call.model, hedge)
+        if after_s is not None:
+            self._hedge_timer = asyncio.get_running_loop().call_later(after_s, self._hedge, call, hedge)
+
+    def _hedge(self, call: Call, hedge: Hedge) -> None:
+        relay = self._relay
+        try:
+            if self._is_started or self._is_over or self._connection is None or self._call is not call:
+                return
+            others = [replica for replica in self._others(call) if replica.is_in]
+            if not others or not relay.hedges.take(hedge):
+                return
+            replica = relay.policy(others)
+            relay.metrics.hedged(call.model, replica.name)
+            place = replica.reserve(_work_tokens(call))
+            tally = relay.metrics.tally(call.model, replica.name, self._endpoint.dialect)
+            self._rival = rival = Rival(self, replica, place, tally, relay.clock())
+            rival.connection = connection = relay.upstream.open(replica.url)
+            connection.send(self._endpoint.method, self._endpoint.raw_path, self._lines(replica), call.body, rival)
+        except Exception:  # noqa: BLE001  (see open)
+            self._stumble()
+
+    def overtaken(self, rival: Rival, data: bytes) -> None:
+        """The second one was first."""
+        connection, self._rival = rival.connection, None
+        try:
+            assert connection is not None  # noqa: S101  (the bytes came over it)
+            slower, now_s = self._tried[-1], self._relay.clock()
+            slower.was_late(now_s - self._sent_s)
+            self._leave_replica()
+            self._moves = (*self._moves, Move("hedge", now_s, slower.name, "slower"))
+            self._tried.append(rival.replica)
+            self._place, self._tally, self._connection = rival.place, rival.tally, connection
+            self._sent_s, self._heard_s = rival.asked_s, now_s
+            connection.hand_over(self)
+            if self._client.is_slow:
+                connection.pause()
+            self.began(rival.status, rival.headers)
+        except Exception:  # noqa: BLE001  (see open)
+            self._stumble()
+        if not self._is_over:
+            self.received(data)
+
+    def _end_race(self) -> None:
+        timer, self._hedge_timer = self._hedge_timer, None
+        if timer is not None:
+            timer.cancel()
+        rival, self._rival = self._rival, None
+        if rival is not None:
+            rival.drop()
 
     @property
     def _model(self) -> str:
@@ -449,6 +511,7 @@ class Exchange:
 
     def _lost(self, call: Call, error: UpstreamError) -> None:
         """An attempt of which the caller has seen nothing: try another replica, or say what happened."""
+        self._end_race()
         self._blame(error)
         self._leave_replica()
         others = self._others(call) if faults.worth_another(error) else []
@@ -476,6 +539,7 @@ class Exchange:
         if there is None:
             return False
         _log.warning("%s: '%s' %s, '%s' stands in", self.request_id, self._asked.model, trouble, there.step.name)
+        self._end_race()
         if trouble == "late":
             self._tried[-1].was_late(self._relay.clock() - self._sent_s)
             self._leave_replica()
@@ -532,6 +596,7 @@ class Exchange:
             self._lost(self._call, error)
             return
         self._is_started = True
+        self._end_race()
         self._tried[-1].succeeded(self._came_s - self._sent_s)
         self._note_owner(first)
         if self._is_opened:
@@ -598,6 +663,7 @@ class Exchange:
     def _settle(self, outcome: Outcome) -> None:
         self._is_over = True
         self._pass_on = None
+        self._end_race()
         self._relay.watch.discard(self)
         if self._deadline is not None:
             self._deadline.cancel()
@@ -631,6 +697,11 @@ class Exchange:
         )
         tally.settle(done)
         relay.ledger.add(done)
+
+
+def _work_tokens(call: Call) -> int:
+    """What a request is likely to cost its replica."""
+    return len(call.body) // _CHARS_A_TOKEN + _OUTPUT_GUESS_TOKENS
 
 
 _UNKNOWN = Usage()

@@ -109,6 +109,7 @@ class Metrics(Collector):
         self._tallies: dict[_Key, Tally] = {}
         self._retries: _Moves = {}
         self._continuations: _Moves = {}
+        self._hedges: _Moves = {}
         self._queue_waits: dict[str, Histogram] = {}
         Gauge("berth_build_info", "Always 1", ("version",), registry=self.registry).labels(version).set(1)
         self.registry.register(self)
@@ -136,6 +137,10 @@ class Metrics(Collector):
         """A stream that `replica` broke off goes on from another one."""
         self._continuations[model, replica] = self._continuations.get((model, replica), 0) + 1
 
+    def hedged(self, model: str, replica: str) -> None:
+        """`replica` is asked too, because another one is slow."""
+        self._hedges[model, replica] = self._hedges.get((model, replica), 0) + 1
+
     def waited(self, model: str, wait_s: float) -> None:
         """A request stood in a queue of ours for so long before it was given to a replica."""
         waits = self._queue_waits.get(model)
@@ -158,7 +163,7 @@ class Metrics(Collector):
         """Every figure under its name."""
         rows = list(self._tallies.items())
         yield from _counts(rows)
-        yield from _moves(self._retries, self._continuations)
+        yield from _moves(self._retries, self._continuations, self._hedges)
         yield from _times(rows)
         yield _waits(list(self._queue_waits.items()))
         yield from _tokens(rows)
@@ -194,14 +199,18 @@ def _add(
         family.add_metric((*key, label), count)
 
 
-def _moves(retries: _Moves, continuations: _Moves) -> Iterator[Metric]:
+def _moves(retries: _Moves, continuations: _Moves, hedges: _Moves) -> Iterator[Metric]:
     labels = ("model", "replica")
-    tried = CounterMetricFamily("berth_retries", "Requests moved off a replica before their first byte", labels=labels)
-    went_on = CounterMetricFamily("berth_continuations", "Streams that went on from another replica", labels=labels)
-    for family, moves in ((tried, retries), (went_on, continuations)):
+    families = {
+        "berth_retries": ("Requests moved off a replica before their first byte", retries),
+        "berth_continuations": ("Streams that went on from another replica", continuations),
+        "berth_hedges": ("Requests that a replica was asked as well, because another one was slow", hedges),
+    }
+    for name, (help_text, moves) in families.items():
+        family = CounterMetricFamily(name, help_text, labels=labels)
         for key, count in list(moves.items()):
             family.add_metric(key, count)
-    yield from (tried, went_on)
+        yield family
 
 
 def _times(rows: _Rows) -> Iterator[Metric]:

@@ -8,6 +8,7 @@ from gateway.admission import Admission
 from gateway.config import GatewayConfig
 from gateway.cost import Cost
 from gateway.headers import RequestIds
+from gateway.hedging import HedgeCount
 from gateway.identity import Keyring
 from gateway.ledger import Ledger
 from gateway.metrics import Metrics
@@ -64,3 +65,4 @@ class Relay:
     tracing: Tracing | None = None
     owners: Owners = field(default_factory=Owners)
     watch: Watch = field(default_factory=Watch)
+    hedges: HedgeCount = field(default_factory=HedgeCount)

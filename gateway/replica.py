@@ -178,12 +178,12 @@ class Reservation:
     replica: Replica
     work_tokens: int
     is_trial: bool = False
-    _is_open: bool = True
+    is_open: bool = True
 
     def release(self) -> None:
         """The request is no longer there."""
-        if self._is_open:
-            self._is_open = False
+        if self.is_open:
+            self.is_open = False
             self.replica.in_flight -= 1
             self.replica.work_tokens -= self.work_tokens
             if self.is_trial:

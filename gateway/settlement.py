@@ -15,12 +15,12 @@ NOBODY = "(none)"
 
 class Move(NamedTuple):
     """A request that went on elsewhere: `retry` before its first byte had gone out, `continuation` after it,
-    `fallback` to another model or provider."""
+    `fallback` to another model or provider, `hedge` to a second replica that was faster."""
 
-    kind: Literal["retry", "continuation", "fallback"]
+    kind: Literal["retry", "continuation", "fallback", "hedge"]
     at_s: float
     replica: str
-    """The one that failed."""
+    """The one that failed, or was slower."""
     reason: str
 
 

@@ -123,6 +123,10 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def hand_over(self, sink: Sink) -> None:
+        """All that follows is for another one."""
+        self._sink = sink
+
     def pause(self) -> None:
         """Read no more for now: the client is slower than the engine."""
         if not self.is_paused:
@@ -203,8 +207,11 @@ class Connection(asyncio.Protocol):
             self._hand_on(data, sink)
         else:
             self.head_bytes += len(data)  # chunk extensions and trailers, which the parser keeps, count as a head
+        now = self._sink  # another one, if the bytes were handed over to it
+        if now is None:
+            return
         if self._is_whole:
-            self._finish(sink)
+            self._finish(now)
         elif not self._is_clean or self.head_bytes > _MAX_HEAD_BYTES:
             self.fail(BrokenError(f"{self._engine.url} answered with what is not HTTP"))
 
@@ -226,8 +233,6 @@ class Connection(asyncio.Protocol):
         return False
 
     def _finish(self, sink: Sink) -> None:
-        if self._sink is not sink:
-            return  # it gave the request up while it took the last bytes
         transport = self._transport
         assert transport is not None  # noqa: S101  (data came through it)
         self._sink = None
