@@ -287,12 +287,13 @@ class Exchange:
 
     def _over(self, meter: Meter) -> None:
         last = meter.rest()
+        is_cut = self._endpoint.generates and not meter.is_complete
         if not self._is_started:
-            self._start(meter, last)
+            self._start(meter, b"" if is_cut else last)
             last = b""
         if self._is_over or not self._is_started:
             return
-        if self._endpoint.generates and not meter.is_complete:
+        if is_cut:
             self._broke(BrokenError("its stream stopped before its end"))
             return
         self._client.end(last)

@@ -123,7 +123,8 @@ class Meter:
         """What was held back when the stream ended in the middle of an event; b"" the second time."""
         held = self._splitter.tail
         self._splitter.held.clear()
-        if held and read_event(self._dialect, held).end:
+        sign = read_event(self._dialect, held)
+        if sign.end and sign.error is None:
             self.is_complete = True  # some servers leave out the last blank line
         return held
 
