@@ -6,7 +6,7 @@ Text, which is nearly all of a stream, is known by its bytes; only the other eve
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from gateway.continuation import Trail
+from gateway.continuation import MOST_TEXTS, Trail
 from gateway.wire import (
     Dialect,
     EventSplitter,
@@ -100,6 +100,8 @@ class Meter:
         if text is None:
             return False
         if self.trail is not None:
+            if len(self.trail.texts) >= MOST_TEXTS:
+                return False
             self.trail.texts.append(text)
         now_s = self._clock()
         self.token_events += 1
