@@ -208,6 +208,12 @@ class Exchange:
     # Called by the connection to the engine
     def began(self, status: int, response_headers: list[Header]) -> None:
         """The head of the engine's answer."""
+        try:
+            self._begun(status, response_headers)
+        except Exception:  # noqa: BLE001  (see open)
+            self._stumble()
+
+    def _begun(self, status: int, response_headers: list[Header]) -> None:
         self._came_s = self._relay.clock()
         if self._tried[-1].kind == "remote":  # its cookies, limits and account are ours, not the caller's
             response_headers = [header for header in response_headers if header[0] == b"content-type"]

@@ -1,4 +1,5 @@
 import threading
+from collections.abc import Sequence
 from contextlib import ExitStack
 
 import anthropic
@@ -365,3 +366,22 @@ def test_a_replica_added_later_takes_part(fake: FakeEngine, second: FakeEngine, 
     door.wait_ready(2)
     used = {door.post(PATHS["chat"], body_for("chat")).headers["x-berth-replica"] for _ in range(4)}
     assert used == {"e0", "late"}
+
+
+def test_a_bug_while_a_redirect_is_dealt_with_takes_nothing_with_it(
+    fake: FakeEngine, second: FakeEngine, pair: Door
+) -> None:
+    fake.enqueue(EARLY_FAILURES["a redirect"])
+    relay = pair.gateway._relay
+    sound = relay.policy
+
+    def once(candidates: Sequence[Replica]) -> Replica:
+        relay.policy = broken
+        return sound(candidates)
+
+    def broken(_: Sequence[Replica]) -> Replica:
+        raise RuntimeError("a bug")
+
+    relay.policy = once
+    assert pair.post(PATHS["chat"], body_for("chat")).status_code == 500
+    wait_until(lambda: pair.is_at_rest)
