@@ -25,6 +25,9 @@ from gateway.wire.remainder import CannotContinueError, Remainder, remainder
 _SQUEEZE_BYTES = 64 * 1024
 _MAX_SQUEEZED = 64
 """4 MiB of events, twenty thousand tokens: reading them back takes a fifth of a second."""
+_LONGEST_EVENT_BYTES = 2**20  # longer ones are images: to squeeze 64 MiB would stop all streams for a second
+MOST_TEXTS = 20_000
+"""So many go by before the fast lane must bring an event to `keep`, which finds that it is enough."""
 _TOKENIZE, _DETOKENIZE, _COMPLETIONS = "/tokenize", "/detokenize", "/v1/completions"
 
 
@@ -51,6 +54,9 @@ class Trail:
         """Note whole events that the caller is sent, and the template of those whose texts will follow."""
         self._close()
         self._template = template
+        if len(events) > _LONGEST_EVENT_BYTES:
+            self._give_up()
+            return
         self._pieces.append(events)
         self._loose_bytes += len(events)
         if self._loose_bytes > _SQUEEZE_BYTES:
@@ -58,18 +64,25 @@ class Trail:
 
     def _close(self) -> None:
         """No more texts of this template."""
-        if self.texts and self._template is not None:
+        if len(self.texts) >= MOST_TEXTS:
+            self._give_up()
+        elif self.texts and self._template is not None and not self._is_too_long:
             events = b"".join(map(self._template.event_of, self.texts))
             self._pieces.append(events)
             self._loose_bytes += len(events)
         self.texts.clear()
 
     def _squeeze(self) -> None:
-        self._is_too_long = self._is_too_long or len(self._squeezed) >= _MAX_SQUEEZED
-        if self._is_too_long:
-            self._squeezed.clear()
-        else:
-            self._squeezed.append(zlib.compress(b"".join(self._pieces), 1))
+        if self._is_too_long or len(self._squeezed) >= _MAX_SQUEEZED:
+            self._give_up()
+            return
+        self._squeezed.append(zlib.compress(b"".join(self._pieces), 1))
+        self._pieces.clear()
+        self._loose_bytes = 0
+
+    def _give_up(self) -> None:
+        self._is_too_long = True
+        self._squeezed.clear()
         self._pieces.clear()
         self._loose_bytes = 0
 

@@ -214,6 +214,12 @@ class Exchange:
     # Called by the connection to the engine
     def began(self, status: int, response_headers: list[Header]) -> None:
         """The head of the engine's answer."""
+        try:
+            self._begun(status, response_headers)
+        except Exception:  # noqa: BLE001  (see open)
+            self._stumble()
+
+    def _begun(self, status: int, response_headers: list[Header]) -> None:
         self._came_s = self._relay.clock()
         if self._tried[-1].kind == "remote":  # its cookies, limits and account are ours, not the caller's
             response_headers = [header for header in response_headers if header[0] == b"content-type"]
@@ -295,12 +301,13 @@ class Exchange:
 
     def _over(self, meter: Meter) -> None:
         last = meter.rest()
+        is_cut = self._endpoint.generates and not meter.is_complete
         if not self._is_started:
-            self._start(meter, last)
+            self._start(meter, b"" if is_cut else last)
             last = b""
         if self._is_over or not self._is_started:
             return
-        if self._endpoint.generates and not meter.is_complete:
+        if is_cut:
             self._broke(BrokenError("its stream stopped before its end"))
             return
         self._client.end(last)

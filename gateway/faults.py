@@ -15,7 +15,8 @@ def engine_fault(replica: str, status: int, body: bytes, headers: Iterable[Heade
     """An engine's refusal as the caller may see it; a refusal of our own key is not about the caller's."""
     fault = read_fault(status, body, headers)
     if status in (401, 403):
-        message = f"{replica} does not accept the key the gateway has for it (HTTP {status}: {fault.message})"
+        # its own words are left out: providers repeat the key, or a piece of it
+        message = f"{replica} does not accept the key the gateway has for it (HTTP {status})"
         return Fault(502, message, code="engine_refused_key", should_retry=False)
     return fault
 

@@ -5,7 +5,7 @@ Text, which is nearly all of a stream, is known by its bytes; only the other eve
 
 from collections.abc import Callable, Iterator
 
-from gateway.continuation import Trail
+from gateway.continuation import MOST_TEXTS, Trail
 from gateway.wire import (
     Dialect,
     EventSplitter,
@@ -99,6 +99,8 @@ class Meter:
         if text is None:
             return False
         if self.trail is not None:
+            if len(self.trail.texts) >= MOST_TEXTS:
+                return False
             self.trail.texts.append(text)
         now_s = self._clock()
         self.token_events += 1
@@ -122,7 +124,8 @@ class Meter:
         """What was held back when the stream ended in the middle of an event; b"" the second time."""
         held = self._splitter.tail
         self._splitter.held.clear()
-        if held and read_event(self._dialect, held).end:
+        sign = read_event(self._dialect, held)
+        if sign.end and sign.error is None:
             self.is_complete = True  # some servers leave out the last blank line
         return held
 

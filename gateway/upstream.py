@@ -19,7 +19,6 @@ from gateway.errors import BrokenError, ConnectError, UpstreamError
 from gateway.headers import Header
 
 _KEEP_ALIVE_S = 4.0  # vLLM closes idle connections after 5 s (VLLM_HTTP_TIMEOUT_KEEP_ALIVE): retire ours before
-_TRUSTED_IDLE_S = 0.02  # nobody closes a connection sooner: looking at the socket would be a system call for nothing
 _MAX_HEAD_BYTES = 64 * 1024
 _LONGEST_CHUNK_LINE = 10  # eight hexadecimal digits and the end of their line
 _END_OF_EVENT = b"\n\n"
@@ -147,9 +146,8 @@ class Connection(asyncio.Protocol):
         assert self._transport is not None  # noqa: S101  (it was used before)
         if self._transport.is_closing() or now_s - self.idle_since_s > _KEEP_ALIVE_S:
             return False
-        if now_s - self.idle_since_s < _TRUSTED_IDLE_S or self._poll is None:
-            return True
-        return not self._poll.poll(0)
+        # also of one idle for a moment: what it has to say would be taken for the answer to the next request
+        return self._poll is None or not self._poll.poll(0)
 
     @property
     def state(self) -> Literal["connecting", "busy", "idle"]:

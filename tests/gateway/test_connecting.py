@@ -7,6 +7,8 @@ from contextlib import ExitStack, suppress
 
 import pytest
 
+from gateway.errors import UpstreamError
+from gateway.headers import Header
 from gateway.wire import Dialect, read_event
 from tests.fake_engine import FakeEngine, Script, json_answer
 from tests.gateway.harness import (
@@ -19,6 +21,7 @@ from tests.gateway.harness import (
     request_bytes,
     wait_until,
 )
+from tests.gateway.loopless import FakeTransport, Wire
 
 CHAT = PATHS["chat"]
 
@@ -125,3 +128,40 @@ def test_a_second_answer_behind_the_first_is_nobodys(fake: FakeEngine, door: Doo
     with door.client() as client:
         assert client.post(CHAT, json=body_for("chat")).json() == {"a": 1}
         assert client.post(CHAT, json=body_for("chat")).json() == {"id": "next"}
+
+
+class _Socketed(FakeTransport):
+    """Has a socket that a poll can look at."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__()
+        self._sock = sock
+
+    def get_extra_info(self, name: str, default: object = None) -> object:
+        return self._sock if name == "socket" else default
+
+
+def test_a_second_answer_that_has_arrived_a_moment_after_the_first_is_not_the_next_requests(stack: ExitStack) -> None:
+    ours, theirs = map(stack.enter_context, socket.socketpair())
+    wire, sink = Wire(), _Deaf()
+    connection = wire.open()
+    connection.connection_made(_Socketed(ours))
+    connection.send(b"POST", b"/", b"", b"", sink)
+    connection.data_received(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+    assert wire.engine.idle == [connection]
+    assert connection.is_alive(connection.idle_since_s)
+    theirs.send(b"HTTP/1.1 200 OK\r\ncontent-length: 12\r\n\r\n")
+    assert not connection.is_alive(connection.idle_since_s)
+
+
+class _Deaf:
+    def began(self, status: int, headers: list[Header]) -> None: ...
+
+    def received(self, data: bytes) -> None: ...
+
+    def passed(self, chunk: bytes, start: int) -> bool:
+        return False
+
+    def ended(self) -> None: ...
+
+    def failed(self, error: UpstreamError) -> None: ...

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.continuation import Ask, Continuation, Trail
+from gateway.meter import Meter
 from gateway.wire import ENDPOINTS, Call, Dialect, EventSplitter, event_data, parse_call
 from gateway.wire.partial import Partial
 from gateway.wire.remainder import CannotContinueError
@@ -409,3 +410,44 @@ def test_token_ids_are_asked_for_only_where_nobody_said_anything() -> None:
     assert orjson.loads(with_token_ids(b'{"model":"m"}')) == {"return_token_ids": True, "model": "m"}
     for body in (b'{"return_token_ids":false}', b'{"tools":[]}'):
         assert with_token_ids(body) == body
+
+
+def test_what_the_fast_lane_keeps_is_bounded_too() -> None:
+    meter = Meter("chat", strip_usage=False, clock=lambda: 0.0, trail=Trail("chat"))
+    one = stream_of("chat", ["x"], "stop")[1]
+    passed = 0
+    for _ in range(50_000):
+        if meter.passes(one, 0, len(one)):
+            passed += 1
+        else:
+            assert meter.feed(one) == one
+    assert passed > 49_900
+    assert meter.trail is not None
+    assert meter.trail.held_bytes < 64 * 1024
+    assert meter.trail.partial().odd == "too much of it has been sent"
+
+
+def test_one_huge_event_is_not_squeezed_while_everybody_waits() -> None:
+    trail = Trail("chat")
+    huge = stream_of("chat", ["x" * 8 * 2**20], "stop")[1]
+
+    def compress(data: bytes, _: int) -> bytes:
+        raise AssertionError(len(data))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gateway.continuation.zlib.compress", compress)
+        trail.keep(huge)
+    assert trail.held_bytes == 0
+    assert trail.partial().odd == "too much of it has been sent"
+
+
+def test_a_long_answer_from_the_fast_lane_is_kept() -> None:
+    meter = Meter("chat", strip_usage=False, clock=lambda: 0.0, trail=Trail("chat"))
+    one = stream_of("chat", ["x"], "stop")[1]
+    meter.feed(one)
+    for _ in range(15_000):
+        assert meter.passes(one, 0, len(one))
+    meter.feed(one + one)
+    assert meter.trail is not None
+    partial = meter.trail.partial()
+    assert (partial.odd, "".join(partial.text)) == (None, "x" * 15_003)

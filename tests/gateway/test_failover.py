@@ -1,4 +1,5 @@
 import threading
+from collections.abc import Sequence
 from contextlib import ExitStack
 
 import anthropic
@@ -31,6 +32,8 @@ EARLY_FAILURES = {
     "before the first byte": NO_FIRST_BYTE,
     "in the first event": Script(chunks=((0.0, b"data: {"),), ending="drop"),
     "no event at all": Script(),
+    "half an event and a proper end": Script(chunks=((0.0, b'data: {"id":'),)),
+    "an error without its last line end": Script(chunks=((0.0, event({"error": {"code": 500}}).strip()),)),
     "an error as the first event": Script(chunks=((0.0, event({"error": {"message": "dead", "code": 500}})),)),
     "busy": BUSY,
     "500": BROKEN,
@@ -228,6 +231,16 @@ def test_an_engine_that_falls_silent_is_given_up(fake: FakeEngine, second: FakeE
 
 
 # After the first byte
+def test_an_error_event_without_its_last_line_end_is_no_good_end(fake: FakeEngine, door: Door) -> None:
+    begun, error = chat_chunk({"content": "x"}), event({"error": {"message": "CUDA error", "code": 500}})
+    fake.enqueue(Script(chunks=((0.0, begun), (0.0, error.strip()))))
+    answer = door.post(PATHS["chat"], body_for("chat", stream=True))
+    assert answer.content.startswith(begun + b'data: {"error":')
+    assert answer.content.endswith(b"\n\n")
+    wait_until(lambda: door.is_at_rest)
+    assert door.total("berth_requests_total", outcome="broken") == 1
+
+
 def _broken_at(dialect: Dialect, *, inside_an_event: bool) -> Script:
     events = golden_events(dialect)
     half = events[2][: len(events[2]) // 2] if inside_an_event else b""
@@ -353,3 +366,22 @@ def test_a_replica_added_later_takes_part(fake: FakeEngine, second: FakeEngine, 
     door.wait_ready(2)
     used = {door.post(PATHS["chat"], body_for("chat")).headers["x-berth-replica"] for _ in range(4)}
     assert used == {"e0", "late"}
+
+
+def test_a_bug_while_a_redirect_is_dealt_with_takes_nothing_with_it(
+    fake: FakeEngine, second: FakeEngine, pair: Door
+) -> None:
+    fake.enqueue(EARLY_FAILURES["a redirect"])
+    relay = pair.gateway._relay
+    sound = relay.policy
+
+    def once(candidates: Sequence[Replica]) -> Replica:
+        relay.policy = broken
+        return sound(candidates)
+
+    def broken(_: Sequence[Replica]) -> Replica:
+        raise RuntimeError("a bug")
+
+    relay.policy = once
+    assert pair.post(PATHS["chat"], body_for("chat")).status_code == 500
+    wait_until(lambda: pair.is_at_rest)

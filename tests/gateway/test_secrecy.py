@@ -179,3 +179,15 @@ def test_a_failure_tells_the_caller_nothing_about_where_engines_are(
         assert "the engine failed" in answer.text
         assert port not in answer.text
     assert port in caplog.text
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_what_a_provider_says_of_our_key_is_not_for_the_caller(
+    fake: FakeEngine, door: Door, caplog: pytest.LogCaptureFixture, status: int
+) -> None:
+    told = "Incorrect API key provided: sk-proj-our-own"
+    fake.enqueue(json_answer({"error": {"message": told, "code": "invalid_api_key"}}, status))
+    answer = door.post(CHAT, body_for("chat"))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (502, "engine_refused_key")
+    assert "sk-proj" not in answer.text
+    assert "sk-proj" not in caplog.text
