@@ -1,11 +1,11 @@
 """Takes a stream up again on another replica when its engine has died, so that the caller's stream goes on. No I/O.
 
 The prompt and the answer so far are handed to the new replica's completions as one prompt of token ids. The prompt's
-come from its own /tokenize; the answer's were in the stream, where the gateway had asked for them (`wire.token_ids`):
-then a greedy answer in float32 is the undisturbed one. Elsewhere they are read back from the pieces of the text: it is
-whole at the seam, but may go on differently where a piece was several tokens. Ids depend on no chat template (many trim
-an answer's blanks, which would then come twice) and tell how many tokens were sent. What comes back is told in the
-caller's dialect, under the ids its stream began with.
+come from its own /tokenize; the answer's are read back from the pieces of the text, a token each as a rule, or were in
+the stream, where the caller had asked for them (`return_token_ids`). A greedy answer in float32 is then the undisturbed
+one, except where a piece was several tokens. Ids depend on no chat template (many trim an answer's blanks, which would
+then come twice) and tell how many tokens were sent. What comes back is told in the caller's dialect, under the ids its
+stream began with.
 
 Errors: CannotContinueError (`gateway.wire.remainder`) - this answer cannot be continued exactly, and why.
 """

@@ -1,7 +1,6 @@
 """A stream broken anywhere and continued elsewhere is one stream to its caller: each text once, one start, one end."""
 
 import itertools
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +14,6 @@ from gateway.meter import Meter
 from gateway.wire import ENDPOINTS, Call, Dialect, EventSplitter, event_data, parse_call
 from gateway.wire.partial import Partial
 from gateway.wire.remainder import CannotContinueError
-from gateway.wire.token_ids import blanked_token_ids, with_token_ids, without_token_ids
 
 PROMPT = [7, 8, 9]
 LIMIT = 40
@@ -384,32 +382,6 @@ def test_a_continuation_that_breaks_says_so_and_closes_nothing(events: list[byte
         continuation.feed(one)
     assert continuation.end() == b""
     assert continuation.broken_by
-
-
-@given(pieces=texts)
-def test_token_ids_come_out_without_a_trace(pieces: Pieces) -> None:
-    tricky = [*pieces, 'token_ids":[1]', '"token_ids":[2,3]', "\\"]
-    for dialect in ("chat", "completions"):
-        asked = b"".join(stream_of(dialect, tricky, "stop", with_ids=True))
-        plain = b"".join(stream_of(dialect, tricky, "stop"))
-        assert without_token_ids(asked) == plain.replace(b'"token_ids":[]', b'"token_ids":null')
-        blanked = blanked_token_ids(asked)
-        assert len(blanked) == len(asked)
-        assert re.sub(rb'token_ids":(?:null|\[\]) *', b'token_ids":null', blanked) == without_token_ids(asked)
-
-
-def test_ids_too_short_for_null_leave_an_empty_list() -> None:
-    assert (
-        blanked_token_ids(b'{"token_ids":[5],"prompt_token_ids":[1,2]}')
-        == b'{"token_ids":[] ,"prompt_token_ids":null }'
-    )
-    assert blanked_token_ids(b'{"token_ids":[5') == b'{"token_ids":[5'
-
-
-def test_token_ids_are_asked_for_only_where_nobody_said_anything() -> None:
-    assert orjson.loads(with_token_ids(b'{"model":"m"}')) == {"return_token_ids": True, "model": "m"}
-    for body in (b'{"return_token_ids":false}', b'{"tools":[]}'):
-        assert with_token_ids(body) == body
 
 
 def test_what_the_fast_lane_keeps_is_bounded_too() -> None:

@@ -9,7 +9,6 @@ import orjson
 from gateway.continuation import Ask, Continuation, Trail
 from gateway.wire import ENDPOINTS, Call, EventSplitter, parse_call, read_event
 from gateway.wire.partial import Partial
-from gateway.wire.token_ids import with_token_ids
 
 
 @dataclass
@@ -36,9 +35,10 @@ class Answer:
 
 def call_of(path: str, body: dict[str, Any]) -> Call:
     """The request as the gateway parses it."""
-    call = parse_call(ENDPOINTS[path], orjson.dumps({**body, "stream": True}))
+    ids = {"return_token_ids": True} if path.endswith("completions") else {}
+    call = parse_call(ENDPOINTS[path], orjson.dumps({**ids, **body, "stream": True}))
     assert isinstance(call, Call), call
-    return call._replace(body=with_token_ids(call.body)) if call.endpoint.dialect in ("chat", "completions") else call
+    return call
 
 
 async def _post(session: aiohttp.ClientSession, url: str, ask: Ask) -> tuple[int, bytes]:
