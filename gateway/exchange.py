@@ -196,9 +196,11 @@ class Exchange:
             return
         self._pinged_s = now_s
         sign = keep_alive(self._endpoint.dialect)
+        if not sign:
+            return  # and an empty chunk would be the last one
         if self._is_opened:
             self._client.write(sign)
-        elif sign:
+        else:
             self._is_opened = True
             self._client.start(200, headers.STREAM + self._own_lines(), sign)
 
