@@ -12,6 +12,8 @@ from gateway.headers import Header, is_event_stream
 from gateway.wire.remainder import CannotContinueError
 
 _MOST_ANSWER_BYTES = 64 * 2**20
+_ODD = (AttributeError, IndexError, KeyError, TypeError, ValueError)
+"""What an answer of an unknown shape raises where it is read."""
 
 
 class Resumed(Protocol):
@@ -64,7 +66,11 @@ class Resumption:
             if self._size > _MOST_ANSWER_BYTES:
                 self._fail(BrokenError("its answer is too long to hold"))
             return
-        events = self._continuation.feed(data)
+        try:
+            events = self._continuation.feed(data)
+        except _ODD:
+            self._fail(BrokenError("what it went on with cannot be read"))
+            return
         if self._continuation.broken_by is not None:
             self._fail(BrokenError(self._continuation.broken_by))
         elif events:
@@ -91,6 +97,8 @@ class Resumption:
                 self._go_on(self._continuation.answered(self._status, b"".join(self._pieces)))
             except CannotContinueError as error:
                 self._resumed.gave_up(str(error))
+            except _ODD:  # past this call nobody would end the request
+                self._resumed.gave_up("the other replica's answer cannot be read")
 
     def failed(self, error: UpstreamError) -> None:
         """There will be none."""
