@@ -94,7 +94,7 @@ def json_line(done: Settlement, ended_wall_s: float) -> str:
             "cached_tokens": usage.cached_tokens,
             "output_tokens": usage.output_tokens,
             "retries": retries,
-            "continuations": len(done.moves) - retries,
+            "continuations": sum(move.kind == "continuation" for move in done.moves) if done.moves else 0,
             "trace_id": done.trace.trace_id if done.trace else None,
         }
     ).decode()

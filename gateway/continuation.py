@@ -118,7 +118,7 @@ _Asking = Generator[Ask, dict[str, Any], tuple[list[int], list[int]]]
 class Continuation:
     """One answer being continued: `first`, `answered` for each plain answer, then `feed` the stream and `end` it."""
 
-    __slots__ = ("_ending", "_left", "_partial", "_preparing", "_sent", "_splitter", "broken_by")
+    __slots__ = ("_ending", "_left", "_partial", "_preparing", "_sent", "_shows_ids", "_splitter", "broken_by")
 
     def __init__(self, call: Call, trail: Trail) -> None:
         """Raises CannotContinueError."""
@@ -127,7 +127,9 @@ class Continuation:
             raise CannotContinueError(partial.odd)
         if not partial.head:
             raise CannotContinueError("nothing of it was sent")
-        self._left: Remainder = remainder(call.endpoint.dialect, orjson.loads(call.body))
+        payload = orjson.loads(call.body)
+        self._left: Remainder = remainder(call.endpoint.dialect, payload)
+        self._shows_ids = bool(payload.get("return_token_ids"))
         if partial.token_ids is None:
             _check_readable(self._left, "".join(partial.text))
         self._preparing = _preparing(self._left, partial)
@@ -214,7 +216,7 @@ class Continuation:
         if not text:
             return b""
         self._partial.text.append(text)
-        return text_events(self._partial, text, choice.get("token_ids"))
+        return text_events(self._partial, text, choice.get("token_ids") if self._shows_ids else None)
 
     def _summed(self, ending: Ending, usage: dict[str, int]) -> Ending:
         sent = len(self._sent)
@@ -236,7 +238,7 @@ def _preparing(left: Remainder, partial: Partial) -> _Asking:
     if prompt is None:
         answer = yield Ask(_TOKENIZE, orjson.dumps({**left.question, "return_token_strs": True}), is_stream=False)
         prompt, strings = _ids(answer), answer.get("token_strs")
-        mark = strings[0] if strings else ""
+        mark = strings[0] if isinstance(strings, list) and strings and isinstance(strings[0], str) else ""
     if partial.prompt_tokens is not None and partial.prompt_tokens != len(prompt):
         raise CannotContinueError(f"its prompt is {partial.prompt_tokens} tokens and is read as {len(prompt)}")
     sent = partial.token_ids
@@ -268,6 +270,6 @@ def _reading(model: object, pieces: list[str], mark: str, mark_id: int) -> Gener
 
 def _ids(answer: dict[str, Any]) -> list[int]:
     tokens = answer.get("tokens")
-    if not isinstance(tokens, list):
+    if not isinstance(tokens, list) or not all(isinstance(token, int) for token in tokens):
         raise CannotContinueError("the other replica answered without tokens when asked for them")
     return tokens

@@ -376,6 +376,7 @@ class Exchange:
     # Called by the resumption
     def ask(self, ask: Ask) -> None:
         """Send this to the replica."""
+        self._heard_s = self._relay.clock()
         self._send(self._tried[-1], b"POST", ask.path.encode(), ask.body, self._resumption)
 
     def resumed(self, events: bytes) -> None:

@@ -126,6 +126,8 @@ class Resumption:
 
     def _stumble(self) -> None:
         _log.exception("unexpected error while a stream was taken up")
-        if not self._is_over:
+        if self._asked.is_stream:
+            self._fail(AnswerError(Fault(500, "what it went on with cannot be read")))
+        elif not self._is_over:
             self._is_over = True
             self._resumed.gave_up("what the other replica answered cannot be read")

@@ -8,7 +8,7 @@ import asyncio
 import json
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -101,12 +101,16 @@ class Seen:
 
 @dataclass
 class FakeEngine:
-    """Handle on a running fake: queue scripts, read what was seen, switch health and metrics."""
+    """Handle on a running fake: queue scripts, read what was seen, switch health and metrics.
+
+    `reply`, when set, makes up what is played to a POST for which no script is queued.
+    """
 
     models: tuple[str, ...] = ("fake",)
     url: str = ""
     scripts: deque[Script] = field(default_factory=deque)
     default: Script = field(default_factory=chat_stream)
+    reply: Callable[[Seen], Script] | None = None
     seen: list[Seen] = field(default_factory=list)
     healthy: bool = True
     metrics_text: str = ""
@@ -122,7 +126,7 @@ class FakeEngine:
         line = f"{request.method} {request.path_qs}"
         seen = Seen(request.path, dict(request.headers), await request.read(), line=line)
         self.seen.append(seen)
-        script = self.scripts.popleft() if self.scripts else self.default
+        script = self._script_for(seen)
         self.running += 1
         try:
             return await self._play(request, script, seen)
@@ -132,6 +136,11 @@ class FakeEngine:
         finally:
             seen.finished = True
             self.running -= 1
+
+    def _script_for(self, seen: Seen) -> Script:
+        if self.scripts:
+            return self.scripts.popleft()
+        return self.default if self.reply is None else self.reply(seen)
 
     async def _play(self, request: web.Request, script: Script, seen: Seen) -> web.StreamResponse:
         await asyncio.sleep(script.delay_s)

@@ -27,7 +27,7 @@ class Ending:
         }
 
 
-def text_events(partial: Partial, text: str, token_ids: list[int]) -> bytes:
+def text_events(partial: Partial, text: str, token_ids: list[int] | None) -> bytes:
     """The next piece of text (not empty), after whatever must precede the first one and has not been sent."""
     return _WRITERS[partial.dialect][0](partial, text, token_ids)
 
@@ -47,7 +47,7 @@ def _openai_choice(partial: Partial, text: str, token_ids: list[int] | None, end
     return _data({**partial.head, "choices": [choice]})
 
 
-def _openai_text(partial: Partial, text: str, token_ids: list[int]) -> bytes:
+def _openai_text(partial: Partial, text: str, token_ids: list[int] | None) -> bytes:
     return _openai_choice(partial, text, token_ids, None)
 
 
@@ -60,7 +60,7 @@ def _openai_ending(partial: Partial, ending: Ending) -> bytes:
     return b"".join(events)
 
 
-def _messages_text(partial: Partial, text: str, _: list[int]) -> bytes:
+def _messages_text(partial: Partial, text: str, _: list[int] | None) -> bytes:
     opening = _once(partial, {"type": "content_block_start", "content_block": {"type": "text", "text": ""}, "index": 0})
     delta = {"type": "text_delta", "text": text}
     return opening + _event({"type": "content_block_delta", "delta": delta, "index": 0})
@@ -82,7 +82,7 @@ def _messages_ending(partial: Partial, ending: Ending) -> bytes:
     return b"".join(_once(partial, payload) for payload in closing)
 
 
-def _responses_text(partial: Partial, text: str, _: list[int]) -> bytes:
+def _responses_text(partial: Partial, text: str, _: list[int] | None) -> bytes:
     opening = _responses_opening(partial)
     where = {"content_index": 0, "item_id": partial.item["id"], "output_index": 0}
     return opening + _numbered(partial, {**where, "type": "response.output_text.delta", "delta": text, "logprobs": []})

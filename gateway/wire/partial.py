@@ -54,7 +54,10 @@ class Partial:
             elif payload.get("error"):
                 self.odd = "it holds an error"
             else:
-                _READERS[self.dialect](self, payload)
+                try:
+                    _READERS[self.dialect](self, payload)
+                except (AttributeError, KeyError, TypeError, IndexError):
+                    self.odd = "it holds an event of an unknown shape"
 
     def take_ids(self, ids: list[int] | None, *, has_text: bool) -> None:
         """The tokens of one event."""

@@ -74,6 +74,16 @@ def free_port() -> int:
 
 
 @dataclass
+class HandClock:
+    """The gateway's clock where a test sets it: no time passes unless it says so."""
+
+    now_s: float = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@dataclass
 class Door:
     """Handle on a running gateway."""
 
@@ -179,10 +189,15 @@ def opened(gateway: Gateway) -> Iterator[Door]:
 
 @contextmanager
 def door_before(
-    *engines: FakeEngine, config: GatewayConfig = CONFIG, wait: bool = True, **changes: object
+    *engines: FakeEngine,
+    config: GatewayConfig = CONFIG,
+    wait: bool = True,
+    clock: Callable[[], float] = time.perf_counter,
+    **changes: object,
 ) -> Iterator[Door]:
     """A gateway in front of `engines` (already running), named e0, e1, ...; `changes` are fields of its config."""
-    gateway = Gateway(replace(config, **changes))  # type: ignore[arg-type]  # field names are checked by replace itself
+    changed = replace(config, **changes)  # type: ignore[arg-type]  # field names are checked by replace itself
+    gateway = Gateway(changed, clock=clock)
     for i, engine in enumerate(engines):
         gateway.add(Replica(f"e{i}", engine.url))
     with opened(gateway) as door:

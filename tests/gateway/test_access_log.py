@@ -1,6 +1,7 @@
 import json
 import logging
 import time
+from typing import Literal
 
 import pytest
 
@@ -16,7 +17,8 @@ ENDED_S = 1_700_000_000.0625  # 2023-11-14T22:13:20.0625Z
 
 
 def test_a_line_of_json() -> None:
-    moves = (Move("retry", 100.1, "m/1", "gone"), Move("continuation", 101.0, "m/2", "gone"), Move("retry", 1, "x", ""))
+    kinds: tuple[Literal["retry", "continuation", "fallback"], ...] = ("retry", "continuation", "fallback", "retry")
+    moves = tuple(Move(kind, 100.1, "m/1", "gone") for kind in kinds)
     assert json.loads(json_line(DONE._replace(trace=TRACE, moves=moves), ENDED_S)) == {
         "time": "2023-11-14T22:13:20.062Z",
         "level": "info",
