@@ -239,7 +239,7 @@ def test_what_cannot_be_continued_exactly_ends_with_an_error(
 ) -> None:
     begun = stream_of(dialect, PIECES, "stop")[:5]
     fake.enqueue(broken(dialect, begun, death))
-    events, _ = ask(pair, dialect, **more)
+    events, _ = ask(pair, dialect, usage=True, **more)
     assert events[:-1] == begun
     assert is_error(dialect, events, b"CUDA error" if death == "its own error" else b"the engine failed")
     assert second.seen == []
