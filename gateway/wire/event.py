@@ -5,7 +5,6 @@ older `reasoning_content` beside `reasoning`.
 """
 
 import re
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import orjson
@@ -24,8 +23,7 @@ class Usage(NamedTuple):  # made for every request: a frozen dataclass would tak
     cached_tokens: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Sign:
+class Sign(NamedTuple):
     """What one event means. `token` is set when it carries generated text of that kind."""
 
     token: TokenKind | None = None
