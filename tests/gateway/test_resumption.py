@@ -379,7 +379,7 @@ def test_the_replica_that_goes_on_may_be_silent_too(fake: FakeEngine, second: Fa
 
 def _connection(door: Door) -> Connection:
     """To an engine, of the only request in flight."""
-    (request,) = door.gateway._relay.watch._watched
+    (request,) = door.gateway._relay.watch.watched
     assert isinstance(request, Exchange)
     assert request._connection is not None
     return request._connection

@@ -232,8 +232,8 @@ def test_a_client_that_does_not_read_is_not_held_against_the_engine(
 def wait_for_one(door: Door) -> Exchange:
     """The request in flight, once there is one."""
     watch = door.gateway._relay.watch
-    wait_until(lambda: watch._watched)
-    (request,) = watch._watched
+    wait_until(lambda: watch.watched)
+    (request,) = watch.watched
     assert isinstance(request, Exchange)
     return request
 
