@@ -276,9 +276,7 @@ class Exchange:
         if fault.status >= 500:
             self._broke(AnswerError(fault), event)
         else:
-            self._status = fault.status
-            self._client.end(event)
-            self._settle("engine_error")
+            self._end_stream(fault.status, event, "engine_error")
 
     def passed(self, chunk: bytes, start: int) -> bool:
         """Text of a stream that has begun goes out as it is on the wire, its chunk and all."""
@@ -419,9 +417,7 @@ class Exchange:
         if told is None:
             self._end_with(fault, "broken")
         else:
-            self._status = fault.status
-            self._client.end(told)
-            self._settle("broken")
+            self._end_stream(fault.status, told, "broken")
 
     # One attempt on one replica, counted there while it lasts
     def _attempt(self, call: Call, candidates: Sequence[Replica]) -> None:
@@ -634,11 +630,14 @@ class Exchange:
 
     def _end_with(self, fault: Fault, outcome: Outcome) -> None:
         """The answer is this, or the end of it, where the caller has been sent something."""
-        if not self._is_opened:
+        if self._is_opened:
+            self._end_stream(fault.status, fault_event(self._endpoint.dialect, fault, self.request_id), outcome)
+        else:
             self._answer_fault(fault, outcome)
-            return
-        self._status = fault.status
-        self._client.end(fault_event(self._endpoint.dialect, fault, self.request_id))
+
+    def _end_stream(self, status: int, event: bytes, outcome: Outcome) -> None:
+        self._status = status
+        self._client.end(event)
         self._settle(outcome)
 
     def _answer_fault(self, fault: Fault, outcome: Outcome) -> None:

@@ -2,9 +2,9 @@
 
 `LaneProtocol` is uvicorn's own HTTP protocol with one fork: what `gateway.wire.find_endpoint` knows becomes a `Turn`,
 which stands where uvicorn keeps its RequestResponseCycle (keep-alive and shutdown stay uvicorn's) and hands the request
-to a `gateway.relay.Exchange`. There are no ASGI messages, no task and no future: bytes that an engine's socket brings
-are written to the client's socket before the read returns. When the client's buffer is full, `pause_writing` stops the
-reading from its engine.
+to a `gateway.exchange.Exchange`. There are no ASGI messages, no task and no future: bytes that an engine's socket
+brings are written to the client's socket before the read returns. When the client's buffer is full, `pause_writing`
+stops the reading from its engine.
 """
 
 import asyncio
@@ -180,7 +180,7 @@ _MOST_LOOSE_BYTES = 256 * 1024  # of a head, chunk extensions or trailers: what 
 
 
 class LaneProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 protocol with a lane for the data plane; its first two are bound with functools.partial."""
+    """uvicorn's HTTP/1.1 protocol with a lane for the data plane."""
 
     def __init__(
         self,
