@@ -35,6 +35,8 @@ FIELDS = {
     "duration_s": "seconds from the request's head to its end",
     "prompt_tokens": "as the engine states them; null when it did not",
     "cached_tokens": "of these, from prefix cache",
+    "predicted_cached_tokens": "what the router expected there when it chose the replica",
+    "prompt_fates": "prompt tokens by what became of them: `hit`, or computed for `no_reuse`, `evicted`, ...",
     "output_tokens": "as the engine states them; of a broken stream those that were seen",
     "retries": "how often it was moved to another replica before its first byte",
     "continuations": "how often after it",
@@ -64,7 +66,8 @@ def text_line(done: Settlement, ended_wall_s: float) -> str:
         f"{_local(millis // 1000)},{millis % 1000:03d} INFO berth.access {done.request_id}"
         f" caller={done.caller or '-'} model={done.model} replica={done.replica} dialect={done.dialect}"
         f" outcome={done.outcome} status={done.status} ttft_s={ttft} duration_s={done.duration_s:.3f}"
-        f" prompt_tokens={done.usage.prompt_tokens} output_tokens={done.usage.output_tokens}"
+        f" prompt_tokens={done.usage.prompt_tokens} cached_tokens={done.usage.cached_tokens}"
+        f" predicted_cached_tokens={done.predicted_tokens} output_tokens={done.usage.output_tokens}"
         f"{f' moved={len(done.moves)}' if done.moves else ''}"
     )
 
@@ -92,6 +95,8 @@ def json_line(done: Settlement, ended_wall_s: float) -> str:
             "duration_s": round(done.duration_s, 6),
             "prompt_tokens": usage.prompt_tokens,
             "cached_tokens": usage.cached_tokens,
+            "predicted_cached_tokens": done.predicted_tokens,
+            "prompt_fates": done.fates,
             "output_tokens": usage.output_tokens,
             "retries": retries,
             "continuations": sum(move.kind == "continuation" for move in done.moves) if done.moves else 0,

@@ -34,7 +34,8 @@ from gateway.patience import Patience
 from gateway.probes import probing
 from gateway.relay import Relay
 from gateway.replica import ModelCard, Pool, Replica
-from gateway.routing import Policy, least_work
+from gateway.routing import Policy, Router
+from gateway.routing.policies import prefix
 from gateway.status import Status, config_digest, replica_status
 from gateway.tracing import Tracing
 from gateway.upstream import Upstream
@@ -58,7 +59,7 @@ class Gateway:
         self,
         config: GatewayConfig,
         *,
-        policy: Policy[Replica] = least_work,
+        policy: Policy[Replica] = prefix,
         clock: Callable[[], float] = time.perf_counter,
         readers: Sequence[Reader] = (),
         tracing: Tracing | None = None,
@@ -68,7 +69,7 @@ class Gateway:
         self._made_s = time.monotonic()
         self._server_state: ServerState | None = None
         self.upstream = Upstream(config.timeouts)
-        self.pool = Pool(self.upstream, health=config.health)
+        self.pool = Pool(self.upstream, health=config.health, router=Router(policy))
         self.admission = Admission(config.max_in_flight)
         self.metrics = Metrics(VERSION)
         self.metrics.registry.register(ReplicaHealth(self.pool))
@@ -83,7 +84,6 @@ class Gateway:
             upstream=self.upstream,
             admission=self.admission,
             metrics=self.metrics,
-            policy=policy,
             clock=clock,
             keyring=Keyring(config.keys),
             request_ids=self.request_ids,

@@ -7,7 +7,7 @@ last settles it, exactly once; and because no step waits, there is no moment at 
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from gateway import faults, headers
 from gateway.admission import Ticket
@@ -21,10 +21,11 @@ from gateway.meter import Meter
 from gateway.metrics import Tally
 from gateway.owners import Owner
 from gateway.relay import Client, Relay
-from gateway.replica import Replica, Reservation
+from gateway.replica import Replica
 from gateway.resumption import Resumption
 from gateway.rival import Rival
-from gateway.settlement import NOBODY, Move, Outcome, Settlement
+from gateway.routing import Fate, Pick, Route
+from gateway.settlement import NO_FATES, NOBODY, Move, Outcome, Settlement
 from gateway.tracing import Trace
 from gateway.upstream import Connection, Sink
 from gateway.wire import (
@@ -44,8 +45,6 @@ from gateway.wire import (
 from gateway.wire.remainder import CannotContinueError
 
 _log = logging.getLogger("berth.gateway")
-_CHARS_A_TOKEN = 4
-_OUTPUT_GUESS_TOKENS = 256
 _MOST_CONTINUATIONS = 3
 
 
@@ -56,7 +55,10 @@ class Exchange:
     _caller = ""
     _call: Call | None = None
     _ticket: Ticket | None = None
-    _place: Reservation | None = None
+    _place: Pick[Replica] | None = None
+    _route: Route | None = None
+    _predicted_tokens: int | None = None
+    _fates: Mapping[Fate, int] = NO_FATES
     _connection: Connection | None = None
     _status = 0
     _meter: Meter | None = None
@@ -74,6 +76,7 @@ class Exchange:
     _continued = 0
     _handed_on_by = ""
     _is_opened = _is_started = _is_over = False
+    _awaits_token = True
 
     def __init__(self, relay: Relay, client: Client, endpoint: Endpoint) -> None:
         self._relay = relay
@@ -185,6 +188,7 @@ class Exchange:
         if connection.is_heard or connection.is_paused:
             connection.is_heard = False
             self._heard_s = now_s
+        self._presume(now_s)
         silent_s = now_s - self._heard_s
         limit_s = timeouts.gap_s if self._is_started else timeouts.first_token_s
         try:
@@ -197,6 +201,14 @@ class Exchange:
                 self._ping(now_s)
         except Exception:  # noqa: BLE001  (see open)
             self._stumble()
+
+    def _presume(self, now_s: float) -> None:
+        """An answer that comes whole shows no first token: once it is due, its prompt counts as computed."""
+        place, call = self._place, self._call
+        if place is None or call is None or call.stream or not place.is_waiting:
+            return
+        if now_s - self._sent_s > place.expected_wait_s:
+            place.computed()
 
     def _ping(self, now_s: float) -> None:
         if self._call is None or not self._call.stream:
@@ -260,6 +272,8 @@ class Exchange:
             self._stumble()
 
     def _forward(self, meter: Meter, data: bytes) -> None:
+        if self._awaits_token and meter.first_token_s is not None:
+            self._note_first_token()
         if not self._is_started:
             if data or meter.fault is not None:
                 self._start(meter, data)
@@ -352,7 +366,7 @@ class Exchange:
         self._moves = (*self._moves, Move("continuation", now_s, failed, str(error)))
         self._continued += 1
         meter.begin_again()
-        self._place_on(self._relay.policy(others), call)
+        self._place_on(others, call)
         self._resumption = Resumption(continuation, self)
         self._resumption.start()
 
@@ -382,6 +396,7 @@ class Exchange:
         try:
             self._count_continuation()
             if self._meter is not None and (forward := self._meter.feed(events)):
+                self._note_first_token()
                 self._client.write(forward)
         except Exception:  # noqa: BLE001  (see open)
             self._stumble()
@@ -421,19 +436,36 @@ class Exchange:
 
     # One attempt on one replica, counted there while it lasts
     def _attempt(self, call: Call, candidates: Sequence[Replica]) -> None:
-        replica = self._relay.policy(candidates)
-        self._place_on(replica, call)
+        replica = self._place_on(candidates, call)
         endpoint = self._endpoint
         path = remote_path(endpoint) if replica.kind == "remote" else endpoint.raw_path
         self._send(replica, endpoint.method, path, call.body, self)
 
-    def _place_on(self, replica: Replica, call: Call) -> None:
+    def _place_on(self, candidates: Sequence[Replica], call: Call) -> Replica:
         relay = self._relay
+        self._place = place = relay.pool.router.pick(self._routed(call), candidates)
+        self._predicted_tokens = place.predicted_tokens
+        replica = place.load
         self._tried.append(replica)
-        self._place = replica.reserve(_work_tokens(call))
         self._tally = tally = relay.metrics.tally(call.model, replica.name, self._endpoint.dialect)
         tally.in_flight += 1
+        self._awaits_token = True
         self._sent_s = self._heard_s = relay.clock()
+        return replica
+
+    def _routed(self, call: Call) -> Route:
+        """Made once: what is tried elsewhere is the same prompt."""
+        if self._route is None:
+            estimate = self._relay.estimates.of(call.model)
+            chain, ratio = call.chain, estimate.tokens_per_unit
+            likely = estimate.likely_output(call.most_output_tokens) if self._endpoint.generates else 0
+            self._route = Route(chain, int(chain.size * ratio) + 1, likely, None, ratio)
+        return self._route
+
+    def _note_first_token(self) -> None:
+        self._awaits_token = False
+        if self._place is not None:
+            self._place.first_token(self._relay.clock() - self._sent_s)
 
     def _send(self, replica: Replica, method: bytes, path: bytes, body: bytes, sink: Sink) -> None:
         self._connection = connection = self._relay.upstream.open(replica.url)
@@ -461,11 +493,11 @@ class Exchange:
             others = [replica for replica in self._others(call) if replica.is_in]
             if not others or not relay.hedges.take(hedge):
                 return
-            replica = relay.policy(others)
+            place = relay.pool.router.pick(self._routed(call), others)
+            replica = place.load
             relay.metrics.hedged(call.model, replica.name)
-            place = replica.reserve(_work_tokens(call))
             tally = relay.metrics.tally(call.model, replica.name, self._endpoint.dialect)
-            self._rival = rival = Rival(self, replica, place, tally, relay.clock())
+            self._rival = rival = Rival(self, place, tally, relay.clock())
             rival.connection = connection = relay.upstream.open(replica.url)
             connection.send(self._endpoint.method, self._endpoint.raw_path, self._lines(replica), call.body, rival)
         except Exception:  # noqa: BLE001  (see open)
@@ -482,6 +514,7 @@ class Exchange:
             self._moves = (*self._moves, Move("hedge", now_s, slower.name, "slower"))
             self._tried.append(rival.replica)
             self._place, self._tally, self._connection = rival.place, rival.tally, connection
+            self._predicted_tokens = rival.place.predicted_tokens
             self._sent_s, self._heard_s = rival.asked_s, now_s
             connection.hand_over(self)
             if self._client.is_slow:
@@ -587,10 +620,13 @@ class Exchange:
             self._end_with(faults.not_a_stream(), "broken")
             return
         self._note_owner(body)
-        self._client.answer(self._status, headers.returned(self._response_headers) + self._own_lines(), body)
-        self._note_added()
         if self._endpoint.generates:
             self._usage = read_answer(self._endpoint.dialect, body)
+        lines = headers.returned(self._response_headers) + self._own_lines()
+        if self._usage.cached_tokens is not None:
+            lines += b"x-berth-cached-tokens: %d\r\n" % self._usage.cached_tokens
+        self._client.answer(self._status, lines, body)
+        self._note_added()
         self._settle("ok")
 
     def _start(self, meter: Meter, first: bytes) -> None:
@@ -652,8 +688,8 @@ class Exchange:
         rid = self.request_id.encode()
         if not self._tried:
             return b"x-request-id: %b\r\nrequest-id: %b\r\n" % (rid, rid)
-        who = self._tried[-1].name.encode()
-        return b"x-request-id: %b\r\nrequest-id: %b\r\nx-berth-replica: %b\r\n" % (rid, rid, who)
+        who, predicted = self._tried[-1].name.encode(), self._predicted_tokens or 0
+        return _OWN_LINES % (rid, rid, who, predicted)
 
     # The end
     def _stumble(self) -> None:
@@ -674,12 +710,14 @@ class Exchange:
         self._relay.watch.discard(self)
         if self._deadline is not None:
             self._deadline.cancel()
+        relay, endpoint = self._relay, self._endpoint
+        meter = self._meter if endpoint.generates else None
+        usage = self._usage if meter is None else meter.usage_or_least
+        self._learn(usage, outcome)
         self._leave_replica()
         self._count_continuation()
         if self._ticket is not None:
             self._ticket.settle()
-        relay, endpoint = self._relay, self._endpoint
-        meter = self._meter if endpoint.generates else None
         replica = self._tried[-1] if self._tried else None
         tally = self._tally or relay.metrics.tally(NOBODY, NOBODY, endpoint.dialect)
         first_s = None if meter is None else meter.first_token_s
@@ -698,23 +736,32 @@ class Exchange:
             relay.clock(),
             None if first_s is None else first_s - self.arrived_s,
             None if meter is None else meter.tpot_s,
-            self._usage if meter is None else meter.usage_or_least,
+            usage,
             self._trace,
             self._moves,
+            self._predicted_tokens,
+            self._fates,
         )
         tally.settle(done)
         relay.ledger.add(done)
 
-
-def _work_tokens(call: Call) -> int:
-    """What a request is likely to cost its replica."""
-    return len(call.body) // _CHARS_A_TOKEN + _OUTPUT_GUESS_TOKENS
+    def _learn(self, usage: Usage, outcome: Outcome) -> None:
+        """What the engine says it has computed corrects what is believed of it."""
+        place, prompt_tokens, call = self._place, usage.prompt_tokens, self._call
+        if place is None or call is None or prompt_tokens is None:
+            return
+        if outcome != "ok" or self._continued:
+            return  # what went on elsewhere was computed twice
+        place.computed()
+        self._fates = place.settle(prompt_tokens, usage.cached_tokens)
+        self._relay.estimates.of(call.model).learn(call.chain.size, prompt_tokens, usage.output_tokens)
 
 
 _UNKNOWN = Usage()
 CONTINUED: frozenset[Dialect] = frozenset({"chat", "completions", "responses", "messages"})
 """Whose streams can go on from another replica."""
 _JSON = b"content-type: application/json\r\n"
+_OWN_LINES = b"x-request-id: %b\r\nrequest-id: %b\r\nx-berth-replica: %b\r\nx-berth-predicted-cached-tokens: %d\r\n"
 
 
 def _error_at_the_start(meter: Meter, first: bytes) -> UpstreamError | None:

@@ -30,6 +30,8 @@ _NOT_RETURNED = {
     b"x-request-id",
     b"request-id",
     b"x-berth-replica",
+    b"x-berth-predicted-cached-tokens",
+    b"x-berth-cached-tokens",
 }
 _NOT_RETURNED_OF_STREAM = _NOT_RETURNED | {b"cache-control", b"x-accel-buffering"}
 _UNCOLLECTED = b"cache-control: no-cache\r\nx-accel-buffering: no\r\n"  # proxies in front must not collect a stream

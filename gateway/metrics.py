@@ -13,6 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from gateway.histogram import Histogram
+from gateway.routing import Fate
 from gateway.settlement import NOBODY, Outcome, Settlement
 from gateway.wire import DIALECTS, Dialect
 
@@ -45,10 +46,12 @@ class Tally:
         "cached_tokens",
         "duration",
         "errors",
+        "fates",
         "in_flight",
         "is_placed",
         "outcomes",
         "output_tokens",
+        "predicted_tokens",
         "prompt_tokens",
         "tokenless",
         "tpot",
@@ -57,7 +60,8 @@ class Tally:
 
     def __init__(self, *, is_placed: bool) -> None:
         self.is_placed = is_placed
-        self.in_flight = self.prompt_tokens = self.cached_tokens = self.output_tokens = 0
+        self.in_flight = self.prompt_tokens = self.cached_tokens = self.output_tokens = self.predicted_tokens = 0
+        self.fates: dict[Fate, int] = {}
         self.outcomes: dict[Outcome, int] = {"ok": 0}
         self.tokenless: dict[Outcome, int] = {}
         self.errors: dict[int, int] = {}
@@ -82,10 +86,17 @@ class Tally:
             self.tokenless[outcome] = self.tokenless.get(outcome, 0) + 1
         self.prompt_tokens += usage.prompt_tokens or 0
         self.cached_tokens += usage.cached_tokens or 0
+        if done.fates:
+            self._add_fates(done)
         if outcome != "ok":
             self._settle_failed(done)
         elif done.generates:
             self.duration.observe(done.ended_s - done.arrived_s)
+
+    def _add_fates(self, done: Settlement) -> None:
+        self.predicted_tokens += done.predicted_tokens or 0
+        for fate, tokens in done.fates.items():
+            self.fates[fate] = self.fates.get(fate, 0) + tokens
 
     def _settle_failed(self, done: Settlement) -> None:
         if done.outcome != "client_gone":
@@ -193,7 +204,9 @@ def _counts(rows: _Rows) -> Iterator[Metric]:
 
 
 def _add(
-    family: CounterMetricFamily, key: _Key, counts: "dict[Outcome, int] | dict[Stage, int] | dict[str, int]"
+    family: CounterMetricFamily,
+    key: _Key,
+    counts: "dict[Outcome, int] | dict[Stage, int] | dict[Fate, int] | dict[str, int]",
 ) -> None:
     for label, count in list(counts.items()):
         family.add_metric((*key, label), count)
@@ -236,9 +249,17 @@ def _waits(rows: Iterable[tuple[str, Histogram]]) -> Metric:
 def _tokens(rows: _Rows) -> Iterator[Metric]:
     prompt = CounterMetricFamily("berth_prompt_tokens", "Prompt tokens, as engines state them", labels=_LABELS)
     cached = CounterMetricFamily("berth_cached_prompt_tokens", "Of these, from prefix cache", labels=_LABELS)
+    predicted = CounterMetricFamily(
+        "berth_predicted_cached_prompt_tokens", "What the router expected from prefix cache", labels=_LABELS
+    )
+    fates = CounterMetricFamily(
+        "berth_prompt_token_fates", "Prompt tokens found in the KV cache, or why not", labels=(*_LABELS, "fate")
+    )
     output = CounterMetricFamily("berth_output_tokens", "Output tokens, as engines state them", labels=_LABELS)
     for key, tally in rows:
         prompt.add_metric(key, tally.prompt_tokens)
         cached.add_metric(key, tally.cached_tokens)
+        predicted.add_metric(key, tally.predicted_tokens)
+        _add(fates, key, tally.fates)
         output.add_metric(key, tally.output_tokens)
-    yield from (prompt, cached, output)
+    yield from (prompt, cached, predicted, fates, output)

@@ -13,8 +13,8 @@ from gateway.identity import Keyring
 from gateway.ledger import Ledger
 from gateway.metrics import Metrics
 from gateway.owners import Owners
-from gateway.replica import Pool, Replica
-from gateway.routing import Policy
+from gateway.replica import Pool
+from gateway.routing import Estimates
 from gateway.tracing import Tracing
 from gateway.upstream import Upstream
 from gateway.watch import Watch
@@ -56,7 +56,6 @@ class Relay:
     upstream: Upstream
     admission: Admission
     metrics: Metrics
-    policy: Policy[Replica]
     clock: Callable[[], float]
     keyring: Keyring
     request_ids: RequestIds
@@ -65,4 +64,5 @@ class Relay:
     tracing: Tracing | None = None
     owners: Owners = field(default_factory=Owners)
     watch: Watch = field(default_factory=Watch)
+    estimates: Estimates = field(default_factory=Estimates)
     hedges: HedgeCount = field(default_factory=HedgeCount)

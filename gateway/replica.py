@@ -12,6 +12,8 @@ from gateway.config import Health, Hedge, Remote, Step
 from gateway.errors import ConfigError, RefusedError
 from gateway.outliers import Standing, ejections
 from gateway.retry_budget import RetryBudget
+from gateway.routing import Load, Router
+from gateway.routing.policies import prefix
 from gateway.upstream import Upstream
 from gateway.wire import Fault
 
@@ -30,7 +32,7 @@ class ModelCard:
     max_model_len: int | None = None
 
 
-class Replica:
+class Replica(Load):
     """One upstream engine, or (`kind` "remote") a provider elsewhere. `url` is `http://host:port`, `https://...` or
     `unix:/path/to.sock`.
 
@@ -40,8 +42,8 @@ class Replica:
     """
 
     __slots__ = (
-        "_heeded", "_models", "_on_change", "_state", "api_key", "breaker", "in_flight", "is_in", "is_suspect", "kind",
-        "missed_probes", "name", "picks", "predicted_kv_tokens", "probed_s", "share", "turn", "url", "work_tokens",
+        "_heeded", "_models", "_on_change", "_state", "api_key", "breaker", "is_in", "is_suspect", "kind",
+        "missed_probes", "predicted_kv_tokens", "probed_s", "url",
     )  # fmt: skip
 
     def __init__(
@@ -55,16 +57,14 @@ class Replica:
         *,
         kind: Kind = "engine",
     ) -> None:
-        self.name = name
+        super().__init__(name, predicted_kv_tokens)
         self.url = url
         self.api_key = api_key
         self.predicted_kv_tokens = predicted_kv_tokens
         self.kind = kind
-        self.in_flight = self.work_tokens = self.picks = self.missed_probes = 0
+        self.missed_probes = 0
         self.probed_s: float | None = None
         """When its health was last asked, by time.monotonic."""
-        self.turn = 0.0
-        self.share = 1.0
         self.is_suspect = False
         self.breaker = Breaker(BreakerConfig(), time.monotonic)
         self._heeded: BreakerState = "closed"
@@ -111,17 +111,21 @@ class Replica:
                 return True
         return False
 
-    def reserve(self, work_tokens: int) -> "Reservation":
-        """Count one request as in flight here, from now until its reservation is released."""
-        self.in_flight += 1
-        self.picks += 1
-        self.turn += 1 / self.share
-        self.work_tokens += work_tokens
-        is_trial = self.breaker.state != "closed"
+    def take(self, uncached_tokens: int, prompt_tokens: int, output_tokens: int) -> bool:
+        """As any load; while the breaker is not closed, the request is a trial."""
+        super().take(uncached_tokens, prompt_tokens, output_tokens)
+        if self.breaker.state == "closed":
+            return False
+        self.breaker.trials += 1
+        self.heed()
+        return True
+
+    def give_back(self, uncached_tokens: int, prompt_tokens: int, output_tokens: int, *, is_trial: bool) -> None:
+        """As any load; a trial of which nothing was said (the client left) is just given back."""
+        super().give_back(uncached_tokens, prompt_tokens, output_tokens, is_trial=is_trial)
         if is_trial:
-            self.breaker.trials += 1
+            self.breaker.trials -= 1
             self.heed()
-        return Reservation(self, work_tokens, is_trial)
 
     def succeeded(self, ttft_s: float | None = None) -> None:
         """A request was answered in full, or got its first token after `ttft_s`: once per request, at the earlier of
@@ -166,29 +170,8 @@ class Replica:
         """For the pool: take over what `state` and the breaker say; whether it has come in by that."""
         was_in, self.is_in = self.is_in, self.may_be_in
         self._heeded = self.breaker.state
-        self.share = self.breaker.share()
+        self.use_share(self.breaker.share())
         return self.is_in and not was_in
-
-
-@dataclass(slots=True)
-class Reservation:
-    """One request's place on a replica, and its trial while the breaker is not closed. `release` is synchronous, and
-    harmless when repeated; a trial of which nothing was said (the client left) is just given back."""
-
-    replica: Replica
-    work_tokens: int
-    is_trial: bool = False
-    is_open: bool = True
-
-    def release(self) -> None:
-        """The request is no longer there."""
-        if self.is_open:
-            self.is_open = False
-            self.replica.in_flight -= 1
-            self.replica.work_tokens -= self.work_tokens
-            if self.is_trial:
-                self.replica.breaker.trials -= 1
-                self.replica.heed()
 
 
 class Pool:
@@ -201,8 +184,10 @@ class Pool:
         *,
         health: Health | None = None,
         clock: Callable[[], float] = time.monotonic,
+        router: Router[Replica] | None = None,
     ) -> None:
         self._upstream = upstream
+        self.router = router or Router(prefix)
         self._health = health or Health()
         self._clock = clock
         self.retry_budget = RetryBudget(self._health.retry_budget, clock)
@@ -232,6 +217,7 @@ class Pool:
             self._remotes[replica.name] = replica
         else:
             self._replicas.append(replica)
+            self.router.add(replica)
         replica.join(Breaker(self._health.breaker, self._clock), self._changed)
 
     def use_remotes(self, remotes: Sequence[Remote]) -> None:
@@ -255,6 +241,7 @@ class Pool:
             del self._remotes[replica.name]
         else:
             self._replicas.remove(replica)
+            self.router.remove(replica)
         self._candidates.clear()
         await self._upstream.forget(replica.url)
 
@@ -319,6 +306,8 @@ class Pool:
 
     def _changed(self, replica: Replica) -> None:
         was_in = replica.is_in
+        if replica.state == "starting":
+            self.router.restarted(replica)
         if replica.settle_in():  # whoever comes (back) in queues up last, instead of taking all turns it missed
             replica.turn = max(known.turn for known in (replica, *self._replicas))
         if replica.is_suspect and was_in:

@@ -9,7 +9,8 @@ from gateway.breaker import failure_kind
 from gateway.errors import UpstreamError
 from gateway.headers import Header
 from gateway.metrics import Tally
-from gateway.replica import Replica, Reservation
+from gateway.replica import Replica
+from gateway.routing import Pick
 from gateway.upstream import Connection
 
 
@@ -23,9 +24,9 @@ class Hedged(Protocol):
 class Rival:
     """The `Sink` of the second request until it has won or lost."""
 
-    def __init__(self, hedged: Hedged, replica: Replica, place: Reservation, tally: Tally, asked_s: float) -> None:
+    def __init__(self, hedged: Hedged, place: Pick[Replica], tally: Tally, asked_s: float) -> None:
         self._hedged = hedged
-        self.replica = replica
+        self.replica = place.load
         self.place = place
         self.tally = tally
         self.asked_s = asked_s

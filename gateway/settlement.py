@@ -1,13 +1,17 @@
 """One finished request, whatever its end: what metrics, log lines and spans are made of."""
 
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
+from gateway.routing import Fate
 from gateway.tracing import Trace
 from gateway.wire import Dialect, Usage
 
 Outcome = Literal["ok", "refused", "engine_error", "broken", "client_gone"]
 """ok: answered in full; refused: turned away by the gateway; engine_error: the engine said no; broken: the engine
 failed before or during the answer; client_gone: the caller left first."""
+
+NO_FATES: Mapping[Fate, int] = {}
 
 NOBODY = "(none)"
 """Stands for the model and the replica of a request that ended before it had one."""
@@ -45,6 +49,10 @@ class Settlement(NamedTuple):
     usage: Usage
     trace: Trace | None = None
     moves: tuple[Move, ...] = ()
+    predicted_tokens: int | None = None
+    """Prompt tokens expected in its replica's KV cache when it was chosen."""
+    fates: Mapping[Fate, int] = NO_FATES
+    """What became of the prompt tokens: found there, or computed, and why. Empty where the engine did not say."""
 
     @property
     def duration_s(self) -> float:

@@ -3,6 +3,7 @@
 dialect      the paths, what each speaks, and one call of them
 path         method and path -> Endpoint, or what to say where there is none
 call, form   one request body -> Call (model, stream, the bytes to forward), of JSON and of multipart forms
+prompt       the prompt in it -> a chain of block hashes
 sse          split a byte stream into server-sent events without changing a byte
 event        one streamed event, or one whole body -> Sign (token? usage? error? end?)
 template     what the text events of one stream have in common, to know the next one by its bytes

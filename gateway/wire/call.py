@@ -5,6 +5,7 @@ import orjson
 from gateway.wire.dialect import Call, Endpoint
 from gateway.wire.fault import Fault
 from gateway.wire.form import parse_form
+from gateway.wire.prompt import most_output_tokens, read_chain
 
 _BOM = b"\xef\xbb\xbf"
 _ASKED = ("chat", "completions")  # a stream of these brings usage only when asked to; the others always send it
@@ -29,11 +30,15 @@ def parse_call(endpoint: Endpoint, body: bytes) -> Call | Fault:
     stream = payload.get("stream")
     if stream is not None and not isinstance(stream, bool):
         return Fault(400, "'stream' must be true or false", param="stream")
+    earlier = None
     if endpoint.dialect == "responses":
-        return _response(endpoint, model, payload, body)
-    if stream and endpoint.dialect in _ASKED and endpoint.streams:
-        return _with_usage(endpoint, model, payload, body)
-    return Call(endpoint, model, bool(stream) and endpoint.streams, body)
+        earlier = payload.get("previous_response_id")
+        if earlier is not None and not isinstance(earlier, str):
+            return Fault(400, "'previous_response_id' must be a string", param="previous_response_id")
+    chain = read_chain(endpoint.dialect, model, payload, len(body))
+    is_stream, most = bool(stream) and endpoint.streams, most_output_tokens(payload)
+    call = Call(endpoint, model, is_stream, body, False, earlier or None, chain, most)
+    return _with_usage(call, payload) if is_stream and endpoint.dialect in _ASKED else call
 
 
 def _not_json(endpoint: Endpoint, body: bytes, error: ValueError) -> Call | Fault:
@@ -48,14 +53,7 @@ def _without_json(endpoint: Endpoint, body: bytes) -> Call | Fault:
     return Call(endpoint, "", endpoint.streams, body, response_id=endpoint.response_id)  # its owner knows the model
 
 
-def _response(endpoint: Endpoint, model: str, payload: dict[str, object], body: bytes) -> Call | Fault:
-    earlier = payload.get("previous_response_id")
-    if earlier is not None and not isinstance(earlier, str):
-        return Fault(400, "'previous_response_id' must be a string", param="previous_response_id")
-    return Call(endpoint, model, bool(payload.get("stream")), body, response_id=earlier or None)
-
-
-def _with_usage(endpoint: Endpoint, model: str, payload: dict[str, object], body: bytes) -> Call | Fault:
+def _with_usage(call: Call, payload: dict[str, object]) -> Call | Fault:
     options = payload.get("stream_options")
     if options is None:
         options = {}
@@ -65,13 +63,14 @@ def _with_usage(endpoint: Endpoint, model: str, payload: dict[str, object], body
     if asked is not None and not isinstance(asked, bool):
         return Fault(400, "'stream_options.include_usage' must be true or false", param="stream_options")
     if asked:
-        return Call(endpoint, model, True, body)
+        return call
     if "stream_options" not in payload:  # the usual case: the rest of the body stays the client's own bytes
-        return Call(endpoint, model, True, body.replace(b"{", b'{"stream_options":{"include_usage":true},', 1), True)
+        body = call.body.replace(b"{", b'{"stream_options":{"include_usage":true},', 1)
+        return call._replace(body=body, strip_usage=True)
     # `continuous_usage_stats` means nothing without `include_usage`: with ours it would put usage into every event
     kept = {name: value for name, value in options.items() if name != "continuous_usage_stats"}
     payload["stream_options"] = {**kept, "include_usage": True}
     try:
-        return Call(endpoint, model, True, orjson.dumps(payload), strip_usage=True)
+        return call._replace(body=orjson.dumps(payload), strip_usage=True)
     except orjson.JSONEncodeError as error:
         return Fault(400, f"the request body cannot be passed on: {error}", code="invalid_json")

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, get_args
 
+from gateway.routing.chain import CUTS, Chain
+
 Dialect = Literal["chat", "completions", "responses", "messages", "embeddings", "pooling", "tokens", "audio"]
 """The closed set of request dialects; `messages` is Anthropic's. `pooling` scores, ranks and classifies, `tokens` turns
 text into token ids and back, `audio` writes down what was said."""
@@ -33,12 +35,16 @@ class Endpoint:
         object.__setattr__(self, "raw_path", target.encode("latin-1"))
 
 
+NO_CHAIN = Chain((), CUTS, 0)
+
+
 class Call(NamedTuple):  # made for every request: a frozen dataclass would take three times as long
     """A parsed request. `body` goes upstream: the client's own bytes unless `strip_usage`.
 
     `strip_usage`: the caller did not ask for usage in its stream, so the gateway asked for it (it always wants to know)
     and takes the extra event out again on the way back. `response_id`: the kept response that this one is about or goes
-    on from; only the engine that made it knows it.
+    on from; only the engine that made it knows it. `chain` is the prompt, `most_output_tokens` what the caller limits
+    its output to.
     """
 
     endpoint: Endpoint
@@ -47,6 +53,8 @@ class Call(NamedTuple):  # made for every request: a frozen dataclass would take
     body: bytes
     strip_usage: bool = False
     response_id: str | None = None
+    chain: Chain = NO_CHAIN
+    most_output_tokens: int | None = None
 
 
 ENDPOINTS: dict[str, Endpoint] = {

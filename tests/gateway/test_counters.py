@@ -11,9 +11,11 @@ from gateway.admission import Admission, Ticket
 from gateway.config import Timeouts
 from gateway.errors import RefusedError
 from gateway.probes import probe, probing
-from gateway.replica import ModelCard, Pool, Replica, Reservation, State
-from gateway.routing import least_work
+from gateway.replica import ModelCard, Pool, Replica, State
+from gateway.routing import Pick
+from gateway.routing.policies import least_work
 from gateway.upstream import Upstream
+from tests.gateway.placing import placed, route
 
 LIMIT = 5
 MODELS = ("a", "b")
@@ -28,8 +30,8 @@ class Counters(RuleBasedStateMachine):
         self.pool = Pool(Upstream(Timeouts()))
         self.tickets: list[Ticket] = []
         self.settled: list[Ticket] = []
-        self.placed: list[Reservation] = []
-        self.released: list[Reservation] = []
+        self.placed: list[Pick[Replica]] = []
+        self.released: list[Pick[Replica]] = []
         self.picks = 0
 
     @rule(model=st.sampled_from(MODELS), state=st.sampled_from(["starting", "ready"]))
@@ -87,9 +89,9 @@ class Counters(RuleBasedStateMachine):
             return
         candidates = self.pool.candidates(model)
         assert candidates == tuple(ready)
-        replica = least_work(candidates)
+        replica = least_work(route(), candidates)
         assert replica.work_tokens / replica.share == min(c.work_tokens / c.share for c in candidates)
-        self.placed.append(replica.reserve(tokens))
+        self.placed.append(placed(replica, tokens))
         self.picks += 1
 
     @precondition(lambda self: self.placed)
@@ -109,7 +111,7 @@ class Counters(RuleBasedStateMachine):
         assert self.admission.in_flight == len(self.tickets)
         assert sum(replica.picks for replica in self.pool.replicas) == self.picks
         for replica in self.pool.replicas:
-            mine = [place.work_tokens for place in self.placed if place.replica is replica]
+            mine = [place.uncached_tokens for place in self.placed if place.load is replica]
             assert (replica.in_flight, replica.work_tokens) == (len(mine), sum(mine))
 
     def teardown(self) -> None:
@@ -128,7 +130,8 @@ TestCounters = Counters.TestCase
 # The policy
 def _replica(work_tokens: int, turn: int, share: float = 1.0) -> Replica:
     replica = Replica(f"{work_tokens}/{turn}", "http://x")
-    replica.work_tokens, replica.turn, replica.share = work_tokens, turn, share
+    replica.work_tokens, replica.turn = work_tokens, turn
+    replica.use_share(share)
     return replica
 
 
@@ -144,12 +147,12 @@ def _replica(work_tokens: int, turn: int, share: float = 1.0) -> Replica:
 )
 def test_least_work(loads: list[tuple[int, int]], chosen: int) -> None:
     replicas = [_replica(*load) for load in loads]
-    assert least_work(replicas) is replicas[chosen]
+    assert least_work(route(), replicas) is replicas[chosen]
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1))
 def test_least_work_is_never_beaten(loads: list[tuple[int, int]]) -> None:
-    chosen = least_work([_replica(*load) for load in loads])
+    chosen = least_work(route(), [_replica(*load) for load in loads])
     assert (chosen.work_tokens, chosen.turn) == min(loads)
 
 
@@ -157,7 +160,7 @@ def test_least_work_is_never_beaten(loads: list[tuple[int, int]]) -> None:
 def test_equal_requests_one_after_the_other_go_round(replicas: int, requests: int) -> None:
     pool = [_replica(0, 0) for _ in range(replicas)]
     for _ in range(requests):
-        least_work(pool).reserve(100).release()
+        placed(least_work(route(), pool), 100).release()
     assert max(r.picks for r in pool) - min(r.picks for r in pool) <= 1
 
 

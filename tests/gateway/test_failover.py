@@ -9,6 +9,7 @@ import pytest
 from gateway.config import Health, Timeouts
 from gateway.replica import Replica
 from gateway.retry_budget import RetryBudgetConfig
+from gateway.routing import Route
 from gateway.wire import Dialect, own_error_event
 from tests.fake_engine import BEFORE_HEADERS, FakeEngine, Script, chat_chunk, chat_stream, event, json_answer, running
 from tests.gateway.harness import (
@@ -372,16 +373,16 @@ def test_a_bug_while_a_redirect_is_dealt_with_takes_nothing_with_it(
     fake: FakeEngine, second: FakeEngine, pair: Door
 ) -> None:
     fake.enqueue(EARLY_FAILURES["a redirect"])
-    relay = pair.gateway._relay
-    sound = relay.policy
+    router = pair.gateway.pool.router
+    sound = router.policy
 
-    def once(candidates: Sequence[Replica]) -> Replica:
-        relay.policy = broken
-        return sound(candidates)
+    def once(route: Route, candidates: Sequence[Replica]) -> Replica:
+        router.policy = broken
+        return sound(route, candidates)
 
-    def broken(_: Sequence[Replica]) -> Replica:
+    def broken(_: Route, __: Sequence[Replica]) -> Replica:
         raise RuntimeError("a bug")
 
-    relay.policy = once
+    router.policy = once
     assert pair.post(PATHS["chat"], body_for("chat")).status_code == 500
     wait_until(lambda: pair.is_at_rest)

@@ -12,10 +12,12 @@ from gateway.breaker import BreakerConfig, FailureKind
 from gateway.config import Health, Hedge, Remote, Step, Timeouts
 from gateway.errors import RefusedError
 from gateway.health_metrics import ReplicaHealth
-from gateway.replica import ModelCard, Pool, Replica, Reservation, State
+from gateway.replica import ModelCard, Pool, Replica, State
 from gateway.retry_budget import RetryBudgetConfig
-from gateway.routing import least_work
+from gateway.routing import Pick
+from gateway.routing.policies import least_work
 from gateway.upstream import Upstream
+from tests.gateway.placing import placed, route
 from tests.gateway.test_breaker import Clock
 
 BREAKER = BreakerConfig(jitter=0.0, slow_start_s=10.0)
@@ -47,7 +49,7 @@ def test_one_with_an_open_breaker_is_left_out_and_comes_back_for_trials() -> Non
     assert (_names(pool), first.state) == (["r1"], "ready")
     clock.now_s += 5
     assert _names(pool) == ["r0", "r1"]
-    trials = [first.reserve(1) for _ in range(BREAKER.trials)]
+    trials = [placed(first, 1) for _ in range(BREAKER.trials)]
     assert _names(pool) == ["r1"]
     trials.pop().release()  # the client left: the trial is free again
     assert _names(pool) == ["r0", "r1"]
@@ -65,7 +67,7 @@ def test_a_failed_trial_shuts_it_out_again() -> None:
     _break(first)
     clock.now_s += 5
     assert _names(pool) == ["r0", "r1"]
-    trial = first.reserve(1)
+    trial = placed(first, 1)
     trial.release()
     first.failed("error")
     assert _names(pool) == ["r1"]
@@ -114,7 +116,7 @@ def test_a_new_process_starts_with_a_clean_record_and_slowly() -> None:
 def test_a_full_or_refusing_engine_is_not_held_back() -> None:
     pool = _pool(Clock())
     for _ in range(100):
-        pool.replicas[0].reserve(10).release()  # answered 503 or 400: nothing is said of it
+        placed(pool.replicas[0], 10).release()  # answered 503 or 400: nothing is said of it
     assert _names(pool) == ["r0", "r1"]
 
 
@@ -135,7 +137,7 @@ def test_the_only_replica_is_never_shut_out_by_its_requests() -> None:
     pool = _pool(Clock(), 1)
     _break(pool.replicas[0], times=50)
     assert _names(pool) == ["r0"]
-    pool.replicas[0].reserve(1)
+    placed(pool.replicas[0], 1)
     pool.replicas[0].succeeded(0.1)
     assert pool.replicas[0].breaker.state == "closed"
     assert not pool.is_panicking("m")
@@ -183,7 +185,7 @@ def test_a_starting_replica_takes_its_share_of_the_work() -> None:
     pool.replicas[0].state = "ready"
     clock.now_s += 2.5  # share 0.25
     for _ in range(100):
-        least_work(pool.candidates("m")).reserve(1000)
+        placed(least_work(route(), pool.candidates("m")), 1000)
     assert [replica.picks for replica in pool.replicas] == [20, 80]
 
 
@@ -191,17 +193,17 @@ def test_one_that_comes_back_does_not_catch_up_on_the_turns_it_missed() -> None:
     pool = _pool(Clock())
     pool.replicas[0].state = "unhealthy"
     for _ in range(100):
-        least_work(pool.candidates("m")).reserve(0).release()
+        placed(least_work(route(), pool.candidates("m")), 0).release()
     pool.replicas[0].state = "ready"
     for _ in range(11):
-        least_work(pool.candidates("m")).reserve(0).release()
+        placed(least_work(route(), pool.candidates("m")), 0).release()
     assert pool.replicas[0].picks == 1  # share 0.1
 
 
 # Retries
 def test_what_was_in_flight_on_a_replica_that_went_away_may_be_sent_again() -> None:
     pool = _pool(Clock(), retry_budget=RetryBudgetConfig(burst=0, floor_per_s=0))
-    places = [pool.replicas[0].reserve(1) for _ in range(30)]
+    places = [placed(pool.replicas[0], 1) for _ in range(30)]
     allowed = 0
     for place in places:  # as the relay does it
         place.release()
@@ -279,7 +281,7 @@ class Fleet(RuleBasedStateMachine):
         super().__init__()
         self.clock = Clock()
         self.pool = _pool(self.clock, 3)
-        self.places: list[Reservation] = []
+        self.places: list[Pick[Replica]] = []
 
     @rule(seconds=st.floats(0, 60))
     def wait(self, seconds: float) -> None:
@@ -304,7 +306,7 @@ class Fleet(RuleBasedStateMachine):
             return
         candidates = self.pool.candidates("m")
         assert set(candidates) == set([r for r in there if r.is_in] or there)
-        self.places.append(least_work(candidates).reserve(10))
+        self.places.append(placed(least_work(route(), candidates), 10))
 
     @precondition(lambda self: self.places)
     @rule(
@@ -313,16 +315,16 @@ class Fleet(RuleBasedStateMachine):
     def finish(self, data: st.DataObject, end: str, ttft: float) -> None:
         place = self.places.pop(data.draw(st.integers(0, len(self.places) - 1)))
         if end == "ok":
-            place.replica.succeeded(ttft)
+            place.load.succeeded(ttft)
         place.release()
         if end in ("error", "broken", "connect"):
-            place.replica.failed(end)  # type: ignore[arg-type]  # narrowed by the test above
+            place.load.failed(end)  # type: ignore[arg-type]  # narrowed by the test above
             self.pool.retry_budget.take()
 
     @invariant()
     def nothing_leaks(self) -> None:
         for replica in self.pool.replicas:
-            mine = [place for place in self.places if place.replica is replica]
+            mine = [place for place in self.places if place.load is replica]
             assert replica.in_flight == len(mine)
             assert replica.breaker.trials == sum(place.is_trial for place in mine)
             assert 0 < replica.share <= 1

@@ -30,7 +30,8 @@ from gateway.metrics import Metrics
 from gateway.patience import Patience
 from gateway.relay import Relay
 from gateway.replica import ModelCard, Pool, Replica
-from gateway.routing import least_work
+from gateway.routing import Router
+from gateway.routing.policies import least_work
 from gateway.settlement import Settlement
 from gateway.upstream import Connection, Upstream
 from gateway.wire import EventSplitter
@@ -297,7 +298,7 @@ class Gateway(RuleBasedStateMachine):
         self.metrics = _Metrics("test")
         self.admission = Admission(MOST_IN_FLIGHT)
         self.keyring = _CountingKeyring(())
-        self.pool = Pool(cast(Upstream, self), self.replicas)
+        self.pool = Pool(cast(Upstream, self), self.replicas, router=Router(least_work))
         self.config = uvicorn.Config(cast(Any, None), log_config=None, ws="none", access_log=False, interface="asgi3")
         self.config.loaded, self.config.loaded_app, self.config.ws_protocol_class = True, cast(Any, None), None
         self.relay = Relay(
@@ -306,7 +307,6 @@ class Gateway(RuleBasedStateMachine):
             upstream=cast(Upstream, self),
             admission=self.admission,
             metrics=self.metrics,
-            policy=least_work,
             clock=lambda: 0.0,
             keyring=self.keyring,
             request_ids=RequestIds(),

@@ -31,6 +31,7 @@ from serving.signals import Signals
 from serving.supervisor import Supervisor
 from tests.fake_engine import FakeEngine, Script, chat_stream, running
 from tests.gateway.harness import CONFIG, PATHS, Door, body_for, opened, receive_rest, receive_until, request_bytes
+from tests.gateway.placing import placed
 
 CHAT = PATHS["chat"]
 ENVIRONMENT = Environment(api_key=None)
@@ -317,7 +318,7 @@ async def test_a_replica_that_is_taken_away_answers_what_it_has_first() -> None:
     company = _Company()
     company.start("x/0", "x/1", "y/0")
     leaving = company.keepers["x/1"]
-    place = leaving.replica.reserve(100)
+    place = placed(leaving.replica, 100)
     assert company.fleet.shrink("x", 1, patience_s=60) == ["x/1"]
     assert [replica.name for replica in company.gateway.pool.candidates("x")] == ["x/0"]
     await asyncio.sleep(0.25)  # time enough to stop it too early
@@ -332,7 +333,7 @@ async def test_a_replica_that_is_taken_away_answers_what_it_has_first() -> None:
 async def test_patience_ends() -> None:
     company = _Company()
     company.start("x/0")
-    company.keepers["x/0"].replica.reserve(100)
+    placed(company.keepers["x/0"].replica, 100)
     company.fleet.shrink("x", 1, patience_s=0)
     await company.until_routed()
     assert company.keepers["x/0"].calls == ["retire", "stop with 1 in flight"]
@@ -365,7 +366,7 @@ async def test_an_engine_the_service_stands_on_ends_it() -> None:
 async def test_the_end_takes_those_that_are_leaving_along() -> None:
     company = _Company()
     company.start("x/0", "x/1")
-    company.keepers["x/1"].replica.reserve(100)
+    placed(company.keepers["x/1"].replica, 100)
     company.fleet.shrink("x", 1, patience_s=3600)
     await asyncio.sleep(0)
     async with asyncio.timeout(20):

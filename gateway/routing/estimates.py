@@ -1,0 +1,44 @@
+"""What a request is likely to cost in tokens, learnt from the answers to earlier ones of its model."""
+
+_TOKENS_PER_UNIT = 0.25  # English text, per byte
+_OUTPUT_TOKENS = 256
+_WEIGHT = 0.02
+_LEAST_UNITS = 64
+
+
+class Estimate:
+    """Of one model."""
+
+    __slots__ = ("output_tokens", "tokens_per_unit")
+
+    def __init__(self) -> None:
+        self.tokens_per_unit = _TOKENS_PER_UNIT
+        """Prompt tokens for each unit of a chain."""
+        self.output_tokens = float(_OUTPUT_TOKENS)
+        """The mean of recent outputs."""
+
+    def learn(self, units: int, prompt_tokens: int, output_tokens: int | None) -> None:
+        """One request is answered; chat templates add tokens, so a short prompt says nothing about its text."""
+        if units >= _LEAST_UNITS and prompt_tokens:
+            self.tokens_per_unit += _WEIGHT * (prompt_tokens / units - self.tokens_per_unit)
+        if output_tokens is not None:
+            self.output_tokens += _WEIGHT * (output_tokens - self.output_tokens)
+
+    def likely_output(self, most_tokens: int | None) -> int:
+        """How much a request will put out that may put out `most_tokens`."""
+        likely = int(self.output_tokens) + 1
+        return likely if most_tokens is None or likely < most_tokens else most_tokens
+
+
+class Estimates:
+    """By model; bounded by the number of models served."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, Estimate] = {}
+
+    def of(self, model: str) -> Estimate:
+        """The same one each time."""
+        estimate = self._models.get(model)
+        if estimate is None:
+            estimate = self._models[model] = Estimate()
+        return estimate

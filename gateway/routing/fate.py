@@ -1,0 +1,46 @@
+"""What became of the prompt tokens of one request: found in the KV cache, or computed, and why."""
+
+from typing import Literal, NamedTuple
+
+from gateway.routing.index import Loss
+
+Fate = Literal["hit", "no_reuse", "evicted", "routed_elsewhere", "restarted"]
+"""no_reuse: nobody had seen them before; routed_elsewhere: another replica had them, and too much to do; evicted: the
+KV cache had no room left for them; restarted: their replica had lost everything."""
+
+
+class Expected(NamedTuple):
+    """What was known of a request's prefix when its replica was chosen. Tokens from the start of the prompt."""
+
+    here_tokens: int
+    """The replica holds so many."""
+    anywhere_tokens: int
+    """The one that holds most, so many."""
+    once_tokens: int
+    """With those that a replica held once, so many; not less than `anywhere_tokens`."""
+    loss: Loss
+    """Why it holds the last of them no more."""
+
+
+def fates(expected: Expected, prompt_tokens: int, cached_tokens: int, loss: Loss, slack_tokens: int) -> dict[Fate, int]:
+    """Every prompt token by its fate. `loss` is why the replica has less than expected; less by `slack_tokens` is only
+    the rounding to whole blocks. Sums to `prompt_tokens`."""
+    found: dict[Fate, int] = {}
+    at = 0
+
+    def up_to(end: int, fate: Fate) -> None:
+        nonlocal at
+        end = min(end, prompt_tokens)
+        if end > at:
+            found[fate] = found.get(fate, 0) + end - at
+            at = end
+
+    up_to(cached_tokens, "hit")
+    if expected.here_tokens > at + slack_tokens:
+        up_to(expected.here_tokens, loss)
+    elif expected.here_tokens > at:
+        up_to(expected.here_tokens, "no_reuse")
+    up_to(expected.anywhere_tokens, "routed_elsewhere")
+    up_to(expected.once_tokens, expected.loss)
+    up_to(prompt_tokens, "no_reuse")
+    return found

@@ -1,0 +1,162 @@
+"""Which replica holds which blocks of which prompts, as far as one can tell from what it was sent.
+
+One table for all replicas, a bit for each, makes a lookup one pass over the chain. Each replica has an LRU of its
+blocks as its engine has one: of a chain the last block is the older, and what does not fit into its KV cache is
+forgotten.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+Loss = Literal["evicted", "restarted"]
+"""Why a replica no longer holds a block that it held."""
+
+_MOST_BLOCKS = 50_000
+_MOST_LOST = 20_000
+_MOST_MASKS = 1000
+
+
+class Run(NamedTuple):
+    """Neighbouring blocks of a chain that were last used together, before this request."""
+
+    end: int
+    """Behind its last block, counted from the chain's start."""
+    tick: int
+
+
+class PrefixIndex:
+    """Bounded: 50,000 blocks a replica (about 250 bytes each), the last 20,000 lost ones."""
+
+    def __init__(self) -> None:
+        self._holders: dict[int, int] = {}
+        """By block, a bit for each replica."""
+        self._sizes: dict[int, int] = {}
+        """By block, in units."""
+        self._blocks: dict[int, OrderedDict[int, int]] = {}
+        """By slot and block, when it was last used: ticks grow with each request."""
+        self._units: dict[int, int] = {}
+        self._slots: dict[int, tuple[int, ...]] = {}
+        self._lost: OrderedDict[int, Loss] = OrderedDict()
+
+    def add(self) -> int:
+        """A slot for one more replica."""
+        slot = next(slot for slot in range(len(self._blocks) + 1) if slot not in self._blocks)
+        self._blocks[slot] = OrderedDict()
+        self._units[slot] = 0
+        return slot
+
+    def remove(self, slot: int) -> None:
+        """The replica is gone."""
+        self.forget(slot, "restarted")
+        del self._blocks[slot], self._units[slot]
+
+    def blocks(self, slot: int) -> int:
+        """How many blocks the replica is believed to hold."""
+        return len(self._blocks[slot])
+
+    def units(self, slot: int) -> int:
+        """And their size."""
+        return self._units[slot]
+
+    def match(self, hashes: Sequence[int]) -> list[tuple[tuple[int, ...], int]]:
+        """Who holds how many leading blocks: slots and a number of blocks, the shortest first; those that hold none are
+        left out."""
+        holders = self._holders
+        found: list[tuple[tuple[int, ...], int]] = []
+        alive = holders.get(hashes[0], 0) if hashes else 0
+        if not alive:
+            return found
+        depth = 0
+        for depth, value in enumerate(hashes):
+            mask = holders.get(value, 0) & alive
+            if mask != alive:
+                found.append((self._slots_of(alive & ~mask), depth))
+                if not mask:
+                    return found
+                alive = mask
+        found.append((self._slots_of(alive), depth + 1))
+        return found
+
+    def _slots_of(self, mask: int) -> tuple[int, ...]:
+        """The slots of the bits in `mask`; a few masks are asked for again and again."""
+        slots = self._slots.get(mask)
+        if slots is None:
+            if len(self._slots) >= _MOST_MASKS:
+                self._slots.clear()
+            slots = self._slots[mask] = tuple(slot for slot in range(mask.bit_length()) if mask >> slot & 1)
+        return slots
+
+    def once(self, hashes: Sequence[int], start: int) -> tuple[int, Loss]:
+        """How far behind `start` the chain goes on in blocks that were held once, and why they are not any more."""
+        lost = self._lost
+        reason: Loss = "evicted"
+        end = start
+        while end < len(hashes) and (found := lost.get(hashes[end])) is not None:
+            reason = found
+            end += 1
+        return end, reason
+
+    def touch(self, slot: int, hashes: Sequence[int], ends: Sequence[int], tick: int, capacity: int) -> tuple[Run, ...]:
+        """The replica computes or uses these blocks now, and holds `capacity` units at most. Returns when it had last
+        used those that it held, deepest first."""
+        blocks, holders = self._blocks[slot], self._holders
+        bit = 1 << slot
+        runs: list[Run] = []
+        last_tick = -1
+        for at in range(len(hashes) - 1, -1, -1):  # deepest first: it is the first to go
+            value = hashes[at]
+            known_tick = blocks.get(value)
+            blocks[value] = tick
+            if known_tick is not None:
+                blocks.move_to_end(value)
+                if known_tick != last_tick:
+                    last_tick = known_tick
+                    runs.append(Run(at + 1, known_tick))
+                continue
+            mask = holders.get(value)
+            if mask is None:
+                self._sizes[value] = ends[at] - (ends[at - 1] if at else 0)
+                self._lost.pop(value, None)
+                mask = 0
+            holders[value] = mask | bit
+            self._units[slot] += self._sizes[value]
+        while self._units[slot] > capacity or len(blocks) > _MOST_BLOCKS:
+            self._drop_oldest(slot, "evicted")
+        return tuple(runs)
+
+    def forget(self, slot: int, loss: Loss) -> None:
+        """The replica holds nothing any more."""
+        while self._blocks[slot]:
+            self._drop_oldest(slot, loss)
+
+    def forget_older(self, slot: int, tick: int, loss: Loss) -> None:
+        """Of what the replica last used at `tick` or before, nothing is there any more."""
+        blocks = self._blocks[slot]
+        while blocks and next(iter(blocks.values())) <= tick:
+            self._drop_oldest(slot, loss)
+
+    def forget_new(self, slot: int, hashes: Sequence[int], tick: int) -> None:
+        """These blocks were to be computed by the request of `tick`, and were not."""
+        blocks = self._blocks[slot]
+        for value in hashes:
+            if blocks.get(value) == tick:
+                del blocks[value]
+                self._let_go(slot, value)
+
+    def _drop_oldest(self, slot: int, loss: Loss) -> None:
+        value, _ = self._blocks[slot].popitem(last=False)
+        if self._let_go(slot, value):
+            self._lost[value] = loss
+            if len(self._lost) > _MOST_LOST:
+                self._lost.popitem(last=False)
+
+    def _let_go(self, slot: int, value: int) -> bool:
+        """Whether nobody holds it now."""
+        self._units[slot] -= self._sizes[value]
+        mask = self._holders[value] & ~(1 << slot)
+        if mask:
+            self._holders[value] = mask
+            return False
+        del self._holders[value], self._sizes[value]
+        return True

@@ -1,0 +1,90 @@
+"""One replica as routing sees it: what it has been given and not yet done, and how fast it is."""
+
+from gateway.routing.rate import PrefillRate
+
+_S_PER_TOKEN = 1 / 8000  # one card of today and a model of 8 billion parameters; only until the first answers
+_TTFT_WEIGHT = 0.1
+OUTPUT_WEIGHT = 0.5
+"""How much one likely output token in flight counts beside one prompt token: both are computed once, but decodes share
+their steps."""
+
+
+class Load:
+    """Charged when a request is placed, before anything else happens; given back by its `Pick`."""
+
+    __slots__ = (
+        "_rate", "ahead_tokens", "block_tokens", "in_flight", "kv_capacity_tokens", "kv_tokens", "name",
+        "output_tokens", "picks", "queued_tokens", "s_per_token", "share", "slot", "token_s", "ttft_s", "turn",
+        "waiting", "work_tokens",
+    )  # fmt: skip
+
+    def __init__(self, name: str, kv_capacity_tokens: int | None = None) -> None:
+        self.name = name
+        self.slot = -1
+        """Its place in the router's index; -1 while it is in none."""
+        self.share = 1.0
+        """In (0, 1]: how much of a peer's load it should get; below 1 after a start or a recovery."""
+        self.turn = 0.0
+        """Grows by 1 / share with each request it is given: the lowest one has waited longest."""
+        self.in_flight = self.picks = 0
+        self.waiting = 0
+        """Requests there without a first token."""
+        self.queued_tokens = 0
+        """Their uncached prompt tokens: what stands before the next one."""
+        self.output_tokens = 0
+        """Likely output tokens of all requests in flight."""
+        self.work_tokens = 0
+        """Uncached prompt and likely output tokens of all requests in flight."""
+        self.kv_tokens = 0
+        """Prompt and likely output tokens of all requests in flight: what they will hold of the KV cache."""
+        self.kv_capacity_tokens = kv_capacity_tokens
+        self.block_tokens = 16
+        """Of the engine's KV cache: it finds whole blocks only."""
+        self._rate = PrefillRate(_S_PER_TOKEN)
+        self.s_per_token = self.token_s = _S_PER_TOKEN
+        """Prefill seconds per uncached token, learnt from its own answers; and for its share."""
+        self.ahead_tokens = 0.0
+        """What a new request waits for: uncached tokens of those that wait, and OUTPUT_WEIGHT of all likely output."""
+        self.ttft_s: float | None = None
+        """Its recent times to first token, later ones counting more."""
+
+    def take(self, uncached_tokens: int, prompt_tokens: int, output_tokens: int) -> bool:
+        """One more request; whether it is a trial, which `give_back` is to be told (never, for a plain load)."""
+        self.in_flight += 1
+        self.picks += 1
+        self.turn += 1 / self.share
+        self.waiting += 1
+        self.queued_tokens += uncached_tokens
+        self.ahead_tokens += uncached_tokens + OUTPUT_WEIGHT * output_tokens
+        self.output_tokens += output_tokens
+        self.work_tokens += uncached_tokens + output_tokens
+        self.kv_tokens += prompt_tokens + output_tokens
+        return False
+
+    def prefilled(self, uncached_tokens: int, elapsed_s: float | None) -> None:
+        """A request has its first token (after `elapsed_s`), or will have none."""
+        self.waiting -= 1
+        self.queued_tokens -= uncached_tokens
+        self.ahead_tokens -= uncached_tokens
+        if elapsed_s is not None:
+            known_s = self.ttft_s
+            self.ttft_s = elapsed_s if known_s is None else known_s + _TTFT_WEIGHT * (elapsed_s - known_s)
+
+    def give_back(self, uncached_tokens: int, prompt_tokens: int, output_tokens: int, *, is_trial: bool) -> None:
+        """A request is no longer there; it was `prefilled` before."""
+        self.in_flight -= 1
+        self.ahead_tokens -= OUTPUT_WEIGHT * output_tokens
+        self.output_tokens -= output_tokens
+        self.work_tokens -= uncached_tokens + output_tokens
+        self.kv_tokens -= prompt_tokens + output_tokens
+
+    def learn(self, work_tokens: int, elapsed_s: float) -> None:
+        """What stood before a first token that took `elapsed_s`."""
+        if self._rate.learn(work_tokens, elapsed_s):
+            self.s_per_token = self._rate.s_per_token
+            self.token_s = self.s_per_token / self.share
+
+    def use_share(self, share: float) -> None:
+        """Give it so much of a peer's load from now on."""
+        self.share = share
+        self.token_s = self.s_per_token / share

@@ -1,0 +1,33 @@
+"""One request as routing sees it."""
+
+from gateway.routing.chain import Chain
+
+_NO_HITS: dict[int, int] = {}
+
+
+class Route:
+    """`prompt_tokens` and `output_tokens` are estimates. `Router.look` fills in where its prefix is."""
+
+    __slots__ = (
+        "cached_tokens", "chain", "most_blocks", "output_tokens", "prompt_tokens", "session", "tokens_per_unit",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        chain: Chain,
+        prompt_tokens: int,
+        output_tokens: int,
+        session: int | None = None,
+        tokens_per_unit: float = 1.0,
+    ) -> None:
+        self.chain = chain
+        self.prompt_tokens = prompt_tokens
+        self.output_tokens = output_tokens
+        self.session = session
+        """A hash of what all requests of one conversation or user have in common; below 2**64."""
+        self.tokens_per_unit = tokens_per_unit
+        self.cached_tokens = _NO_HITS
+        """By a load's slot, how much of the prompt it holds, in tokens: never the last one, which is always computed.
+        Slots that hold nothing are not in it."""
+        self.most_blocks = 0
+        """So many leading blocks of the chain are held by the one that holds most."""

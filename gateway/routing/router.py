@@ -1,0 +1,213 @@
+"""Chooses a replica for each request, and learns from the answer whether it knew enough."""
+
+from collections.abc import Sequence
+from typing import Generic, TypeVar
+
+from gateway.routing.fate import Expected, Fate, fates
+from gateway.routing.index import Loss, PrefixIndex, Run
+from gateway.routing.load import Load
+from gateway.routing.policies import Policy
+from gateway.routing.route import Route
+
+L = TypeVar("L", bound=Load)
+
+_UNKNOWN_CAPACITY_TOKENS = 400_000
+_SURE = 0.8
+"""Of what was expected in the cache, so much has to be there: some text makes fewer tokens than most."""
+
+
+class Pick(Generic[L]):
+    """One request's place on a replica. All of it is synchronous, and harmless when repeated."""
+
+    __slots__ = (
+        "_ahead_tokens",
+        "_router",
+        "_runs",
+        "_sure_before",
+        "_tick",
+        "_ttft_s",
+        "expected",
+        "is_open",
+        "is_trial",
+        "is_waiting",
+        "load",
+        "predicted_tokens",
+        "route",
+        "uncached_tokens",
+    )  # fmt: skip
+
+    def __init__(self, router: "Router[L]", route: Route, load: L, tick: int) -> None:
+        self._router = router
+        self.route = route
+        self.load = load
+        self._tick = tick
+        self.predicted_tokens = route.cached_tokens.get(load.slot, 0)
+        """Prompt tokens that we expect in its KV cache."""
+        self.uncached_tokens = route.prompt_tokens - self.predicted_tokens
+        self._ahead_tokens = load.queued_tokens
+        self._ttft_s: float | None = None
+        self._runs: tuple[Run, ...] = ()
+        self._sure_before = tick
+        self.expected: Expected | None = None
+        self.is_open = self.is_waiting = True
+        self.is_trial = load.take(self.uncached_tokens, route.prompt_tokens, route.output_tokens)
+
+    def first_token(self, elapsed_s: float) -> None:
+        """It came `elapsed_s` after the request was sent: the prompt is computed."""
+        if self.is_waiting:
+            self.is_waiting = False
+            self._ttft_s = elapsed_s
+            self.load.prefilled(self.uncached_tokens, elapsed_s)
+            self._router.prefilled(self)
+
+    def computed(self) -> None:
+        """The prompt is, or must be by now, though nobody saw its first token: answers that are not streamed."""
+        if self.is_waiting:
+            self.is_waiting = False
+            self.load.prefilled(self.uncached_tokens, None)
+            self._router.prefilled(self)
+
+    def settle(self, prompt_tokens: int, cached_tokens: int | None) -> dict[Fate, int]:
+        """What the engine says of the prompt; None where it does not say what was cached. Returns the fate of each
+        token, as far as it is known."""
+        if self._ttft_s is not None:
+            uncached = self.uncached_tokens if cached_tokens is None else prompt_tokens - cached_tokens
+            self.load.learn(self._ahead_tokens + uncached, self._ttft_s)
+            self._ttft_s = None
+        expected, self.expected = self.expected, None
+        if cached_tokens is None or expected is None:
+            return {}
+        slack_tokens = self.slack_tokens
+        is_less = cached_tokens + slack_tokens < _SURE * expected.here_tokens
+        loss = self._router.correct(self, prompt_tokens, cached_tokens) if is_less else "evicted"
+        return fates(expected, prompt_tokens, cached_tokens, loss, slack_tokens)
+
+    @property
+    def expected_wait_s(self) -> float:
+        """How long the prompt should have taken, with those that were ahead of it."""
+        return (self._ahead_tokens + self.uncached_tokens) * self.load.s_per_token
+
+    @property
+    def slack_tokens(self) -> int:
+        """So many fewer tokens than expected are only the rounding to whole blocks, the last token's block with it."""
+        return 2 * self.load.block_tokens
+
+    def release(self) -> None:
+        """The request is no longer there. One that had no token has left nothing in the cache."""
+        if not self.is_open:
+            return
+        self.is_open = False
+        if self.is_waiting:
+            self.is_waiting = False
+            self.load.prefilled(self.uncached_tokens, None)
+            self._router.abandoned(self)
+        route = self.route
+        self.load.give_back(self.uncached_tokens, route.prompt_tokens, route.output_tokens, is_trial=self.is_trial)
+
+
+class Router(Generic[L]):
+    """All replicas' index, and the policy over it."""
+
+    def __init__(self, policy: Policy[L]) -> None:
+        self.policy = policy
+        self.index = PrefixIndex()
+        self._ticks = 0
+        self._pending: dict[int, dict[int, None]] = {}
+
+    def add(self, load: L) -> None:
+        """One more replica."""
+        load.slot = self.index.add()
+        self._pending[load.slot] = {}
+
+    def remove(self, load: L) -> None:
+        """It is gone."""
+        self.index.remove(load.slot)
+        del self._pending[load.slot]
+        load.slot = -1
+
+    def restarted(self, load: L) -> None:
+        """Its KV cache is empty now."""
+        if load.slot >= 0:
+            self.index.forget(load.slot, "restarted")
+
+    def look(self, route: Route) -> None:
+        """Find out who holds the route's prefix."""
+        ends, ratio, most = route.chain.ends, route.tokens_per_unit, max(route.prompt_tokens - 1, 0)
+        found = self.index.match(route.chain.hashes)
+        if not found:
+            return
+        cached: dict[int, int] = {}
+        for slots, depth in found:
+            cached.update(dict.fromkeys(slots, min(int(ends[depth - 1] * ratio), most)))
+        route.cached_tokens, route.most_blocks = cached, found[-1][1]
+
+    def pick(self, route: Route, candidates: Sequence[L]) -> Pick[L]:
+        """Choose, charge and remember, all at once: whoever is next sees it. `candidates` is not empty."""
+        self.look(route)
+        return self.place(route, self.policy(route, candidates))
+
+    def place(self, route: Route, load: L) -> Pick[L]:
+        """The same for a replica that is chosen already; `look` comes first."""
+        self._ticks += 1
+        pick = Pick(self, route, load, self._ticks)
+        chain = route.chain
+        if chain.hashes and load.slot >= 0:
+            self._remember(pick, load)
+        return pick
+
+    def _remember(self, pick: Pick[L], load: L) -> None:
+        route, tick, pending = pick.route, pick._tick, self._pending[load.slot]
+        hashes, ends, _ = route.chain
+        anywhere, ratio = route.most_blocks, route.tokens_per_unit
+        once, loss = self.index.once(hashes, anywhere) if anywhere < len(hashes) else (anywhere, "evicted")
+        pick.expected = Expected(
+            pick.predicted_tokens,
+            int(ends[anywhere - 1] * ratio) if anywhere else 0,
+            int(ends[once - 1] * ratio) if once else 0,
+            loss,
+        )
+        pick._sure_before = next(iter(pending), tick)
+        pending[tick] = None
+        capacity = load.kv_capacity_tokens or _UNKNOWN_CAPACITY_TOKENS
+        pick._runs = self.index.touch(load.slot, hashes, ends, tick, int(capacity / ratio))
+
+    # Called by a pick
+    def prefilled(self, pick: Pick[L]) -> None:
+        """Its blocks are there."""
+        pending = self._pending.get(pick.load.slot)
+        if pending is not None:
+            pending.pop(pick._tick, None)
+
+    def abandoned(self, pick: Pick[L]) -> None:
+        """Its new blocks are not, nor will they be."""
+        self.prefilled(pick)
+        hashes, slot = pick.route.chain.hashes, pick.load.slot
+        if hashes and slot >= 0:
+            self.index.forget_new(slot, hashes, pick._tick)
+
+    def correct(self, pick: Pick[L], prompt_tokens: int, cached_tokens: int) -> Loss:
+        """The replica had less than we believed: so it has lost all that it used no later than the missing block."""
+        slot = pick.load.slot
+        route = pick.route
+        missing = _first_missing(route, prompt_tokens, cached_tokens + pick.slack_tokens)
+        tick = max((run.tick for run in pick._runs if run.end > missing), default=None)
+        if slot < 0 or tick is None or tick >= pick._sure_before:
+            return "evicted"  # what was expected may not have been computed yet when this request looked for it
+        before = self.index.units(slot)
+        self.index.forget_older(slot, tick, "evicted")
+        capacity = (pick.load.kv_capacity_tokens or _UNKNOWN_CAPACITY_TOKENS) / route.tokens_per_unit
+        if missing == 0 and self.index.units(slot) < capacity / 2 and before:
+            # too little has come since to have pushed it out: everything is gone
+            self.index.forget_older(slot, pick._sure_before - 1, "restarted")
+            return "restarted"
+        return "evicted"
+
+
+def _first_missing(route: Route, prompt_tokens: int, found_tokens: int) -> int:
+    """The first block that reaches beyond what was found."""
+    hashes, ends, size = route.chain
+    units = found_tokens * size / prompt_tokens if prompt_tokens else 0
+    for at in range(len(hashes)):
+        if ends[at] * _SURE > units:
+            return at
+    return len(hashes)

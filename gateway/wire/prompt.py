@@ -1,0 +1,115 @@
+"""The prompt of a request as text, so rendered that an appended turn only makes it longer, and its chain of hashes.
+
+Not what the chat template makes of it, which only the engine knows, but equal where that is equal: tools, system
+prompt, then the messages in order. A picture stands as its hash.
+"""
+
+import orjson
+from xxhash import xxh3_64_hexdigest, xxh3_64_intdigest
+
+from gateway.routing.chain import CUTS, Chain, chain_of
+from gateway.wire.dialect import Dialect
+
+_TURN, _FIELD, _PART = "\x1e", "\x1f", "\x1d"
+_PICTURE_HASHES = 128  # times 16 characters: as long as text of some 500 tokens, which is what a picture costs
+_BEFORE: dict[Dialect, tuple[str, ...]] = {
+    "chat": ("tools", "documents"),
+    "responses": ("tools", "instructions"),
+    "messages": ("tools", "system"),
+}
+_TURNS: dict[Dialect, str] = {
+    "chat": "messages",
+    "completions": "prompt",
+    "responses": "input",
+    "messages": "messages",
+}
+_SEEDED = ("cache_salt", "chat_template", "chat_template_kwargs")
+_LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+
+
+def read_chain(dialect: Dialect, model: str, payload: dict[str, object], size: int, salt: bytes = b"") -> Chain:
+    """The chain of a request's prompt; of one that nothing is cached for, `size` bytes and no block.
+
+    `salt`: what the gateway itself adds to keep one caller's cache from another's.
+    """
+    turns = _TURNS.get(dialect)
+    if turns is None:
+        return Chain((), CUTS, size)
+    texts: list[str] = []
+    for name in _BEFORE.get(dialect, ()):
+        value = payload.get(name)
+        if value:
+            texts.append(_FIELD + name + _FIELD + (value if isinstance(value, str) else _dumped(value)))
+    data = _add_turns(texts, payload.get(turns))
+    if texts:
+        data = "".join(texts).encode("utf-8", "surrogatepass") + data
+    return chain_of(_seed(model, payload, salt), data)
+
+
+def most_output_tokens(payload: dict[str, object]) -> int | None:
+    """The longest output the caller wants, in tokens; None where it does not say."""
+    for name in _LIMITS:
+        value = payload.get(name)
+        if type(value) is int and value > 0:
+            return value
+    return None
+
+
+def _seed(model: str, payload: dict[str, object], salt: bytes) -> int:
+    seed = model.encode("utf-8", "surrogatepass") + salt
+    for name in _SEEDED:
+        value = payload.get(name)
+        if value:
+            seed += b"\x1f%b=%b" % (name.encode(), _dumped(value).encode())
+    return xxh3_64_intdigest(seed)
+
+
+def _add_turns(texts: list[str], turns: object) -> bytes:
+    """Append what can be said in text; returns token ids as bytes, four each, which is what their text would have."""
+    if isinstance(turns, str):
+        texts.append(turns)
+    elif isinstance(turns, list):
+        if turns and (type(turns[0]) is int or isinstance(turns[0], list)):
+            return _ids(turns)
+        for turn in turns:
+            _add_turn(texts, turn)
+    return b""
+
+
+def _ids(turns: list[object]) -> bytes:
+    flat = turns if type(turns[0]) is int else [token for row in turns if isinstance(row, list) for token in row]
+    return b"".join([token.to_bytes(4, "big") for token in flat if type(token) is int and 0 <= token < 2**32])
+
+
+def _add_turn(texts: list[str], turn: object) -> None:
+    if not isinstance(turn, dict):
+        texts.append(_TURN + (turn if isinstance(turn, str) else _dumped(turn)))
+        return
+    texts.append(_TURN)
+    for name, value in turn.items():
+        if isinstance(value, str):
+            texts += (_FIELD, name, _FIELD, value)
+        elif isinstance(value, list):
+            texts += (_FIELD, name)
+            for part in value:
+                texts += (_PART, _part(part))
+        elif value is not None:
+            texts += (_FIELD, name, _FIELD, _dumped(value))
+
+
+def _part(part: object) -> str:
+    """One piece of a message's content: its text, or what stands for a picture, a sound or a call."""
+    if isinstance(part, dict):
+        kind, text = part.get("type"), part.get("text")
+        if isinstance(text, str):
+            return text
+        if isinstance(kind, str) and ("image" in kind or "audio" in kind or "video" in kind or "file" in kind):
+            return xxh3_64_hexdigest(_dumped(part).encode()) * _PICTURE_HASHES
+    return part if isinstance(part, str) else _dumped(part)
+
+
+def _dumped(value: object) -> str:
+    try:
+        return orjson.dumps(value).decode()
+    except orjson.JSONEncodeError:  # a number beyond 64 bits
+        return repr(value)
