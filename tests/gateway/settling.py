@@ -22,4 +22,6 @@ DONE = Settlement(
     ttft_s=0.5,
     tpot_s=0.25,
     usage=Usage(prompt_tokens=70, output_tokens=9, cached_tokens=64),
+    predicted_tokens=60,
+    fates={"hit": 64, "no_reuse": 6},
 )

@@ -36,6 +36,8 @@ def test_a_line_of_json() -> None:
         "duration_s": 2.5,
         "prompt_tokens": 70,
         "cached_tokens": 64,
+        "predicted_cached_tokens": 60,
+        "prompt_fates": {"hit": 64, "no_reuse": 6},
         "output_tokens": 9,
         "retries": 2,
         "continuations": 1,
@@ -45,9 +47,11 @@ def test_a_line_of_json() -> None:
 
 def test_what_is_not_known_is_null() -> None:
     unknown = DONE._replace(caller="", model=NOBODY, replica=NOBODY, ttft_s=None, tpot_s=None, usage=Usage())
+    unknown = unknown._replace(predicted_tokens=None, fates={})
     line = json.loads(json_line(unknown, ENDED_S))
     nulls = {name for name, value in line.items() if value is None}
-    assert nulls == {"caller", "ttft_s", "tpot_s", "prompt_tokens", "cached_tokens", "output_tokens", "trace_id"}
+    tokens = {"prompt_tokens", "cached_tokens", "predicted_cached_tokens", "output_tokens"}
+    assert nulls == {"caller", "ttft_s", "tpot_s", "trace_id"} | tokens
     assert "ttft_s=- " in text_line(unknown, ENDED_S)
     assert "caller=- " in text_line(unknown, ENDED_S)
 
@@ -62,7 +66,8 @@ def test_a_line_of_text(monkeypatch: pytest.MonkeyPatch) -> None:
     try:
         assert text_line(DONE, ENDED_S) == (
             "2023-11-14 22:13:20,062 INFO berth.access req_1 caller=alice model=m replica=m/0 dialect=chat outcome=ok"
-            " status=200 ttft_s=0.500 duration_s=2.500 prompt_tokens=70 output_tokens=9"
+            " status=200 ttft_s=0.500 duration_s=2.500 prompt_tokens=70 cached_tokens=64"
+            " predicted_cached_tokens=60 output_tokens=9"
         )
     finally:
         monkeypatch.undo()

@@ -134,7 +134,7 @@ def test_the_access_log_has_one_line_a_request(fake: FakeEngine, door: Door, cap
     for line, request_id, outcome in zip(_lines(caplog), ids, ("ok", "engine_error", "refused"), strict=True):
         assert f" INFO berth.access {request_id} caller=anonymous " in line
         assert f" outcome={outcome} " in line
-    assert "prompt_tokens=7 output_tokens=2" in _lines(caplog)[0]
+    assert "prompt_tokens=7 cached_tokens=None predicted_cached_tokens=0 output_tokens=2" in _lines(caplog)[0]
 
 
 def _lines(caplog: pytest.LogCaptureFixture) -> list[str]:
