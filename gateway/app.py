@@ -34,8 +34,7 @@ from gateway.patience import Patience
 from gateway.probes import probing
 from gateway.relay import Relay
 from gateway.replica import ModelCard, Pool, Replica
-from gateway.routing import Policy, Router
-from gateway.routing.policies import prefix
+from gateway.routing import POLICIES, Router
 from gateway.status import Status, config_digest, replica_status
 from gateway.tracing import Tracing
 from gateway.upstream import Upstream
@@ -59,7 +58,6 @@ class Gateway:
         self,
         config: GatewayConfig,
         *,
-        policy: Policy[Replica] = prefix,
         clock: Callable[[], float] = time.perf_counter,
         readers: Sequence[Reader] = (),
         tracing: Tracing | None = None,
@@ -69,7 +67,7 @@ class Gateway:
         self._made_s = time.monotonic()
         self._server_state: ServerState | None = None
         self.upstream = Upstream(config.timeouts)
-        self.pool = Pool(self.upstream, health=config.health, router=Router(policy))
+        self.pool = Pool(self.upstream, health=config.health, router=Router(POLICIES[config.routing]))
         self.admission = Admission(config.max_in_flight)
         self.metrics = Metrics(VERSION)
         self.metrics.registry.register(ReplicaHealth(self.pool))
@@ -141,6 +139,7 @@ class Gateway:
         self.config = self._relay.config = config
         self._relay.keyring = Keyring(config.keys)
         self.admission.max_in_flight = config.max_in_flight
+        self.pool.router.policy = POLICIES[config.routing]
         self.pool.use_remotes(config.remotes)
         self.upstream.use(config.timeouts)
         self._patience.use(config.timeouts.client_s)
@@ -158,7 +157,7 @@ class Gateway:
         now_s = time.monotonic()
         replicas = self.pool.replicas
         found = await figures.read_all(replicas, self.upstream, self.config.timeouts.probe_s)
-        rows = replica_status(replicas, found, self.metrics, now_s)
+        rows = replica_status(replicas, found, self.metrics, self.pool.router, now_s)
         remotes = self.pool.remotes
         return Status(
             version=VERSION,
@@ -168,7 +167,7 @@ class Gateway:
             in_flight=self.admission.in_flight,
             max_in_flight=self.admission.max_in_flight,
             client_connections=self.client_connections(),
-            replicas=[*rows, *replica_status(remotes, [None] * len(remotes), self.metrics, now_s)],
+            replicas=[*rows, *replica_status(remotes, [None] * len(remotes), self.metrics, self.pool.router, now_s)],
         )
 
 

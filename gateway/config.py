@@ -9,6 +9,7 @@ from gateway.breaker import BreakerConfig
 from gateway.identity import KeyHash
 from gateway.outliers import OutlierConfig
 from gateway.retry_budget import RetryBudgetConfig
+from gateway.routing import PolicyName
 from gateway.wire import Dialect
 
 MIB = 2**20
@@ -115,4 +116,7 @@ class GatewayConfig:
     chains: Mapping[str, Chain] = field(default_factory=dict)
     hedges: Mapping[str, Hedge] = field(default_factory=dict)
     """Both by public model name; a model that is in neither has neither."""
+    routing: PolicyName = "prefix"
+    routings: Mapping[str, PolicyName] = field(default_factory=dict)
+    """By public model name; the others have `routing`."""
     log_format: LogFormat = "text"

@@ -24,7 +24,7 @@ from gateway.relay import Client, Relay
 from gateway.replica import Replica
 from gateway.resumption import Resumption
 from gateway.rival import Rival
-from gateway.routing import Fate, Pick, Route
+from gateway.routing import POLICIES, Fate, Pick, Route
 from gateway.settlement import NO_FATES, NOBODY, Move, Outcome, Settlement
 from gateway.tracing import Trace
 from gateway.upstream import Connection, Sink
@@ -443,7 +443,9 @@ class Exchange:
 
     def _place_on(self, candidates: Sequence[Replica], call: Call) -> Replica:
         relay = self._relay
-        self._place = place = relay.pool.router.pick(self._routed(call), candidates)
+        routings = relay.config.routings
+        policy = POLICIES[routings[call.model]] if call.model in routings else None
+        self._place = place = relay.pool.router.pick(self._routed(call), candidates, policy)
         self._predicted_tokens = place.predicted_tokens
         replica = place.load
         self._tried.append(replica)

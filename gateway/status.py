@@ -10,6 +10,7 @@ from gateway.config import GatewayConfig
 from gateway.figures import EngineFigures
 from gateway.metrics import Metrics
 from gateway.replica import Kind, Replica, State
+from gateway.routing import Router
 
 _USAGE = "berth_engine_kv_cache_usage_ratio"
 _WAITING = "berth_engine_requests_waiting"
@@ -22,6 +23,18 @@ class KvCacheStatus(BaseModel):
     capacity_tokens: int | None = Field(description="as the engine states it; null when it does not answer")
     predicted_tokens: int | None = Field(description="as sizing predicted it; null for an engine started elsewhere")
     usage_ratio: float | None = Field(description="share in use, 0 to 1, as the engine states it now")
+
+
+class RoutingStatus(BaseModel):
+    """What the router believes of a replica."""
+
+    prefix_blocks: int = Field(description="prompt blocks thought to be in its KV cache")
+    prefix_bytes: int = Field(description="and how much text they are")
+    queued_tokens: int = Field(description="uncached prompt tokens of requests there without a first token")
+    output_tokens: int = Field(description="likely output tokens of all requests there")
+    prefill_tokens_per_s: float = Field(description="how fast it computes prompts, learnt from its own answers")
+    expected_wait_s: float = Field(description="until a new request's own prompt would be begun")
+    ttft_s: float | None = Field(description="recent times to first token, later ones counting more; null before any")
 
 
 class ReplicaStatus(BaseModel):
@@ -37,6 +50,7 @@ class ReplicaStatus(BaseModel):
     ejections: dict[str, int] = Field(description="how often its breaker opened, by reason")
     in_flight: int = Field(description="requests there now, by the gateway's own count")
     work_tokens: int = Field(description="estimated tokens of these requests, by which the next one is placed")
+    routing: RoutingStatus | None = Field(description="what the router believes of it; null for a remote provider")
     requests: int = Field(description="requests it was given since the gateway started, retries included")
     errors: int = Field(description="of these, how many it answered with an error, broke or lost to another replica")
     waiting: int | None = Field(description="requests queued inside the engine, as it states now")
@@ -63,13 +77,33 @@ def config_digest(config: GatewayConfig) -> str:
 
 
 def replica_status(
-    replicas: Sequence[Replica], figures: Sequence[EngineFigures | None], metrics: Metrics, now_s: float
+    replicas: Sequence[Replica],
+    figures: Sequence[EngineFigures | None],
+    metrics: Metrics,
+    router: Router[Replica],
+    now_s: float,
 ) -> list[ReplicaStatus]:
     """One row for each replica; `figures` are what its engine answered now, in the same order."""
-    return [_row(replica, found, metrics, now_s) for replica, found in zip(replicas, figures, strict=True)]
+    return [_row(replica, found, metrics, router, now_s) for replica, found in zip(replicas, figures, strict=True)]
 
 
-def _row(replica: Replica, figures: EngineFigures | None, metrics: Metrics, now_s: float) -> ReplicaStatus:
+def _routing(replica: Replica, router: Router[Replica]) -> RoutingStatus | None:
+    if replica.slot < 0:
+        return None
+    return RoutingStatus(
+        prefix_blocks=router.index.blocks(replica.slot),
+        prefix_bytes=router.index.units(replica.slot),
+        queued_tokens=replica.queued_tokens,
+        output_tokens=replica.output_tokens,
+        prefill_tokens_per_s=round(1 / replica.s_per_token, 1),
+        expected_wait_s=round(replica.ahead_tokens * replica.token_s, 4),
+        ttft_s=replica.ttft_s,
+    )
+
+
+def _row(
+    replica: Replica, figures: EngineFigures | None, metrics: Metrics, router: Router[Replica], now_s: float
+) -> ReplicaStatus:
     values = figures.values if figures else {}
     waiting = values.get(_WAITING)
     return ReplicaStatus(
@@ -83,6 +117,7 @@ def _row(replica: Replica, figures: EngineFigures | None, metrics: Metrics, now_
         ejections={str(reason): count for reason, count in replica.breaker.ejections.items()},
         in_flight=replica.in_flight,
         work_tokens=replica.work_tokens,
+        routing=_routing(replica, router),
         requests=replica.picks,
         errors=metrics.errors_of(replica.name),
         waiting=None if waiting is None else int(waiting),

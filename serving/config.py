@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_v
 from gateway.access_log import LogFormat
 from gateway.config import TROUBLES, Chain, GatewayConfig, Hedge, Remote, Step, Trouble
 from gateway.identity import KeyHash, hash_key
+from gateway.routing import PolicyName
 from serving.environment import Environment
 from serving.errors import ConfigError
 from serving.quantity import token_count
@@ -85,6 +86,8 @@ class ModelSection(Section):
     fallback_on: tuple[Trouble, ...] | None = None
     ttft_deadline_s: Seconds | None = None
     hedge: HedgeSection | None = None
+    routing: PolicyName | None = None
+    """Other than the gateway's."""
 
     @model_validator(mode="before")
     @classmethod
@@ -157,6 +160,7 @@ class GatewaySection(Section):
     max_event_mib: Count = _DEFAULTS.max_event_bytes // _MIB
     timeouts: TimeoutsSection = TimeoutsSection()
     continue_streams: bool = _DEFAULTS.continue_streams
+    routing: PolicyName = _DEFAULTS.routing
     drain_timeout_s: Annotated[float, Field(ge=0)] = 30.0
     health: HealthSection = HealthSection()
     log_format: LogFormat = "text"
@@ -285,6 +289,8 @@ def gateway_config(
         remotes=tuple(there.values()),
         chains={model.name: _chain(model, there) for model in models if model.fallbacks},
         hedges={model.name: Hedge(**model.hedge.model_dump()) for model in models if model.hedge},
+        routing=section.routing,
+        routings={model.name: model.routing for model in models if model.routing},
         log_format=section.log_format,
     )
 

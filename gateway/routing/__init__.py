@@ -14,8 +14,21 @@ from gateway.routing.chain import CUTS, Chain, chain_of
 from gateway.routing.estimates import Estimates
 from gateway.routing.fate import Fate
 from gateway.routing.load import Load
-from gateway.routing.policies import POLICIES, Policy
+from gateway.routing.policies import POLICIES, Policy, PolicyName
 from gateway.routing.route import Route
 from gateway.routing.router import Pick, Router
 
-__all__ = ["CUTS", "POLICIES", "Chain", "Estimates", "Fate", "Load", "Pick", "Policy", "Route", "Router", "chain_of"]
+__all__ = [
+    "CUTS",
+    "POLICIES",
+    "Chain",
+    "Estimates",
+    "Fate",
+    "Load",
+    "Pick",
+    "Policy",
+    "PolicyName",
+    "Route",
+    "Router",
+    "chain_of",
+]

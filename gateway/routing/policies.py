@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, Literal, TypeVar
 
 from xxhash import xxh3_64_intdigest
 
@@ -72,7 +72,9 @@ def latency(route: Route, candidates: Sequence[L]) -> L:
     return min(candidates, key=lambda load: ((load.ttft_s or 0.0) * (load.waiting + 1) / load.share, load.turn))
 
 
-POLICIES: Mapping[str, Policy[Load]] = {
+PolicyName = Literal["prefix", "least_work", "round_robin", "session", "latency"]
+
+POLICIES: Mapping[PolicyName, Policy[Any]] = {
     "prefix": prefix,
     "least_work": least_work,
     "round_robin": round_robin,

@@ -141,10 +141,11 @@ class Router(Generic[L]):
             cached.update(dict.fromkeys(slots, min(int(ends[depth - 1] * ratio), most)))
         route.cached_tokens, route.most_blocks = cached, found[-1][1]
 
-    def pick(self, route: Route, candidates: Sequence[L]) -> Pick[L]:
-        """Choose, charge and remember, all at once: whoever is next sees it. `candidates` is not empty."""
+    def pick(self, route: Route, candidates: Sequence[L], policy: Policy[L] | None = None) -> Pick[L]:
+        """Choose, charge and remember, all at once: whoever is next sees it. `candidates` is not empty; `policy` is
+        another one than usual."""
         self.look(route)
-        return self.place(route, self.policy(route, candidates))
+        return self.place(route, (policy or self.policy)(route, candidates))
 
     def place(self, route: Route, load: L) -> Pick[L]:
         """The same for a replica that is chosen already; `look` comes first."""

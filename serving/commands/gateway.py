@@ -24,11 +24,17 @@ def gateway(
         str | None, typer.Option(envvar="BERTH_UPSTREAM_API_KEY", help="The key the engines ask for.")
     ] = None,
     max_in_flight: Annotated[int | None, typer.Option(help="Requests taken at once; more get 503.")] = None,
+    routing: Annotated[
+        str,
+        typer.Option(
+            help="prefix (where the prompt's beginning is cached), least_work, round_robin, session, latency."
+        ),
+    ] = "prefix",
     log_format: Annotated[str, typer.Option(help="text, or json: one object a line.")] = "text",
 ) -> None:
     """Put one door in front of running OpenAI-compatible engines: routing, failover, keys, metrics."""
     with failing_in_one_line("berth gateway"):
-        raw = {"host": host, "port": port, "max_in_flight": max_in_flight, "log_format": log_format}
+        raw = {"host": host, "port": port, "max_in_flight": max_in_flight, "log_format": log_format, "routing": routing}
         section = gateway_section(raw)
         replicas = [_replica(url, upstream_api_key) for url in dict.fromkeys(upstream)]
         logging_to_stderr(log_format=section.log_format)

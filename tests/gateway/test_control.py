@@ -45,6 +45,9 @@ def test_status_tells_what_the_router_believes(fake: FakeEngine, second: FakeEng
     assert status["client_connections"] >= 2  # the held one, and the one that asks
     first, other = status["replicas"]
     assert first["work_tokens"] > 0
+    believed = first["routing"]
+    assert (believed["prefix_blocks"], believed["queued_tokens"] > 0, believed["ttft_s"]) == (0, True, None)
+    assert believed["expected_wait_s"] > 0
     assert first["probe_age_s"] < 60
     assert 0 < first["share"] <= 1
     assert {**first, "work_tokens": 0, "probe_age_s": 0} == {
@@ -58,6 +61,7 @@ def test_status_tells_what_the_router_believes(fake: FakeEngine, second: FakeEng
         "ejections": {},
         "in_flight": 1,
         "work_tokens": 0,
+        "routing": believed,
         "requests": 1,
         "errors": 0,
         "waiting": None,
