@@ -8,26 +8,22 @@ then with one engine killed in the middle of them. Ends with status 1 when a str
 
 import argparse
 import asyncio
-import contextlib
 import os
 import platform
-import re
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
 import psutil
 
+from benchmarks.stack import metric, serving
 from gateway.wire import ENDPOINTS, Dialect, EventSplitter, read_event
 from gateway.wire.partial import Partial
 
-_BERTH = "from serving.cli import main; main()"
 _MODEL = "smollm2"
 _START_S = 400.0
 _OPENING_EVENTS = 6
@@ -145,30 +141,6 @@ async def _load(
     return streams, open_streams
 
 
-@contextlib.contextmanager
-def _serving(folder: Path, config: str) -> Iterator[tuple[int, str]]:
-    """`berth serve` until the block ends; yields its process id and URL once both engines are ready."""
-    (folder / "berth.yaml").write_text(config)
-    output = folder / "berth.out"
-    arguments = [sys.executable, "-c", _BERTH, "serve", str(folder / "berth.yaml")]
-    with output.open("wb") as out:
-        process = subprocess.Popen(arguments, stdout=out, stderr=subprocess.STDOUT)
-    try:
-        deadline = time.monotonic() + _START_S
-        while not (found := re.search(r"curl -N (http://[^/]+)/", output.read_text())):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit(f"kill drill: berth serve did not come up:\n{output.read_text()}")
-            time.sleep(0.2)
-        yield process.pid, found[1]
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(90)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
 def _engines(pid: int) -> list[int]:
     """The API servers of vLLM: each below a guard of its own."""
     return [engine.pid for guard in psutil.Process(pid).children() for engine in guard.children()]
@@ -185,15 +157,9 @@ def _victim(pid: int, part: str) -> int:
     return cores[0]
 
 
-async def _metric(url: str, name: str) -> float:
-    async with aiohttp.ClientSession() as session, session.get(url + "/metrics") as answer:
-        lines = (await answer.text()).splitlines()
-    return sum(float(line.rpartition(" ")[2]) for line in lines if line.split("{")[0].split(" ")[0] == name)
-
-
 async def _both_ready(url: str) -> None:
     deadline = time.monotonic() + _START_S
-    while await _metric(url, "berth_replica_ready") < 2:
+    while await metric(url, "berth_replica_ready") < 2:
         if time.monotonic() > deadline:
             raise SystemExit("kill drill: the two replicas did not become ready")
         await asyncio.sleep(0.5)
@@ -226,10 +192,10 @@ async def _drill(pid: int, url: str, options: argparse.Namespace) -> tuple[list[
     count, max_tokens = options.streams, options.max_tokens
     calm, _ = await _load(url, count, dialects, max_tokens, None)
     await _both_ready(url)
-    before = [await _metric(url, name) for name in ("berth_continuations_total", "berth_retries_total")]
+    before = [await metric(url, name) for name in ("berth_continuations_total", "berth_retries_total")]
     disturbed, killed_with = await _load(url, count, dialects, max_tokens, _victim(pid, options.part))
-    after = [await _metric(url, name) for name in ("berth_continuations_total", "berth_retries_total")]
-    left_over = await _metric(url, "berth_requests_in_flight")
+    after = [await metric(url, name) for name in ("berth_continuations_total", "berth_retries_total")]
+    left_over = await metric(url, "berth_requests_in_flight")
     continued, retried = (int(late - early) for late, early in zip(after, before, strict=True))
     lines = [f"in flight when it was killed     {killed_with}"]
     lines += summary(calm, disturbed, continued, retried)
@@ -248,7 +214,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     config = _CONFIG.format(dtype=options.dtype, streams=options.streams, kv_bytes=options.kv_cache_memory_bytes)
-    with tempfile.TemporaryDirectory(prefix="berth-kill-") as folder, _serving(Path(folder), config) as (pid, url):
+    with tempfile.TemporaryDirectory(prefix="berth-kill-") as folder, serving(Path(folder), config) as (pid, url):
         lines, failed = asyncio.run(_drill(pid, url, options))
     machine = f"{os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}"
     part = "one of two replicas" if options.part == "server" else "the engine core of one of two replicas"

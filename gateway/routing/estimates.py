@@ -2,27 +2,31 @@
 
 _TOKENS_PER_UNIT = 0.25  # English text, per byte
 _OUTPUT_TOKENS = 256
-_WEIGHT = 0.02
+_LEAST_WEIGHT = 0.02
 _LEAST_UNITS = 64
 
 
 class Estimate:
     """Of one model."""
 
-    __slots__ = ("output_tokens", "tokens_per_unit")
+    __slots__ = ("_answers", "output_tokens", "tokens_per_unit")
 
     def __init__(self) -> None:
         self.tokens_per_unit = _TOKENS_PER_UNIT
         """Prompt tokens for each unit of a chain."""
         self.output_tokens = float(_OUTPUT_TOKENS)
         """The mean of recent outputs."""
+        self._answers = 0
 
     def learn(self, units: int, prompt_tokens: int, output_tokens: int | None) -> None:
-        """One request is answered; chat templates add tokens, so a short prompt says nothing about its text."""
+        """One request is answered; chat templates add tokens, so a short prompt says nothing about its text. The first
+        answers make a plain mean, what was assumed before them is forgotten at once."""
+        self._answers += 1
+        weight = max(1 / self._answers, _LEAST_WEIGHT)
         if units >= _LEAST_UNITS and prompt_tokens:
-            self.tokens_per_unit += _WEIGHT * (prompt_tokens / units - self.tokens_per_unit)
+            self.tokens_per_unit += weight * (prompt_tokens / units - self.tokens_per_unit)
         if output_tokens is not None:
-            self.output_tokens += _WEIGHT * (output_tokens - self.output_tokens)
+            self.output_tokens += weight * (output_tokens - self.output_tokens)
 
     def likely_output(self, most_tokens: int | None) -> int:
         """How much a request will put out that may put out `most_tokens`."""
