@@ -41,8 +41,9 @@ class Pick(Generic[L]):
         self.route = route
         self.load = load
         self._tick = tick
-        self.predicted_tokens = route.cached_tokens.get(load.slot, 0)
-        """Prompt tokens that we expect in its KV cache."""
+        cached = route.cached_tokens.get(load.slot, 0)
+        self.predicted_tokens = cached - cached % load.block_tokens
+        """Prompt tokens that we expect in its KV cache, whole blocks of it."""
         self.uncached_tokens = route.prompt_tokens - self.predicted_tokens
         self._ahead_tokens = load.queued_tokens
         self._ttft_s: float | None = None
