@@ -34,10 +34,20 @@ class Believer(Protocol):
         """It held nothing a moment ago, whatever was believed; what has come since is `found` next."""
 
 
-def block_key(before: int, token_ids: Sequence[int], extra: Extra, lora: str | None) -> int:
-    """The key of the block with these tokens behind the block `before` (0: at the start)."""
-    besides = repr((extra, lora)).encode() if extra or lora else b""
-    return xxh3_64_intdigest(array("q", token_ids).tobytes() + besides, before)
+def block_keys(
+    before: int, token_ids: Sequence[int], block_tokens: int, extras: Sequence[Extra], lora: str | None
+) -> list[int]:
+    """The keys of blocks of these tokens, one for each of `extras`, the first behind `before` (0: at the start)."""
+    raw = memoryview(array("q", token_ids)).cast("B")
+    step = 8 * block_tokens
+    keys = []
+    key = before
+    for at, extra in enumerate(extras):
+        key = xxh3_64_intdigest(raw[at * step : (at + 1) * step], key)
+        if extra or lora:
+            key = xxh3_64_intdigest(repr((extra, lora)).encode(), key)
+        keys.append(key)
+    return keys
 
 
 class TextLinks:
@@ -134,12 +144,9 @@ class EngineCache:
         if key is None or not is_whole:  # what it stands behind, or which tokens it has, is not known
             self.is_complete = False
             return
-        gained = []
-        for at, name in enumerate(hashes):
-            key = block_key(key, token_ids[at * block_tokens : (at + 1) * block_tokens], extras[at], lora)
-            self._names[name] = key
-            gained.append(key)
-        self._index.gained(self._slot, self._bit, gained)
+        keys = block_keys(key, token_ids, block_tokens, extras, lora)
+        self._names.update(zip(hashes, keys, strict=True))
+        self._index.gained(self._slot, self._bit, keys)
         self._shrink()
 
     def _shrink(self) -> None:
@@ -179,7 +186,7 @@ class EngineCache:
 class PreciseIndex:
     """All engines' caches and the texts linked to their blocks.
 
-    Bounded: 200,000 blocks a rank (some 200 bytes each), 250,000 linked keys (some 300 bytes each). A text belongs to
+    Bounded: 200,000 blocks a rank (some 280 bytes each), 250,000 linked keys (some 300 bytes each). A text belongs to
     one model and is linked by blocks of one size, which all engines of that model have.
     """
 
@@ -251,12 +258,13 @@ class PreciseIndex:
         block_tokens = next((size for size in sizes if size is not None), None)
         if block_tokens is None:
             return 0
-        keys = _block_keys(token_ids, block_tokens, max((count or 0 for count in counts), default=0), lora, salt)
+        deepest = min(max((count or 0 for count in counts), default=0), len(token_ids)) // block_tokens
+        keys = block_keys(_ROOT, token_ids, block_tokens, _extras(deepest, lora, salt), lora)
         linked: list[tuple[int, tuple[int, ...]]] = []
         start = 0
         for text, count in zip(texts, counts, strict=False):
             end = (count or 0) // block_tokens
-            if not end:
+            if not 0 < end <= len(keys):
                 continue
             own = tuple(keys[start:end]) or (keys[end - 1],)  # none of its own: held while the last one before is
             if not any(self._has(own, rank.bit) for rank in self._caches[slot]):
@@ -309,15 +317,8 @@ class PreciseIndex:
                 holders.pop(key, None)
 
 
-def _block_keys(
-    token_ids: Sequence[int], block_tokens: int, most_tokens: int, lora: str | None, salt: str | None
-) -> list[int]:
-    """Of the whole blocks in the first `most_tokens`. As vLLM has it, an adapter is part of every block, a salt of the
-    first."""
-    keys: list[int] = []
-    key = _ROOT
-    for start in range(0, min(most_tokens, len(token_ids)) - block_tokens + 1, block_tokens):
-        extra = tuple(each for each in (lora, salt if not start else None) if each)
-        key = block_key(key, token_ids[start : start + block_tokens], extra, lora)
-        keys.append(key)
-    return keys
+def _extras(blocks: int, lora: str | None, salt: str | None) -> list[Extra]:
+    """As vLLM has it, an adapter is part of every block, a salt of the first."""
+    every = (lora,) if lora else ()
+    first = (*every, salt) if salt else every
+    return [first, *[every] * (blocks - 1)] if blocks else []

@@ -16,6 +16,7 @@ EngineHash = int | bytes
 Extra = tuple[object, ...]
 
 _GPU = "GPU"
+_MOST_TOKENS = 2**31
 _STORED_FIELDS = (
     "type", "block_hashes", "parent_block_hash", "token_ids", "block_size", "lora_id", "medium", "lora_name",
     "extra_keys", "group_idx",
@@ -107,8 +108,8 @@ def _hashes(value: object) -> tuple[EngineHash, ...]:
 
 
 def _token_ids(value: object) -> tuple[int, ...]:
-    if not isinstance(value, list) or not all(isinstance(each, int) for each in value):
-        raise ValueError("token_ids are not numbers")
+    if not isinstance(value, list) or not all(isinstance(each, int) and 0 <= each < _MOST_TOKENS for each in value):
+        raise ValueError("token_ids are not token ids")
     return tuple(value)
 
 

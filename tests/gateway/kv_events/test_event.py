@@ -69,6 +69,7 @@ def test_an_image_is_part_of_its_block() -> None:
         batch(stored([1], None, [1, 2], parent_block_hash=1.5)),
         batch(stored([1], None, [1, 2], lora_name=3)),
         batch({**stored([1], None, []), "token_ids": "12"}),
+        batch(stored([1], None, [1, -2])),
         batch(stored([1], None, [1, 2], extra_keys=[None, None])),
     ],
 )
