@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from gateway.alignment import token_counts
 from gateway.errors import UpstreamError
-from gateway.precise import PreciseIndex
+from gateway.routing.alignment import token_counts
+from gateway.routing.precise import PreciseIndex
 from gateway.upstream import Upstream
 
 _log = logging.getLogger("berth.gateway")

@@ -3,7 +3,7 @@ from itertools import accumulate
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.alignment import token_counts
+from gateway.routing.alignment import token_counts
 
 # /tokenize of SmolLM2 for one user message, asked of vLLM 0.32 with return_token_strs
 RECORDED = [

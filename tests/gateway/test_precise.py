@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from gateway.precise import EngineCache, PreciseIndex, block_keys
+from gateway.routing.precise import EngineCache, PreciseIndex, block_keys
 
 PROMPT = (10, 11, 20, 21, 30, 31, 40)
 TEXTS = (1001, 1002, 1003)
