@@ -2,7 +2,7 @@
 
 An engine tokenizes each prompt for itself; once more for us costs it some milliseconds, once for each new text. So
 there are few at a time, of a few waiting ones the oldest goes when another comes, and nothing that fails is repeated:
-the next request with that text brings it again.
+the next request with that text brings it again, three times at most.
 """
 
 import asyncio
@@ -23,6 +23,8 @@ _log = logging.getLogger("berth.gateway")
 _AT_ONCE = 4
 _MOST_WAITING = 64
 _MOST_TEXT_BYTES = 2**20
+_MOST_TRIES = 3
+_MOST_TRIED = 4096
 _TIMEOUT_S = 10.0
 
 
@@ -51,16 +53,25 @@ class Linker:
         self._index = index
         self._waiting: deque[Answered] = deque(maxlen=_MOST_WAITING)
         self._come = asyncio.Event()
+        self._tried: dict[int, int] = {}
+        """How often, by a prompt's last text; the latest last. Some texts end where no place can be found."""
 
     def offer(self, answered: Answered) -> bool:
         """Whether it is worth asking; returns at once."""
         if not answered.hashes or len(answered.text) > _MOST_TEXT_BYTES or not self._index.caches(answered.slot):
             return False
-        if all(self._index.is_linked(text) for text in answered.hashes[-2:]):
-            return False  # the last one has no place of its own when it ends in a seam
+        last = answered.hashes[-1]
+        if self._index.is_linked(last) or self._tried.get(last, 0) >= _MOST_TRIES:
+            return False
+        self._try(last)
         self._waiting.append(answered)
         self._come.set()
         return True
+
+    def _try(self, text: int) -> None:
+        self._tried[text] = self._tried.pop(text, 0) + 1
+        if len(self._tried) > _MOST_TRIED:
+            del self._tried[next(iter(self._tried))]
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
