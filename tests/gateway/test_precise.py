@@ -124,13 +124,14 @@ def test_a_text_whose_place_is_not_known_is_left_out_and_its_blocks_count_for_th
     assert held(index) == [True, None, False]
 
 
-def test_a_text_of_several_blocks_needs_all_of_them() -> None:
+@pytest.mark.parametrize(("at", "parent"), [(0, None), (1, 71), (2, 72)])
+def test_a_text_of_several_blocks_needs_all_of_them(at: int, parent: int | None) -> None:
     index, here, _ = two_engines()
     store(here, [71, 72, 73], PROMPT[:6])
     index.link(HERE, (5,), (6,), PROMPT)
-    here.removed([72], 0)
+    here.removed([71 + at], 0)
     assert index.holds(HERE, 5) is False
-    store(here, [72], PROMPT[2:4], parent=71)
+    store(here, [71 + at], PROMPT[2 * at : 2 * at + 2], parent)
     assert index.holds(HERE, 5) is True
 
 
@@ -225,7 +226,14 @@ def test_of_more_texts_than_are_kept_the_deepest_goes_first() -> None:
     assert index._links.size == 2
 
 
-NAMES = st.integers(0, 5)
+def test_of_many_chains_the_one_not_linked_for_longest_goes_first() -> None:
+    index, here, _ = two_engines(most_linked=2)
+    store(here, [71], (1, 1))
+    store(here, [72], (2, 2))
+    store(here, [73], (3, 3))
+    for text in (1, 2, 1, 3):
+        assert index.link(HERE, (text,), (2,), (text, text)) == 1
+    assert [index.is_linked(text) for text in (1, 2, 3)] == [True, False, True]
 
 
 class EnginesMachine(RuleBasedStateMachine):
