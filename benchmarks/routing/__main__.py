@@ -5,7 +5,7 @@ python -m benchmarks.routing TRACE [--replicas 8,16,64] [--scenarios NAME,...] [
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -15,7 +15,7 @@ from benchmarks.routing.cards import CARDS, Card
 from benchmarks.routing.oracles import Clairvoyant, hit_rate
 from benchmarks.routing.ours import ours
 from benchmarks.routing.peers import PEERS
-from benchmarks.routing.report import Figures, figures, head, medians, table
+from benchmarks.routing.report import Figures, Paper, figures, head, medians, table
 from benchmarks.routing.scenarios import Name, Pace, build
 from benchmarks.routing.simulation import MakeBalancer, simulate
 from benchmarks.routing.traces import Trace, read_trace
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _play(asked: Asked, trace: Trace) -> None:
-    with _Paper(asked.out) as write:
+    with Paper(asked.out) as write:
         write(head(trace, asked.card, asked.pace, asked.seeds))
         for replicas in asked.replicas:
             for name in asked.scenarios:
@@ -73,32 +73,6 @@ def _scenario(asked: Asked, trace: Trace, replicas: int, name: Name) -> str:
         for balancer, make in BALANCERS.items():
             rows[balancer].append(figures(simulate(demand, found.fleet, make, seed), bounds[-1][0]))
     return table(name, replicas, note, bounds, {balancer: medians(each) for balancer, each in rows.items()})
-
-
-class _Paper:
-    """Standard output, and a file beside it where one is asked for."""
-
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-        self._kept: list[str] = []
-
-    def __enter__(self) -> Callable[[str], None]:
-        if self._path is not None:
-            try:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._path.touch()
-            except OSError as error:
-                raise ConfigError(f"cannot write {self._path}: {error}; choose another OUT") from error
-        return self._write
-
-    def _write(self, text: str) -> None:
-        sys.stdout.write(text + "\n")
-        sys.stdout.flush()
-        self._kept.append(text)
-
-    def __exit__(self, *_: object) -> None:
-        if self._path is not None and self._kept:
-            self._path.write_text("\n".join(self._kept) + "\n")
 
 
 def _asked(argv: Sequence[str] | None) -> Asked:

@@ -6,10 +6,10 @@ themselves, except for llm-d, which reads queue and KV cache use from the engine
 
 import random
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 
 from benchmarks.routing.engine import Job
-from benchmarks.routing.simulation import Balancer, MakeBalancer, Scene
+from benchmarks.routing.simulation import MakeBalancer, Scene
 
 _TREE_THRESHOLD = 0.3
 _TREE_ABS = 64
@@ -264,7 +264,7 @@ class Dynamo(_Counting):
         self._active[job.engine] -= self._charges.pop(job.number)[1]
 
 
-PEERS: dict[str, Callable[[Scene], Balancer]] = {
+PEERS: Mapping[str, MakeBalancer] = {
     "sglang v1, vllm-router": CacheAware,
     "SMG cache_aware": Smg,
     "llm-d 3:2:2": LlmD,
@@ -273,4 +273,3 @@ PEERS: dict[str, Callable[[Scene], Balancer]] = {
     "power of two": PowerOfTwo,
 }
 """By the name the table gives them."""
-_: dict[str, MakeBalancer] = PEERS

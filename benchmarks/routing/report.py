@@ -3,9 +3,12 @@
 import os
 import platform
 import statistics
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
+from pathlib import Path
 
+from benchmarks.errors import ConfigError
 from benchmarks.routing.cards import Card
 from benchmarks.routing.scenarios import WHAT, Name, Pace
 from benchmarks.routing.simulation import Outcome
@@ -94,3 +97,29 @@ def table(
         for policy, row in rows.items()
     ]
     return "\n".join(lines) + "\n"
+
+
+class Paper:
+    """Standard output, and a file beside it where one is asked for."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._kept: list[str] = []
+
+    def __enter__(self) -> Callable[[str], None]:
+        if self._path is not None:
+            try:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._path.touch()
+            except OSError as error:
+                raise ConfigError(f"cannot write {self._path}: {error}; choose another OUT") from error
+        return self._write
+
+    def _write(self, text: str) -> None:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+        self._kept.append(text)
+
+    def __exit__(self, *_: object) -> None:
+        if self._path is not None and self._kept:
+            self._path.write_text("\n".join(self._kept) + "\n")
