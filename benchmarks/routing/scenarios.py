@@ -100,26 +100,37 @@ def rate_of_one(requests: Sequence[Request], block_tokens: int, card: Card, repl
 
 def _played(trace: Trace, change: Change, card: Card, replicas: int, pace: Pace, rng: random.Random) -> Demand:
     fitting = _fitting(trace, card)
-    if pace.speed is not None:
-        speed, copies = pace.speed, 1
-    else:
-        like = change(fitting, random.Random(0))  # noqa: S311  (reproducible)
-        speed, copies = _speed(trace, like, card, replicas, pace.utilisation)
-    window_s = trace.span_s * min(1.0, pace.most_requests / (copies * len(fitting)))
-    found = [
-        moved
-        for copy in range(copies)
-        for request in fitting
-        if request.at_s < window_s
-        for moved in (_copied(request, copy, trace.step_s, speed, rng),)
-    ]
+    speed, copies = pace.speed or 1.0, 1
+    window_s, window = _window(trace, fitting, pace.most_requests)
+    for _ in range(0 if pace.speed else 4):  # a smaller window, for more copies, has a rate of its own
+        like = change(window, random.Random(0))  # noqa: S311  (reproducible)
+        most = replicas * rate_of_one(like, TRACE_BLOCK_TOKENS, card, replicas, copies)
+        factor = pace.utilisation * most / (len(window) / window_s)
+        copies = max(1, math.ceil(factor / _FASTEST))
+        speed = factor / copies
+        window_s, window = _window(trace, fitting, pace.most_requests // copies)
+    found: list[Request] = []
+    for copy in range(copies):
+        later_s = copy * window_s / copies
+        found += [_copied(request, copy, later_s, window_s, trace.step_s, speed, rng) for request in window]
     found.sort(key=lambda request: request.at_s)
     note = f"{copies} x {window_s:.0f} s of {trace.name} at {speed:.2f} times its speed"
+    if copies > 1:
+        note += ", each copy with prompts of its own and from another moment on"
     if trace.step_s:
         note += f", arrivals spread over its steps of {trace.step_s:.0f} s"
     if len(fitting) < len(trace.requests):
         note += f", without {len(trace.requests) - len(fitting)} that no KV cache holds"
     return Demand(change(found, rng), TRACE_BLOCK_TOKENS, note)
+
+
+def _window(trace: Trace, requests: Sequence[Request], count: int) -> tuple[float, Sequence[Request]]:
+    """The trace's beginning, of so many requests at most but one at least, and how long it is."""
+    count = max(count, 1)
+    if count >= len(requests):
+        return max(trace.span_s, 1.0), requests
+    end_s = requests[count].at_s
+    return max(end_s, 1.0), [request for request in requests[:count] if request.at_s < end_s] or requests[:1]
 
 
 def _fitting(trace: Trace, card: Card) -> list[Request]:
@@ -130,20 +141,11 @@ def _fitting(trace: Trace, card: Card) -> list[Request]:
     return fitting
 
 
-def _speed(
-    trace: Trace, requests: Sequence[Request], card: Card, replicas: int, utilisation: float
-) -> tuple[float, int]:
-    """How fast, and in how many copies, so that the fleet is as busy as that."""
-    rate, copies = trace.rate, 1
-    for _ in range(3):  # copies share the cache, which tells how much each of them finds in it
-        factor = utilisation * replicas * rate_of_one(requests, TRACE_BLOCK_TOKENS, card, replicas, copies) / rate
-        copies = max(1, math.ceil(factor / _FASTEST))
-    return factor / copies, copies
-
-
-def _copied(request: Request, copy: int, step_s: float, speed: float, rng: random.Random) -> Request:
-    """Another user with a like prompt, at another moment of the same step (or of the same minute, for later copies)."""
-    at_s = request.at_s + rng.random() * step_s + (copy and rng.random() * 1.0)
+def _copied(
+    request: Request, copy: int, later_s: float, window_s: float, step_s: float, speed: float, rng: random.Random
+) -> Request:
+    """Another user with a like prompt, at another moment: what comes in a burst comes in one copy at a time."""
+    at_s = (request.at_s + later_s) % window_s + rng.random() * step_s
     blocks = tuple(value + copy * _COPY_IDS for value in request.blocks) if copy else request.blocks
     return Request(at_s / speed, request.prompt_tokens, request.output_tokens, blocks)
 

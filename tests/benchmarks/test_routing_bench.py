@@ -142,6 +142,13 @@ def test_the_table_names_all_and_is_the_same_each_time(tmp_path: Path, capsys: p
         assert f"## {scenario}, 2 replicas" in first
 
 
+def test_a_trace_of_one_request_is_one_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "azure.csv"
+    path.write_text("".join(AZURE.splitlines(keepends=True)[:2]))
+    assert main([str(path), "--replicas", "2", "--requests", "5"]) == 0
+    assert "x 1 s of azure.csv" in capsys.readouterr().out
+
+
 def test_a_decisions_cost_is_told_for_every_policy(capsys: pytest.CaptureFixture[str]) -> None:
     assert routing_cost.main(["--replicas", "2", "--prompt-bytes", "9000", "--decisions", "50"]) in (0, 1)
     shown = capsys.readouterr().out
