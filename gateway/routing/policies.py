@@ -52,34 +52,32 @@ def prefix(route: Route, candidates: Sequence[L]) -> L:
     """
     prompt, held = route.prompt_tokens, route.cached_tokens.get
     waits = [(load.ahead_tokens + prompt - held(load.slot, 0)) * load.token_s for load in candidates]
-    limit = min(waits) * _NEAR + _NEAR_S
-    if route.cached_tokens:
-        stay = 0 if route.used_ago <= len(candidates) else _STAY
-        holder = _holder(route, candidates, waits, limit, stay)
-        if holder is not None:
-            return holder
-    near = [load for load, wait in zip(candidates, waits, strict=False) if wait <= limit]
+    limit_s = min(waits) * _NEAR + _NEAR_S
+    if route.used_ago > len(candidates):
+        holders = _holders(route, candidates, waits, limit_s)
+        if holders:
+            limit_s = min([wait_s for wait_s, _ in holders]) * _NEAR + _NEAR_S
+            return _least([load for wait_s, load in holders if wait_s <= limit_s], route)
+    return _least([load for load, wait_s in zip(candidates, waits, strict=False) if wait_s <= limit_s], route)
+
+
+def _least(near: Sequence[L], route: Route) -> L:
     return near[0] if len(near) == 1 else least_work(route, near)
 
 
-def _holder(route: Route, candidates: Sequence[L], waits: Sequence[float], limit_s: float, stay: int) -> L | None:
-    """Of those that hold nearly the most and do not take too long, the one with the shortest wait; None where nobody
-    holds half of the prompt."""
+def _holders(route: Route, candidates: Sequence[L], waits: Sequence[float], limit_s: float) -> list[tuple[float, L]]:
+    """Those that hold nearly the most, half of the prompt at least, and do not take too long; with their waits."""
     held = route.cached_tokens.get
     good = _GOOD_SHARE * route.prompt_tokens
     found = [
-        (tokens, wait, load)
-        for load, wait in zip(candidates, waits, strict=False)
-        if (tokens := held(load.slot, 0)) >= good and wait - stay * tokens * load.token_s <= limit_s
+        (tokens, wait_s, load)
+        for load, wait_s in zip(candidates, waits, strict=False)
+        if (tokens := held(load.slot, 0)) >= good and wait_s - _STAY * tokens * load.token_s <= limit_s
     ]
     if not found:
-        return None
-    enough = _MOST * max(tokens for tokens, _, _ in found)
-    return min((one for one in found if one[0] >= enough), key=_wait)[2]
-
-
-def _wait(found: tuple[int, float, L]) -> float:
-    return found[1]
+        return []
+    enough = _MOST * max([tokens for tokens, _, _ in found])
+    return [(wait_s, load) for tokens, wait_s, load in found if tokens >= enough]
 
 
 def session(route: Route, candidates: Sequence[L]) -> L:
