@@ -20,7 +20,7 @@ from uvicorn.server import ServerState
 from gateway import figures
 from gateway.access_log import write_lines
 from gateway.admin import check_admin
-from gateway.admission import Admission
+from gateway.admission.door import Admission
 from gateway.config import GatewayConfig
 from gateway.cost import Cost
 from gateway.errors import ConfigError, RefusedError

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 
 from gateway import faults, headers
-from gateway.admission import Ticket
+from gateway.admission.door import Ticket
 from gateway.breaker import failure_kind
 from gateway.config import Chain, Hedge, Trouble
 from gateway.continuation import Ask, Continuation, Trail

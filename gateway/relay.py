@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from gateway.admission import Admission
+from gateway.admission.door import Admission
 from gateway.config import GatewayConfig
 from gateway.cost import Cost
 from gateway.headers import RequestIds

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from uvicorn.server import ServerState
 
-from gateway.admission import Admission
+from gateway.admission.door import Admission
 from gateway.config import GatewayConfig
 from gateway.cost import Cost
 from gateway.errors import ConnectError
