@@ -21,6 +21,9 @@ from gateway import figures
 from gateway.access_log import write_lines
 from gateway.admin import check_admin
 from gateway.admission.door import Admission
+from gateway.admission.gate import Gate
+from gateway.admission.rates import Accounts
+from gateway.capacity import measuring
 from gateway.config import GatewayConfig
 from gateway.cost import Cost
 from gateway.errors import ConfigError, RefusedError
@@ -69,6 +72,8 @@ class Gateway:
         self.upstream = Upstream(config.timeouts)
         self.pool = Pool(self.upstream, health=config.health, router=Router(POLICIES[config.routing]))
         self.admission = Admission(config.max_in_flight)
+        self.gate = Gate(lambda: self.pool.replicas, self.pool.candidates, clock, config.queue, config.slos)
+        self._clock = clock
         self.metrics = Metrics(VERSION)
         self.metrics.registry.register(ReplicaHealth(self.pool))
         self.pool.use_remotes(config.remotes)
@@ -76,14 +81,17 @@ class Gateway:
         self.metrics.registry.register(self.cost)
         self._ledger = Ledger((write_lines(config.log_format), *readers), clock)
         self.request_ids = RequestIds()
+        keyring = Keyring(config.keys)
         self._relay = Relay(
             config=config,
             pool=self.pool,
             upstream=self.upstream,
             admission=self.admission,
+            gate=self.gate,
+            accounts=Accounts(keyring.limits, clock()),
             metrics=self.metrics,
             clock=clock,
-            keyring=Keyring(config.keys),
+            keyring=keyring,
             request_ids=self.request_ids,
             ledger=self._ledger,
             cost=self.cost,
@@ -127,6 +135,9 @@ class Gateway:
             await stack.enter_async_context(
                 probing(self.pool, self.upstream, self.config.probe_interval_s, lambda: self.config.timeouts.probe_s)
             )
+            await stack.enter_async_context(
+                measuring(self.pool, self.gate, self.upstream, lambda: self.config.timeouts.probe_s)
+            )
             yield
 
     def add(self, replica: Replica) -> None:
@@ -137,7 +148,9 @@ class Gateway:
         """Put other settings in force. Requests in flight go on, under the new limits on waiting and size.
         `log_format`, `health` and the probe interval stay as they were."""
         self.config = self._relay.config = config
-        self._relay.keyring = Keyring(config.keys)
+        self._relay.keyring = keyring = Keyring(config.keys)
+        self._relay.accounts.use(keyring.limits, self._clock())
+        self.gate.use(config.queue, config.slos)
         self.admission.max_in_flight = config.max_in_flight
         self.pool.router.policy = POLICIES[config.routing]
         self.pool.use_remotes(config.remotes)

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from gateway.admission.door import Admission
+from gateway.admission.gate import Gate
+from gateway.admission.rates import Accounts
 from gateway.config import GatewayConfig
 from gateway.cost import Cost
 from gateway.headers import RequestIds
@@ -55,6 +57,8 @@ class Relay:
     pool: Pool
     upstream: Upstream
     admission: Admission
+    gate: Gate
+    accounts: Accounts
     metrics: Metrics
     clock: Callable[[], float]
     keyring: Keyring
