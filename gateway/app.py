@@ -23,6 +23,7 @@ from gateway.admin import check_admin
 from gateway.admission.door import Admission
 from gateway.admission.gate import Gate
 from gateway.admission.rates import Accounts
+from gateway.admission_metrics import AdmissionMetrics
 from gateway.capacity import measuring
 from gateway.config import GatewayConfig
 from gateway.cost import Cost
@@ -38,7 +39,7 @@ from gateway.probes import probing
 from gateway.relay import Relay
 from gateway.replica import ModelCard, Pool, Replica
 from gateway.routing import POLICIES, Router
-from gateway.status import Status, config_digest, replica_status
+from gateway.status import Status, admission_status, config_digest, replica_status
 from gateway.tracing import Tracing
 from gateway.upstream import Upstream
 from gateway.watch import Watch
@@ -73,22 +74,24 @@ class Gateway:
         self.pool = Pool(self.upstream, health=config.health, router=Router(POLICIES[config.routing]))
         self.admission = Admission(config.max_in_flight)
         self.gate = Gate(lambda: self.pool.replicas, self.pool.candidates, clock, config.queue, config.slos)
-        self._clock = clock
+        self.clock = clock
         self.metrics = Metrics(VERSION)
         self.metrics.registry.register(ReplicaHealth(self.pool))
+        self.metrics.registry.register(AdmissionMetrics(self.gate, self.pool))
         self.pool.use_remotes(config.remotes)
         self.cost = Cost(self.client_connections, self.upstream.states)
         self.metrics.registry.register(self.cost)
         self._ledger = Ledger((write_lines(config.log_format), *readers), clock)
         self.request_ids = RequestIds()
         keyring = Keyring(config.keys)
+        self.accounts = Accounts(keyring.limits, clock())
         self._relay = Relay(
             config=config,
             pool=self.pool,
             upstream=self.upstream,
             admission=self.admission,
             gate=self.gate,
-            accounts=Accounts(keyring.limits, clock()),
+            accounts=self.accounts,
             metrics=self.metrics,
             clock=clock,
             keyring=keyring,
@@ -149,7 +152,7 @@ class Gateway:
         `log_format`, `health` and the probe interval stay as they were."""
         self.config = self._relay.config = config
         self._relay.keyring = keyring = Keyring(config.keys)
-        self._relay.accounts.use(keyring.limits, self._clock())
+        self.accounts.use(keyring.limits, self.clock())
         self.gate.use(config.queue, config.slos)
         self.admission.max_in_flight = config.max_in_flight
         self.pool.router.policy = POLICIES[config.routing]
@@ -180,6 +183,7 @@ class Gateway:
             in_flight=self.admission.in_flight,
             max_in_flight=self.admission.max_in_flight,
             client_connections=self.client_connections(),
+            models=admission_status(self.gate, self.pool),
             replicas=[*rows, *replica_status(remotes, [None] * len(remotes), self.metrics, self.pool.router, now_s)],
         )
 

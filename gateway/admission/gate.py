@@ -19,9 +19,8 @@ from gateway.replica import Replica
 from gateway.routing import Route
 from gateway.wire import Call, Fault
 
-Reason = Literal["too_large", "over_limit", "full", "slow", "late"]
-"""too_large: can never fit; over_limit: its caller's own limit; full: no place in line; slow: the wait would be too
-long; late: it was too long."""
+Reason = Literal["too_large", "full", "slow", "late"]
+"""too_large: can never fit; full: no place in line; slow: the wait would be too long; late: it was too long."""
 
 REASONS: tuple[Reason, ...] = get_args(Reason)
 _WEIGHT = 1 / 32
