@@ -93,6 +93,7 @@ async def measuring(pool: Pool, gate: Gate, upstream: Upstream, timeout_s: Calla
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
+        gate.close()  # before the connections are: whoever waits would be given one of them
 
 
 def _differs(before: float | None, now: float | None) -> bool:

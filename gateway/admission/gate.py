@@ -25,6 +25,7 @@ Reason = Literal["too_large", "full", "slow", "late"]
 REASONS: tuple[Reason, ...] = get_args(Reason)
 _WEIGHT = 1 / 32
 _LONGEST_RETRY_S = 120
+_CLOSING = "the gateway is shutting down; try again shortly"
 _OTHER_SIZE = (b'"image', b'"input_image', b'"input_audio', b'"audio', b'"video', b'"truncate_prompt_tokens"', b'"file')
 """A body with one of these is no measure of its prompt."""
 
@@ -175,6 +176,14 @@ class Gate:
                 pass
         finally:
             self._is_serving = False
+
+    def close(self) -> None:
+        """The gateway ends: nobody is served any more."""
+        for model, desk in tuple(self._busy.items()):
+            while (place := desk.line.first()) is not None:
+                desk.line.leave(place)
+                place.waiter.turned_away(Fault(503, _CLOSING, code="shutting_down", retry_after_s=1))
+            self._close_if_empty(model, desk)
 
     def learn(self, replica: Replica, in_flight: float, ttft_s: float | None, tpot_s: float | None) -> None:
         """An answer is complete: it came so long after it was asked for, with so many at the replica on average."""

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import httpx2
 import pytest
@@ -49,7 +50,7 @@ def narrow_door(engine: FakeEngine, config: GatewayConfig = CONFIG, **changes: o
         yield door
 
 
-def ask(door: Door, results: list[httpx2.Response], **headers: str) -> threading.Thread:
+def ask(door: Door, results: list[httpx2.Response], **headers: Any) -> threading.Thread:
     """One streamed chat request, in a thread of its own."""
     thread = threading.Thread(
         target=lambda: results.append(door.post(PATHS["chat"], body_for("chat", stream=True), **headers)), daemon=True
@@ -168,6 +169,22 @@ def test_more_output_than_fits_is_refused_at_the_door(dialect: str) -> None:
         wait_until(lambda: door.is_at_rest)
 
 
+def test_at_the_end_of_the_gateway_nobody_is_left_in_line() -> None:
+    gate = threading.Event()
+    results: list[httpx2.Response] = []
+    with running(FakeEngine()) as engine:
+        with narrow_door(engine) as door:
+            engine.enqueue(held(gate))
+            ask(door, [])
+            wait_until(lambda: len(engine.seen) == 1)
+            thread = ask(door, results)
+            wait_until(partial(_waits, door, 1))
+        thread.join(20)
+        gate.set()
+    assert [result.status_code for result in results] == [503]
+    assert results[0].json()["error"]["code"] == "shutting_down"
+
+
 # Callers
 def keys(**limits: int) -> tuple[KeyHash, ...]:
     """Ann's, with limits, and bob's, without."""
@@ -241,7 +258,8 @@ def test_a_priority_may_be_lowered_and_not_raised() -> None:
             headers = {"authorization": f"Bearer {key}"} | ({"x_berth_priority": asked} if asked else {})
             threads.append(ask(door, [], **headers))
             wait_until(partial(_waits, door, number))
-            assert door.get("/status").json()["models"][0]["waiting"][given] >= 1
+            status = door.get("/status", authorization="Bearer other").json()
+            assert status["models"][0]["waiting"][given] == 1
         odd = door.post(PATHS["chat"], body_for("chat"), authorization="Bearer other", x_berth_priority="urgent")
         assert (odd.status_code, odd.json()["error"]["code"]) == (400, "invalid_priority")
         gate.set()
