@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from gateway import faults, headers
 from gateway.admission.door import Ticket
-from gateway.admission.gate import Waiter
+from gateway.admission.gate import Answer, Waiter
 from gateway.admission.line import Asker, Place, Priority
 from gateway.admission.rates import CallerAccount
 from gateway.admission.room import with_room
@@ -192,12 +192,11 @@ class Exchange:
     def _enter(self, call: Call, found: Sequence[Replica]) -> None:
         """Go where there is room, or wait for it. Raises RefusedError."""
         gate, route = self._relay.gate, self._routed(call)
-        gate.check_fits(call)
-        if self._account is not None:
-            self._charge(self._account, route)
         if gate.is_timed:
             self._relay.pool.router.look(route)
-        free = gate.open_to(call.model, route, found)
+        free = gate.enter(call, route, found)
+        if self._account is not None:
+            self._charge(self._account, route)
         if free:
             self._first_attempt(call, free)
             return
@@ -862,12 +861,11 @@ class Exchange:
             return  # what went on elsewhere was computed twice
         place.computed()
         self._fates = place.settle(prompt_tokens, usage.cached_tokens)
-        self._relay.gate.count(call, prompt_tokens, usage.output_tokens)
-        meter = self._meter
-        if meter is not None and meter.first_token_s is not None and place.load.kind == "engine":
-            there = (self._there + place.load.in_flight) / 2
-            self._relay.gate.learn(place.load, there, meter.first_token_s - self._sent_s, meter.tpot_s)
-        self._relay.estimates.of(call.model).learn(call.chain.size, prompt_tokens, usage.output_tokens)
+        now_s = self._relay.clock()
+        if now_s >= self._relay.gate.learn_at_s:
+            first_s, tpot_s = (None, None) if self._meter is None else (self._meter.first_token_s, self._meter.tpot_s)
+            ttft_s = None if first_s is None else first_s - self._sent_s
+            self._relay.gate.learn(place, call, usage, Answer(self._there, now_s, ttft_s, tpot_s))
 
     def _used_tokens(self, usage: Usage) -> int:
         """As far as one knows, what was taken from its caller's allowance at first; nothing, where nobody had it."""

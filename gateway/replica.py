@@ -42,7 +42,7 @@ class Replica(Load):
     """
 
     __slots__ = (
-        "_heeded", "_models", "_on_change", "_state", "api_key", "breaker", "is_in", "is_suspect", "kind",
+        "_heeded", "_models", "_on_change", "_state", "api_key", "breaker", "is_closed", "is_in", "is_suspect", "kind",
         "kv_budget_tokens", "max_num_seqs", "missed_probes", "most_in_flight", "predicted_kv_tokens", "probed_s",
         "queued_budget_tokens", "url",
     )  # fmt: skip
@@ -66,6 +66,8 @@ class Replica(Load):
         self.kind = kind
         self.max_num_seqs = max_num_seqs
         """How many requests the engine runs at once, where that is known."""
+        self.is_closed = False
+        """Whether it takes nothing at all now: it is asleep."""
         self.most_in_flight = self.kv_budget_tokens = self.queued_budget_tokens = _NO_BOUND
         """What it has room for; kept by `admission.room`."""
         self.missed_probes = 0

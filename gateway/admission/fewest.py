@@ -31,5 +31,5 @@ class Fewest:
         """No fewer than these."""
         if self._is_stale and len(self._ratios) >= _SURE:
             self._is_stale = False
-            self._tokens_a_unit = min(self._ratios) * _OF_FEWEST
+            self._tokens_a_unit = min(1.0, min(self._ratios) * _OF_FEWEST)
         return int(units * self._tokens_a_unit)

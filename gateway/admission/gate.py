@@ -7,7 +7,7 @@ is told so when it comes: its wait would be the line ahead of it over the pace a
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, Protocol, get_args
+from typing import Literal, NamedTuple, Protocol, get_args
 
 from gateway.admission.drain import Drain
 from gateway.admission.fewest import Fewest
@@ -16,8 +16,8 @@ from gateway.admission.room import NO_BOUND, Room, strictest, with_room
 from gateway.config import Queue, Slo
 from gateway.errors import RefusedError
 from gateway.replica import Replica
-from gateway.routing import Route
-from gateway.wire import Call, Fault
+from gateway.routing import Pick, Route
+from gateway.wire import Call, Fault, Usage
 
 Reason = Literal["too_large", "full", "slow", "late"]
 """too_large: can never fit; full: no place in line; slow: the wait would be too long; late: it was too long."""
@@ -25,9 +25,21 @@ Reason = Literal["too_large", "full", "slow", "late"]
 REASONS: tuple[Reason, ...] = get_args(Reason)
 _WEIGHT = 1 / 32
 _LONGEST_RETRY_S = 120
+_LEARN_EVERY_S = 0.02
 _CLOSING = "the gateway is shutting down; try again shortly"
 _OTHER_SIZE = (b'"image', b'"input_image', b'"input_audio', b'"audio', b'"video', b'"truncate_prompt_tokens"', b'"file')
 """A body with one of these is no measure of its prompt."""
+
+
+class Answer(NamedTuple):
+    """How one came, in seconds of the gateway's clock."""
+
+    there: int
+    """Requests at its replica when it was sent, itself among them."""
+    ended_s: float
+    ttft_s: float | None
+    """Since it was sent; None for one that came whole."""
+    tpot_s: float | None
 
 
 class Waiter(Protocol):
@@ -81,22 +93,20 @@ class Gate:
         self._clock = clock
         self._queue = queue
         self._slos = slos
+        self.is_timed = bool(slos)
+        """Whether the time to a first token is bounded: then it matters what a replica has of a prompt already."""
         self._rooms: dict[Replica, Room] = {}
         self._busy: dict[str, Desk] = {}
         self._is_serving = False
+        self.learn_at_s = -NO_BOUND
         self.desks: dict[str, Desk] = {}
 
     def use(self, queue: Queue, slos: Mapping[str, Slo]) -> None:
         """Other settings from now on. Who stands in line already stays, and keeps its time."""
-        self._queue, self._slos = queue, slos
+        self._queue, self._slos, self.is_timed = queue, slos, bool(slos)
         for desk in self.desks.values():
             desk.line.most, desk.line.most_tokens = queue.max_waiting, queue.max_waiting_tokens
         self.refresh()
-
-    @property
-    def is_timed(self) -> bool:
-        """Whether the time to a first token is bounded: then it matters what a replica has of a prompt already."""
-        return bool(self._slos)
 
     @property
     def is_busy(self) -> bool:
@@ -120,14 +130,15 @@ class Gate:
         return room
 
     # One request
-    def check_fits(self, call: Call) -> None:
-        """Raises RefusedError (400) for a request that no replica of its model can take, however empty it is."""
-        desk, asked = self.desk(call.model), call.most_output_tokens or 1
-        if asked + desk.fewest.tokens(call.chain.size) > desk.longest_tokens:
-            self._refuse_if_sure(call, asked, desk)
-
-    def open_to(self, model: str, route: Route, candidates: Sequence[Replica]) -> Sequence[Replica]:
-        """Those of `candidates` on which a request may take a place now; empty where it has to wait."""
+    def enter(self, call: Call, route: Route, candidates: Sequence[Replica]) -> Sequence[Replica]:
+        """Those of `candidates` on which the request may take a place now; empty where it has to wait. Raises
+        RefusedError (400) for one that no replica of its model can take, however empty it is."""
+        model = call.model
+        desk = self.desks.get(model) or self.desk(model)
+        if (
+            call.most_output_tokens or 1
+        ) + call.chain.size > desk.longest_tokens:  # in units, of which no token has none
+            self._check_fits(call, desk)
         if model in self._busy:
             return ()
         return with_room(candidates, route) if self._queue.is_enabled else candidates
@@ -185,15 +196,14 @@ class Gate:
                 place.waiter.turned_away(Fault(503, _CLOSING, code="shutting_down", retry_after_s=1))
             self._close_if_empty(model, desk)
 
-    def learn(self, replica: Replica, in_flight: float, ttft_s: float | None, tpot_s: float | None) -> None:
-        """An answer is complete: it came so long after it was asked for, with so many at the replica on average."""
-        self.room(replica).learn(in_flight, ttft_s, tpot_s)
-
-    def count(self, call: Call, prompt_tokens: int, output_tokens: int | None) -> None:
-        """What the engine counted for it."""
-        desk = self.desk(call.model)
+    def learn(self, pick: Pick[Replica], call: Call, usage: Usage, answer: Answer) -> None:
+        """An answer is complete. Of many at once some fifty a second are enough: not before `learn_at_s`."""
+        self.learn_at_s = answer.ended_s + _LEARN_EVERY_S
+        replica, desk, prompt_tokens = pick.load, self.desk(call.model), usage.prompt_tokens or 0
         desk.fewest.learn(call.chain.size, prompt_tokens)
-        desk.note(prompt_tokens, output_tokens or 0)
+        desk.note(prompt_tokens, usage.output_tokens or 0)
+        if replica.kind == "engine":
+            self.room(replica).learn((answer.there + replica.in_flight) / 2, answer.ttft_s, answer.tpot_s)
 
     # Several times a second
     def refresh(self) -> None:
@@ -265,8 +275,11 @@ class Gate:
         }.get(reason, f"no replica had room in time ({waiting} waiting)")
         return RefusedError(Fault(503, f"{said}; try again in {seconds} s", code="overloaded", retry_after_s=seconds))
 
-    def _refuse_if_sure(self, call: Call, asked: int, desk: Desk) -> None:
-        longest, fewest = int(desk.longest_tokens), desk.fewest.tokens(call.chain.size)
+    def _check_fits(self, call: Call, desk: Desk) -> None:
+        asked, fewest = call.most_output_tokens or 1, desk.fewest.tokens(call.chain.size)
+        if asked + fewest <= desk.longest_tokens:
+            return
+        longest = int(desk.longest_tokens)
         if asked > longest:
             said = f"max_tokens is {asked:,}"
         elif any(sign in call.body for sign in _OTHER_SIZE):

@@ -40,6 +40,7 @@ class Load(Protocol):
     queued_tokens: int
     kv_capacity_tokens: int | None
     s_per_token: float
+    is_closed: bool
     most_in_flight: float
     kv_budget_tokens: float
     queued_budget_tokens: float
@@ -52,20 +53,19 @@ def with_room(candidates: Sequence[L], route: Route) -> list[L]:
     """Those on which a request fits now; where its prefix is has been looked up."""
     prompt, cached = route.prompt_tokens, route.cached_tokens
     tokens = prompt + route.output_tokens
-    return [
+    return [  # asked for every request: what is mostly true comes first, and nothing is called
         load
         for load in candidates
-        if load.in_flight < load.most_in_flight
-        and (
-            not load.in_flight
-            or (
-                load.kv_tokens + tokens <= load.kv_budget_tokens
-                and (
-                    not load.queued_tokens
-                    or load.queued_tokens + prompt - cached.get(load.slot, 0) <= load.queued_budget_tokens
-                )
+        if (
+            load.kv_tokens + tokens <= load.kv_budget_tokens
+            and load.in_flight < load.most_in_flight
+            and (
+                not load.queued_tokens
+                or load.queued_tokens + prompt <= load.queued_budget_tokens
+                or load.queued_tokens + prompt - cached.get(load.slot, 0) <= load.queued_budget_tokens
             )
         )
+        or not (load.in_flight or load.is_closed)
     ]
 
 
@@ -121,6 +121,7 @@ class Room:
         if slo is not None and slo.tpot_s is not None:
             most = min(most, self.pace.most(slo.tpot_s))
         load.most_in_flight = 0 if self.is_asleep else most
+        load.is_closed = self.is_asleep
         capacity = load.kv_capacity_tokens
         load.kv_budget_tokens = NO_BOUND if capacity is None else capacity * _FILL / self._sharing
         ttft_s = None if slo is None else slo.ttft_s

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from gateway.admission.gate import Gate, Waiter
+from gateway.admission.gate import Answer, Gate, Waiter
 from gateway.admission.line import PRIORITIES, Asker, Place, Priority
 from gateway.config import Queue, Slo
 from gateway.errors import RefusedError
 from gateway.replica import ModelCard, Replica
 from gateway.routing import CUTS, Chain, Pick, Route
-from gateway.wire import ENDPOINTS, Call, Fault
+from gateway.wire import ENDPOINTS, Call, Fault, Usage
 from tests.gateway.harness import HandClock
 from tests.gateway.placing import placed, route
 
@@ -62,7 +62,7 @@ class Desk:
     def come(self, request: Request, caller: str = "ann", priority: Priority = "normal") -> Request:
         """As an exchange does."""
         asked = route(request.tokens)
-        free = self.gate.open_to("m", asked, [self.replica])
+        free = self.gate.enter(call(b"", None), asked, [self.replica])
         if free:
             request.admitted(free)
             return request
@@ -71,6 +71,17 @@ class Desk:
         except RefusedError as error:
             request.fault = error.fault
         return request
+
+    def learn(self, ttft_s: float = 0.1, prompt_tokens: int = 60, output_tokens: int = 40) -> None:
+        """An answer has come."""
+        usage = Usage(prompt_tokens, output_tokens)
+        pick = placed(self.replica)
+        self.gate.learn(pick, call(b"", None), usage, Answer(1, self.clock.now_s, ttft_s, None))
+        pick.release()
+
+    def fits(self, asked: Call) -> bool:
+        """Whether it is not refused."""
+        return bool(self.gate.enter(asked, route(), [self.replica]))
 
     def end(self, request: Request) -> None:
         assert request.pick is not None
@@ -159,7 +170,7 @@ def test_whoever_could_not_be_served_in_time_is_told_at_once() -> None:
 def test_with_an_slo_a_request_waits_no_longer_than_its_first_token_allows() -> None:
     desk = Desk(slo=Slo(ttft_s=2.0))
     for _ in range(10):
-        desk.gate.learn(desk.replica, 1, ttft_s=0.5, tpot_s=None)
+        desk.learn(ttft_s=0.5)
     desk.gate.refresh()
     desk.come(Request())
     second = desk.come(Request())
@@ -195,7 +206,7 @@ def call(text: bytes, most_output_tokens: int | None, body: bytes = b"{}") -> Ca
 
 def test_more_output_than_the_model_has_context_is_refused_with_the_numbers() -> None:
     with pytest.raises(RefusedError) as refused:
-        Desk().gate.check_fits(call(b"hi", 1001))
+        Desk().fits(call(b"hi", 1001))
     fault = refused.value.fault
     assert (fault.status, fault.code, fault.param) == (400, "context_length_exceeded", "max_tokens")
     assert fault.message == "max_tokens is 1,001; 'm' takes 1,000 tokens together (prompt and output)"
@@ -204,14 +215,14 @@ def test_more_output_than_the_model_has_context_is_refused_with_the_numbers() ->
 def test_a_prompt_that_cannot_fit_by_any_count_is_refused_with_the_numbers() -> None:
     desk = Desk()
     long = b"x" * 64 * 600  # 600 tokens at the very least
-    desk.gate.check_fits(call(long, 400))
+    assert desk.fits(call(long, 400))
     with pytest.raises(RefusedError) as refused:
-        desk.gate.check_fits(call(long, 401))
+        desk.fits(call(long, 401))
     said = (
         "the prompt has 600 tokens or more and max_tokens is 401; 'm' takes 1,000 tokens together (prompt and output)"
     )
     assert refused.value.fault.message == said
-    desk.gate.check_fits(call(long, 401, b'{"messages":[{"content":[{"type":"image_url"}]}]}'))  # nobody knows
+    assert desk.fits(call(long, 401, b'{"messages":[{"content":[{"type":"image_url"}]}]}'))  # nobody knows
     assert desk.gate.desk("m").refused["too_large"] == 1
 
 
@@ -220,14 +231,14 @@ def test_a_kv_cache_smaller_than_the_context_is_what_counts() -> None:
     desk.replica.kv_capacity_tokens = 300
     desk.gate.refresh()
     with pytest.raises(RefusedError, match="takes 300 tokens"):
-        desk.gate.check_fits(call(b"hi", 301))
+        desk.fits(call(b"hi", 301))
 
 
 def test_headroom_is_what_would_still_be_served_in_time() -> None:
     desk = Desk(max_num_seqs=8)
     assert desk.gate.headroom("m") is None  # nothing is known of what requests are like
     for _ in range(5):
-        desk.gate.count(call(b"hi", None), 60, 40)
+        desk.learn(prompt_tokens=60, output_tokens=40)
     assert desk.gate.headroom("m") == 8
     desk.replica.kv_capacity_tokens = 1000
     desk.gate.refresh()
@@ -315,6 +326,6 @@ def test_where_a_prefix_is_counts_for_the_time_to_a_first_token_only() -> None:
     desk.come(Request(400))
     assert desk.gate.is_timed
     known = Route(Chain((), CUTS, 0), 1000, 0)
-    assert not desk.gate.open_to("m", known, [desk.replica])
+    assert not desk.gate.enter(call(b"", None), known, [desk.replica])
     known.cached_tokens = {desk.replica.slot: 950}
-    assert desk.gate.open_to("m", known, [desk.replica]) == [desk.replica]
+    assert desk.gate.enter(call(b"", None), known, [desk.replica]) == [desk.replica]

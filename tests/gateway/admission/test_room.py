@@ -20,6 +20,7 @@ class Replica:
     queued_tokens: int = 0
     kv_capacity_tokens: int | None = None
     s_per_token: float = 0.001
+    is_closed: bool = False
     most_in_flight: float = NO_BOUND
     kv_budget_tokens: float = NO_BOUND
     queued_budget_tokens: float = NO_BOUND
