@@ -2,10 +2,10 @@
 
     python -m benchmarks.overload --out benchmarks/results/overload.txt
 
-One real engine (the embedded model) behind `berth serve`. How fast it is alone sets the SLO, and the fastest closed
-loop that keeps it is its capacity. Then the same requests are offered at multiples of that, each rate with the
-gateway's queue and without it (a reload switches). Goodput: requests that met the SLO, for each second of the offer.
-Nobody comes again after a refusal, and everybody gives up after `--patience` seconds.
+One real engine (the embedded model) behind `berth serve`. How fast it is alone sets the SLO; the rate of the fastest
+closed loop, whatever that does to the SLO, is its capacity. Then the same requests are offered at multiples of it, each
+rate with the gateway's queue and without it (a reload switches). Goodput: requests that met the SLO, for each second of
+the offer. Nobody comes again after a refusal, and everybody gives up after `--patience` seconds.
 """
 
 import argparse
@@ -37,13 +37,12 @@ _BERTH = "from serving.cli import main; main()"
 _MODEL = "smollm2"
 _START_S = 400.0
 _PROMPT_TOKENS = 64
-_OUTPUT_TOKENS = 32
+_OUTPUT_TOKENS = 16
 _ALONE = 6
-_CROWDS = (2, 4, 8, 12, 16)
+_CROWDS = (4, 16, 32)
 _ROUNDS = 2
-_KEPT = 0.9
-_TPOT_OF_ALONE = 4.0
-_TTFT_OF_ALONE = 10.0
+_TPOT_OF_ALONE = 3.0
+_TTFT_OF_ALONE = 5.0
 _LEAST_TTFT_S = 1.0
 _CONFIG = """\
 calibrate: false
@@ -75,17 +74,6 @@ class Cell:
     def goodput(self, slo: Slo) -> float:
         """Requests per second that met the SLO."""
         return sum(all(slos_met(record, slo).values()) for record in self.records) / self.seconds
-
-
-def capacity_of(runs: Sequence[tuple[Sequence[RequestRecord], float]], slo: Slo) -> float:
-    """The highest rate, in requests per second, of the closed loops (records, seconds) that kept `slo` for nine of ten
-    requests; the slowest one's if none did."""
-    rates = [
-        len(records) / seconds
-        for records, seconds in runs
-        if sum(all(slos_met(record, slo).values()) for record in records) >= _KEPT * len(records)
-    ]
-    return max(rates) if rates else min(len(records) / seconds for records, seconds in runs)
 
 
 def table(cells: Sequence[Cell], slo: Slo) -> list[str]:
@@ -192,7 +180,7 @@ async def _measured(stack: _Stack) -> tuple[Slo, float, list[str]]:
     slo = Slo(ttft_s=round(max(_LEAST_TTFT_S, _TTFT_OF_ALONE * ttft), 2), tpot_s=round(_TPOT_OF_ALONE * tpot, 3))
     await stack.set(queue=False, slo=slo)
     runs = [await stack.closed(_ROUNDS * crowd, crowd) for crowd in _CROWDS]
-    capacity = capacity_of(runs, slo)
+    capacity = max(len(records) / s for records, s in runs)
     rates = ", ".join(f"{crowd}: {len(records) / s:.2f}" for crowd, (records, s) in zip(_CROWDS, runs, strict=True))
     return (
         slo,
@@ -201,7 +189,7 @@ async def _measured(stack: _Stack) -> tuple[Slo, float, list[str]]:
             f"alone: TTFT {ttft * 1e3:.0f} ms, TPOT {tpot * 1e3:.1f} ms",
             f"SLO: TTFT {slo.ttft_s:g} s, TPOT {slo.tpot_s:g} s",
             f"closed loops, requests/s by how many at once: {rates}",
-            f"capacity, the fastest of them within the SLO: {capacity:.2f} requests/s",
+            f"capacity, the fastest of them: {capacity:.2f} requests/s",
         ],
     )
 
@@ -251,7 +239,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--factors", default="0.5,1,1.5,2,3", help="multiples of the capacity")
     parser.add_argument("--seconds", type=float, default=20.0, help="of requests, for each rate")
-    parser.add_argument("--patience", type=float, default=15.0, help="seconds after which a caller gives up")
+    parser.add_argument("--patience", type=float, default=10.0, help="seconds after which a caller gives up")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="berth-overload-") as folder:

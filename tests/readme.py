@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from gateway.access_log import FIELDS
-from gateway.status import KvCacheStatus, ReplicaStatus, Status
+from gateway.status import KvCacheStatus, ModelStatus, ReplicaStatus, Status
 from tests.hub import LoopbackHub, running
 from tests.sizing.models import published_configs, qwen3_tensors, write_safetensors
 
@@ -85,7 +85,12 @@ def log_part() -> str:
 def status_part() -> str:
     """The fields of `GET /status`."""
     rows: dict[str, str] = {}
-    for prefix, part in (("", Status), ("replicas[].", ReplicaStatus), ("replicas[].kv_cache.", KvCacheStatus)):
+    for prefix, part in (
+        ("", Status),
+        ("models[].", ModelStatus),
+        ("replicas[].", ReplicaStatus),
+        ("replicas[].kv_cache.", KvCacheStatus),
+    ):
         rows |= {f"`{prefix}{name}`": field.description or "" for name, field in part.model_fields.items()}
     return _table(rows)
 
