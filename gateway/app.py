@@ -1,6 +1,7 @@
 """Wiring: the data-plane paths go to the lane, everything else to a FastAPI application. No logic of its own."""
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -24,22 +25,25 @@ from gateway.admission.door import Admission
 from gateway.admission.gate import Gate
 from gateway.admission.rates import Accounts
 from gateway.admission_metrics import AdmissionMetrics
+from gateway.cache_salt import Salts
 from gateway.capacity import measuring
-from gateway.config import GatewayConfig
+from gateway.config import GatewayConfig, Step
 from gateway.cost import Cost
 from gateway.errors import ConfigError, RefusedError
 from gateway.headers import RequestIds, read_head, request_id_headers
 from gateway.health_metrics import ReplicaHealth
 from gateway.identity import Keyring
+from gateway.junction import Junction
 from gateway.lane import LaneProtocol
 from gateway.ledger import Ledger, Reader
 from gateway.metrics import Metrics
+from gateway.mirror import Mirrors
 from gateway.patience import Patience
 from gateway.probes import probing
 from gateway.relay import Relay
 from gateway.replica import ModelCard, Pool, Replica
-from gateway.routing import POLICIES, Router
-from gateway.status import Status, admission_status, config_digest, replica_status
+from gateway.routing import POLICIES, Estimates, Router
+from gateway.status import Status, admission_status, config_digest, replica_status, route_status
 from gateway.tracing import Tracing
 from gateway.upstream import Upstream
 from gateway.watch import Watch
@@ -65,6 +69,7 @@ class Gateway:
         clock: Callable[[], float] = time.perf_counter,
         readers: Sequence[Reader] = (),
         tracing: Tracing | None = None,
+        luck: random.Random | None = None,
     ) -> None:
         self.config = config
         self.reload: Reload | None = None
@@ -85,6 +90,12 @@ class Gateway:
         self.request_ids = RequestIds()
         keyring = Keyring(config.keys)
         self.accounts = Accounts(keyring.limits, clock())
+        watch, luck = Watch(clock), luck or random.Random()  # noqa: S311  (it shares out traffic)
+        estimates = Estimates()
+        self._mirrors = Mirrors(self.pool, self.upstream, watch, estimates, config.timeouts, clock, luck)
+        self._junction = Junction(self._is_there, self._mirrors, clock, luck)
+        self.metrics.registry.register(self._mirrors)
+        self.metrics.registry.register(self._junction)
         self._relay = Relay(
             config=config,
             pool=self.pool,
@@ -99,8 +110,11 @@ class Gateway:
             ledger=self._ledger,
             cost=self.cost,
             tracing=tracing,
-            watch=Watch(clock),
+            watch=watch,
+            estimates=estimates,
+            junction=self._junction,
         )
+        self._use_rules(config)
         self._patience = Patience(config.timeouts.client_s)
         self._control = _control_plane(self)
 
@@ -157,8 +171,22 @@ class Gateway:
         self.admission.max_in_flight = config.max_in_flight
         self.pool.router.policy = POLICIES[config.routing]
         self.pool.use_remotes(config.remotes)
+        self._use_rules(config)
         self.upstream.use(config.timeouts)
         self._patience.use(config.timeouts.client_s)
+
+    def _use_rules(self, config: GatewayConfig) -> None:
+        self._relay.salts = Salts(config.keys, config.isolated)
+        self._mirrors.timeouts = config.timeouts
+        self._junction.use(config.rules)
+        self.pool.other_names = tuple(card.name for card in self._junction.cards(()))
+
+    def _is_there(self, model: str) -> bool:
+        return bool(self.pool.stand_ins(Step(model)))
+
+    def cards(self, caller: str) -> list[ModelCard]:
+        """Every name that `caller` may ask for."""
+        return self._junction.cards(self.pool.cards(), caller)
 
     def identify(self, request: Request) -> str:
         """The caller behind a control-plane request. Raises RefusedError."""
@@ -184,6 +212,7 @@ class Gateway:
             max_in_flight=self.admission.max_in_flight,
             client_connections=self.client_connections(),
             models=admission_status(self.gate, self.pool),
+            routes=route_status(self._junction.sides(), now_s=self._relay.clock()),
             replicas=[*rows, *replica_status(remotes, [None] * len(remotes), self.metrics, self.pool.router, now_s)],
         )
 
@@ -256,8 +285,7 @@ async def _metrics(gateway: Door) -> Response:
 
 
 async def _models(request: Request, gateway: Door) -> Response:
-    gateway.identify(request)
-    cards = gateway.pool.cards()
+    cards = gateway.cards(gateway.identify(request))
     if not _is_anthropic(request):
         return _json({"object": "list", "data": [_openai_card(card) for card in cards]})
     page = page_of([card.name for card in cards], request.query_params)
@@ -269,11 +297,11 @@ async def _models(request: Request, gateway: Door) -> Response:
 
 
 async def _model(name: str, request: Request, gateway: Door) -> Response:
-    gateway.identify(request)
-    for card in gateway.pool.cards():
+    cards = gateway.cards(gateway.identify(request))
+    for card in cards:
         if card.name == name:
             return _json(_anthropic_card(card) if _is_anthropic(request) else _openai_card(card))
-    names = ", ".join(card.name for card in gateway.pool.cards()) or "none"
+    names = ", ".join(card.name for card in cards) or "none"
     raise RefusedError(Fault(404, f"model '{name}' is not served here; available: {names}", code="model_not_found"))
 
 

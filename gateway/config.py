@@ -10,6 +10,7 @@ from gateway.identity import KeyHash
 from gateway.outliers import OutlierConfig
 from gateway.retry_budget import RetryBudgetConfig
 from gateway.routing import PolicyName
+from gateway.rules import Rule
 from gateway.wire import Dialect
 
 MIB = 2**20
@@ -143,4 +144,8 @@ class GatewayConfig:
     queue: Queue = field(default_factory=Queue)
     slos: Mapping[str, Slo] = field(default_factory=dict)
     """By public model name."""
+    rules: tuple[Rule, ...] = ()
+    """Which model a request is led to; the first that fits counts."""
+    isolated: frozenset[str] = frozenset()
+    """The callers that share no cached prefixes with anybody else."""
     log_format: LogFormat = "text"

@@ -22,6 +22,7 @@ from gateway.continuation import Ask, Continuation, Trail
 from gateway.errors import AnswerError, BrokenError, RefusedError, SilentError, UpstreamError
 from gateway.fallback import next_attempt, remote_path, trouble_of
 from gateway.headers import Head, Header, read_head
+from gateway.junction import Led
 from gateway.meter import Meter
 from gateway.metrics import Tally
 from gateway.owners import Owner
@@ -30,6 +31,7 @@ from gateway.replica import Replica
 from gateway.resumption import Resumption
 from gateway.rival import Rival
 from gateway.routing import POLICIES, Fate, Pick, Route
+from gateway.session import session_key
 from gateway.settlement import NO_FATES, NOBODY, Move, Outcome, Settlement
 from gateway.tracing import Trace
 from gateway.upstream import Connection, Sink
@@ -85,6 +87,7 @@ class Exchange:
     _deadline: asyncio.TimerHandle | None = None
     _hedge_timer: asyncio.TimerHandle | None = None
     _rival: Rival | None = None
+    _led: Led | None = None
     _continued = 0
     _handed_on_by = ""
     _is_opened = _is_started = _is_over = False
@@ -107,7 +110,7 @@ class Exchange:
             if relay.tracing is not None:
                 self._trace = relay.tracing.begin(request_headers)
                 head = read_head(self._trace.carried(request_headers))
-            self._head = head
+            self._head, self._request_headers = head, request_headers
             self._caller = relay.keyring.identify(head.key)
             if relay.keyring.has_terms or head.priority is not None:
                 self._heed_terms(head)
@@ -148,17 +151,29 @@ class Exchange:
         try:
             if not body and self._head.offers_upgrade:
                 raise RefusedError(faults.hidden_by_upgrade())
-            call = parse_call(self._endpoint, body)
+            call = parse_call(self._endpoint, body, relay.salts.seed(self._caller))
             if isinstance(call, Fault):
                 raise RefusedError(call)
             relay.watch.add(self)
             relay.pool.retry_budget.requested()
-            self._begin(call)
+            self._begin(self._led_on(relay.salts.salted(call, self._caller)))
             self._held_s = relay.clock() - self._called_s
+            if self._led is not None and not self._is_over:
+                self._led.placed(self._head.forwarded)
         except RefusedError as error:
-            self._answer_fault(error.fault, "refused")
+            self._answer_fault(error.fault if self._led is None else self._led.told(error.fault), "refused")
         except Exception:  # noqa: BLE001  (see open)
             self._stumble()
+
+    def _led_on(self, call: Call) -> Call:
+        """For the model that the rules lead it to."""
+        junction = self._relay.junction
+        if junction is None or not junction.rules:
+            return call
+        if call.response_id is not None:
+            return junction.kept(call, self._relay.owners.find(call.response_id, self._caller))
+        self._led = led = junction.lead(call, self._caller, self._head.session, self._request_headers)
+        return call if led is None else led.call
 
     def _begin(self, call: Call) -> None:
         """On a replica of its model, or along the model's chain when none is fit for it. Raises RefusedError."""
@@ -552,7 +567,8 @@ class Exchange:
             estimate = self._relay.estimates.of(call.model)
             chain, ratio = call.chain, estimate.tokens_per_unit
             likely = estimate.likely_output(call.most_output_tokens) if self._endpoint.generates else 0
-            self._route = Route(chain, int(chain.size * ratio) + 1, likely, None, ratio)
+            session = session_key(self._head.session, call.session, self._caller)
+            self._route = Route(chain, int(chain.size * ratio) + 1, likely, session, ratio)
         return self._route
 
     def _note_first_token(self) -> None:
@@ -851,6 +867,8 @@ class Exchange:
         )
         tally.settle(done)
         relay.ledger.add(done)
+        if self._led is not None:
+            self._led.settled(done)
 
     def _learn(self, usage: Usage, outcome: Outcome) -> None:
         """What the engine says it has computed corrects what is believed of it."""

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 Header = tuple[bytes, bytes]
 """Name, in lower case, and value."""
-Role = Literal["forwarded", "bearer", "api-key", "length", "expect", "upgrade", "priority"]
+Role = Literal["forwarded", "bearer", "api-key", "length", "expect", "upgrade", "priority", "session"]
 
 _ROLES: dict[bytes, Role] = {
     **dict.fromkeys((b"content-type", b"accept", b"traceparent", b"tracestate"), "forwarded"),
@@ -17,6 +17,7 @@ _ROLES: dict[bytes, Role] = {
     b"expect": "expect",
     b"upgrade": "upgrade",
     b"x-berth-priority": "priority",
+    **dict.fromkeys((b"x-session-id", b"x-conversation-id"), "session"),
 }
 _NOT_RETURNED = {
     b"connection",
@@ -56,6 +57,8 @@ class Head(NamedTuple):
     offers_upgrade: bool
     priority: bytes | None = None
     """How urgent it is, as the caller says; no more than its key allows."""
+    session: bytes | None = None
+    """How the caller names the conversation, by x-session-id before x-conversation-id."""
 
 
 class RequestIds:
@@ -78,7 +81,7 @@ def read_head(headers: Iterable[Header]) -> Head:  # noqa: C901  (one loop over 
 
     Of a forwarded header that comes several times the last one counts, of keys the Bearer before the other.
     """
-    bearer = api_key = priority = None
+    bearer = api_key = priority = session = None
     kept = {b"content-type": _JSON}
     announced_bytes, expects_100, offers_upgrade = 0, False, False
     for name, value in headers:
@@ -98,10 +101,13 @@ def read_head(headers: Iterable[Header]) -> Head:  # noqa: C901  (one loop over 
             expects_100 = value.lower() == b"100-continue"
         elif role == "priority":
             priority = value.strip().lower()
+        elif role == "session":
+            if session is None or name == b"x-session-id":
+                session = value or None
         else:
             offers_upgrade = True
     key = api_key if bearer is None else bearer
-    return Head(key, lines(kept.items()), announced_bytes, expects_100, offers_upgrade, priority)
+    return Head(key, lines(kept.items()), announced_bytes, expects_100, offers_upgrade, priority, session)
 
 
 def request_id_headers(request_id: str) -> list[Header]:

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping
 
 import orjson
 
+_ESCAPED_ASCII = re.compile(rb"\\u00[2-7]")
+_TEXT = re.compile(rb'\s*:\s*("[^"\\]*")')
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\],:]', re.DOTALL)
 
 
@@ -19,6 +21,25 @@ def edited(body: bytes, changes: Mapping[str, bytes | None]) -> bytes:
         elif (value := changes[name]) is not None:
             kept.append(body[start : colon + 1] + value)
     return b"{" + b",".join(kept) + b"}"
+
+
+def with_text(body: bytes, name: str, text: str) -> bytes:
+    """`body` with `text` as the value of its member `name`, which is there, is text, and has a name of plain letters.
+
+    The same as `edited`, which walks through all of the body; here that is done only where the name, or a letter of it
+    as an escape, stands anywhere else.
+    """
+    value = orjson.dumps(text)
+    quoted = b'"%b"' % name.encode()
+    if body.count(quoted) == 1 and not _has_escaped_ascii(body):
+        found = _TEXT.match(body, body.find(quoted) + len(quoted))
+        if found is not None:
+            return body[: found.start(1)] + value + body[found.end(1) :]
+    return edited(body, {name: value})
+
+
+def _has_escaped_ascii(body: bytes) -> bool:
+    return b"\\u00" in body and _ESCAPED_ASCII.search(body) is not None
 
 
 def _members(body: bytes) -> Iterator[tuple[int, int, int]]:

@@ -7,11 +7,13 @@ from typing import Protocol
 from gateway.admission.door import Admission
 from gateway.admission.gate import Gate
 from gateway.admission.rates import Accounts
+from gateway.cache_salt import Salts
 from gateway.config import GatewayConfig
 from gateway.cost import Cost
 from gateway.headers import RequestIds
 from gateway.hedging import HedgeCount
 from gateway.identity import Keyring
+from gateway.junction import Junction
 from gateway.ledger import Ledger
 from gateway.metrics import Metrics
 from gateway.owners import Owners
@@ -70,3 +72,5 @@ class Relay:
     watch: Watch = field(default_factory=Watch)
     estimates: Estimates = field(default_factory=Estimates)
     hedges: HedgeCount = field(default_factory=HedgeCount)
+    salts: Salts = field(default_factory=Salts)
+    junction: Junction | None = None

@@ -198,6 +198,8 @@ class Pool:
         self.router = router or Router(prefix)
         self._health = health or Health()
         self._clock = clock
+        self.other_names: tuple[str, ...] = ()
+        """What may be asked for by everybody, beside the models served: who asks for what is not there is told."""
         self.retry_budget = RetryBudget(self._health.retry_budget, clock)
         self._replicas: list[Replica] = []
         self._remotes: dict[str, Replica] = {}
@@ -338,7 +340,7 @@ class Pool:
                 503, f"no replica of '{model}' is ready ({states})", code="not_ready", retry_after_s=_RETRY_AFTER_S
             )
             raise RefusedError(fault)
-        names = ", ".join(card.name for card in self.cards()) or "none"
+        names = ", ".join((*(card.name for card in self.cards()), *self.other_names)) or "none"
         message = f"model '{model}' is not served here; available: {names}"
         raise RefusedError(Fault(404, message, code="model_not_found", param="model", should_retry=False))
 

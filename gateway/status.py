@@ -1,7 +1,7 @@
 """`GET /status`: what the gateway believes about itself and each replica; the schema is part of /openapi.json."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from pydantic import BaseModel, Field
 
@@ -9,8 +9,10 @@ from gateway.admission.gate import Gate
 from gateway.admission.line import PRIORITIES
 from gateway.admission.room import NO_BOUND
 from gateway.breaker import BreakerState
+from gateway.canary import Reason
 from gateway.config import GatewayConfig
 from gateway.figures import EngineFigures
+from gateway.junction import Side
 from gateway.metrics import Metrics
 from gateway.replica import Kind, Pool, Replica, State
 from gateway.routing import Router
@@ -78,6 +80,20 @@ class ReplicaStatus(BaseModel):
     probe_age_s: float | None = Field(description="seconds since its health was last asked; null before the first time")
 
 
+class RouteStatus(BaseModel):
+    """One model of a split."""
+
+    route: str = Field(description="the public name the split is for; a further rule of the same name has a number")
+    model: str = Field(description="who answers")
+    weight: float = Field(description="of its split, now; 0: taken back")
+    is_stable: bool = Field(description="whether the others are measured against it")
+    requests: int = Field(description="that ended over the rollback window")
+    error_rate: float = Field(description="share of these that failed, 0 to 1")
+    ttft_s: float | None = Field(description="median time to first token of these; null without streams")
+    taken_back: Reason | None = Field(description="why it gets nothing now; null while it does")
+    taken_back_s: float | None = Field(description="seconds since then")
+
+
 class Status(BaseModel):
     """The gateway as a whole."""
 
@@ -89,12 +105,33 @@ class Status(BaseModel):
     max_in_flight: int | None = Field(description="the most it takes; null for no limit")
     client_connections: int = Field(description="connections of callers, idle ones too")
     models: list[ModelStatus] = Field(description="every model served: who waits for it, and what there is room for")
+    routes: list[RouteStatus] = Field(description="every model of every split")
     replicas: list[ReplicaStatus] = Field(description="every engine known, whatever its state")
 
 
 def config_digest(config: GatewayConfig) -> str:
     """A short name for settings: equal for equal ones. Keys are in it as the hashes they are stored as."""
     return hashlib.sha256(repr(config).encode()).hexdigest()[:_DIGEST_CHARS]
+
+
+def route_status(sides: Iterable[Side], now_s: float) -> list[RouteStatus]:
+    """One row for each model of each split; `now_s` is of the clock that the splits have."""
+    return [_route(side, now_s) for side in sides]
+
+
+def _route(side: Side, now_s: float) -> RouteStatus:
+    standing, back = side.split.standing(side.model), side.split.rolled_back(side.model)
+    return RouteStatus(
+        route=side.route,
+        model=side.model,
+        weight=side.weight,
+        is_stable=side.model == side.split.stable,
+        requests=standing.requests,
+        error_rate=standing.error_rate,
+        ttft_s=standing.ttft_s(0.5),
+        taken_back=None if back is None else back.reason,
+        taken_back_s=None if back is None else now_s - back.at_s,
+    )
 
 
 def replica_status(

@@ -66,7 +66,9 @@ def _gateway_lines(old: GatewaySection, new: GatewaySection) -> Iterator[str]:
 def _stack_lines(old: StackConfig, new: StackConfig) -> Iterator[str]:
     for key in _differing(old, new):
         if key not in ("models", "gateway"):
-            yield f"{key} changed" if key == "remotes" else f"{key} changed, for engines started from now on"
+            yield (
+                f"{key} changed" if key in ("remotes", "routes") else f"{key} changed, for engines started from now on"
+            )
 
 
 def _model_lines(counts: dict[str, tuple[int, int]]) -> Iterator[str]:

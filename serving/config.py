@@ -18,6 +18,7 @@ from gateway.routing import PolicyName
 from serving.environment import Environment
 from serving.errors import ConfigError
 from serving.quantity import token_count
+from serving.routes import RouteSection, check_routes
 from serving.sections import (
     Count,
     HealthSection,
@@ -176,6 +177,8 @@ class GatewaySection(Section):
     timeouts: TimeoutsSection = TimeoutsSection()
     continue_streams: bool = _DEFAULTS.continue_streams
     routing: PolicyName = _DEFAULTS.routing
+    isolate_caches: bool | tuple[str, ...] = False
+    """Whether callers share no cached prefixes with each other; or the callers for whom that holds."""
     drain_timeout_s: Annotated[float, Field(ge=0)] = 30.0
     health: HealthSection = HealthSection()
     queue: QueueSection = QueueSection()
@@ -197,6 +200,7 @@ class StackConfig(Section):
 
     models: tuple[ModelSection, ...] = Field(min_length=1)
     remotes: tuple[RemoteSection, ...] = ()
+    routes: tuple[RouteSection, ...] = ()
     gateway: GatewaySection = GatewaySection()
     start_timeout_s: Annotated[float, Field(gt=0)] = 1800.0
     """How long one engine may take to become healthy; a 400 GB checkpoint from a cold disk takes a while."""
@@ -219,7 +223,7 @@ class StackConfig(Section):
         return models
 
     @model_validator(mode="after")
-    def _fallbacks_exist(self) -> "StackConfig":
+    def _names_exist(self) -> "StackConfig":
         names = [*(model.name for model in self.models), *(remote.name for remote in self.remotes)]
         for remote in self.remotes:
             if names.count(remote.name) > 1:
@@ -227,6 +231,7 @@ class StackConfig(Section):
         for model in self.models:
             for name in model.fallbacks:
                 _check_fallback(model, name, names)
+        check_routes(self.routes, [model.name for model in self.models], [remote.name for remote in self.remotes])
         return self
 
 
@@ -290,9 +295,11 @@ def gateway_config(
     environment: Environment,
     models: Sequence[ModelSection] = (),
     remotes: Sequence[RemoteSection] = (),
+    routes: Sequence[RouteSection] = (),
 ) -> GatewayConfig:
-    """The gateway's own settings, with who stands in for which of `models`. Raises ConfigError for a public address
-    without keys, or a remote's key that is not in the environment."""
+    """The gateway's own settings, with who stands in for which of `models` and which requests are led elsewhere. Raises
+    ConfigError for a public address without keys, a remote's key that is not in the environment, or isolated callers
+    that no key is for."""
     keys = [KeyHash(key.caller, key.sha256, key.admin, key.priority, key.limits()) for key in section.keys]
     if environment.api_key:
         keys.append(hash_key("default", environment.api_key))
@@ -318,8 +325,22 @@ def gateway_config(
         slos={model.name: Slo(**model.slo.model_dump()) for model in models if model.slo},
         routing=section.routing,
         routings={model.name: model.routing for model in models if model.routing},
+        rules=tuple(route.parsed() for route in routes),
+        isolated=_isolated(section.isolate_caches, [key.caller for key in keys]),
         log_format=section.log_format,
     )
+
+
+def _isolated(wanted: bool | tuple[str, ...], callers: Sequence[str]) -> frozenset[str]:
+    if wanted is False:
+        return frozenset()
+    if not callers:
+        raise ConfigError("gateway.isolate_caches: without keys all callers are one; add gateway.keys, or leave it out")
+    named = callers if wanted is True else wanted
+    for caller in named:
+        if caller not in callers:
+            raise ConfigError(f"gateway.isolate_caches: no key is for a caller named '{caller}'")
+    return frozenset(named)
 
 
 def _remote(section: RemoteSection) -> Remote:

@@ -83,7 +83,7 @@ class Reloader:
     async def _reload(self, again: Again) -> tuple[str, ...]:
         new = await asyncio.to_thread(again)
         change = compare(self.config, new)
-        settings = gateway_config(new.gateway, self._environment, new.models, new.remotes)
+        settings = gateway_config(new.gateway, self._environment, new.models, new.remotes, new.routes)
         added = await self._placed(new, change)
         self.config = new
         self._gateway.reconfigure(settings)

@@ -86,7 +86,7 @@ async def run(config: StackConfig, environment: Environment, console: Console, a
     """Serve until told to stop; returns the exit status. `again` reads the configuration anew for a reload, if it came
     from a file. Raises ServingError for what cannot start."""
     with telemetry(config.gateway.tracing, environment) as told:
-        settings = gateway_config(config.gateway, environment, config.models, config.remotes)
+        settings = gateway_config(config.gateway, environment, config.models, config.remotes, config.routes)
         gateway = Gateway(settings, tracing=told.tracing, readers=told.readers)
         return await _run(config, environment, gateway, console, again)
 

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from gateway.access_log import FIELDS
-from gateway.status import KvCacheStatus, ModelStatus, ReplicaStatus, Status
+from gateway.status import KvCacheStatus, ModelStatus, ReplicaStatus, RouteStatus, Status
 from tests.hub import LoopbackHub, running
 from tests.sizing.models import published_configs, qwen3_tensors, write_safetensors
 
@@ -88,6 +88,7 @@ def status_part() -> str:
     for prefix, part in (
         ("", Status),
         ("models[].", ModelStatus),
+        ("routes[].", RouteStatus),
         ("replicas[].", ReplicaStatus),
         ("replicas[].kv_cache.", KvCacheStatus),
     ):

@@ -203,7 +203,8 @@ class Gate:
         desk.fewest.learn(call.chain.size, prompt_tokens)
         desk.note(prompt_tokens, usage.output_tokens or 0)
         if replica.kind == "engine":
-            self.room(replica).learn((answer.there + replica.in_flight) / 2, answer.ttft_s, answer.tpot_s)
+            there = (answer.there + replica.in_flight) / 2
+            self.room(replica).learn(answer.ended_s, there, answer.ttft_s, answer.tpot_s)
 
     # Several times a second
     def refresh(self) -> None:

@@ -2,16 +2,19 @@
 
     TPOT(n) = a + b n         n requests there at once; a, b >= 0
 
-Least squares over the last answers, once more without the tenth that is furthest off, and pulled towards b = TPOT / 2n:
-while all answers are of one n, their slope is anybody's guess. An SLO is a promise to nearly all, not to the median, so
-what is held against it is the line times `spread`, the 90th percentile of measured over fitted.
+Least squares over the answers of `_SPAN_S` before the newest (with other contexts, and other neighbours, an engine is
+another), once more without the tenth that is furthest off, and pulled towards b = TPOT / 2n: while all answers are of
+one n, their slope is anybody's guess. An SLO is a promise to nearly all, not to the median, so what is held against it
+is the line times `spread`, the 90th percentile of measured over fitted.
 """
 
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_RECENT = 64
+_RECENT = 128
+_SPAN_S = 15.0
+_LEAST_RECENT = 12
 _LEAST_SAMPLES = 4
 _FIRST_MOST = 8
 """How many at once an engine is given of which nothing is known yet."""
@@ -50,13 +53,13 @@ class Pace:
     __slots__ = ("_fit", "_is_stale", "_samples")
 
     def __init__(self) -> None:
-        self._samples: deque[tuple[float, float]] = deque(maxlen=_RECENT)
+        self._samples: deque[tuple[float, float, float]] = deque(maxlen=_RECENT)
         self._fit: Fit | None = None
         self._is_stale = False
 
-    def learn(self, n: float, tpot_s: float) -> None:
+    def learn(self, now_s: float, n: float, tpot_s: float) -> None:
         """An answer took so long a token while `n` requests were there on average."""
-        self._samples.append((n, tpot_s))
+        self._samples.append((now_s, n, tpot_s))
         self._is_stale = True
 
     def forget(self) -> None:
@@ -68,8 +71,13 @@ class Pace:
     def fit(self) -> Fit | None:
         """None before enough answers."""
         if self._is_stale and len(self._samples) >= _LEAST_SAMPLES:
-            self._fit, self._is_stale = fitted(tuple(self._samples)), False
+            self._fit, self._is_stale = fitted(self._recent()), False
         return self._fit
+
+    def _recent(self) -> list[tuple[float, float]]:
+        """The last ones in time, and a dozen in any case."""
+        since_s, spare = self._samples[-1][0] - _SPAN_S, len(self._samples) - _LEAST_RECENT
+        return [(n, tpot_s) for at, (at_s, n, tpot_s) in enumerate(self._samples) if at_s >= since_s or at >= spare]
 
     def most(self, tpot_s: float) -> int:
         """How many requests at once keep `tpot_s`, as far as is known."""

@@ -86,12 +86,12 @@ class Room:
         self._ttfts: deque[float] = deque(maxlen=_RECENT)
         self._sharing = 1.0
 
-    def learn(self, in_flight: float, ttft_s: float | None, tpot_s: float | None) -> None:
+    def learn(self, now_s: float, in_flight: float, ttft_s: float | None, tpot_s: float | None) -> None:
         """How an answer came, with so many requests there on average (itself among them)."""
         if ttft_s is not None:
             self._ttfts.append(ttft_s)
         if tpot_s is not None:
-            self.pace.learn(in_flight, tpot_s)
+            self.pace.learn(now_s, in_flight, tpot_s)
 
     def saw_usage(self, ratio: float | None) -> None:
         """The engine stated how much of its KV cache is in use, 0 to 1."""

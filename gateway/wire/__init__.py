@@ -4,6 +4,7 @@ dialect      the paths, what each speaks, and one call of them
 path         method and path -> Endpoint, or what to say where there is none
 call, form   one request body -> Call (model, stream, the bytes to forward), of JSON and of multipart forms
 prompt       the prompt in it -> a chain of block hashes
+session      how a request body names its conversation or user
 sse          split a byte stream into server-sent events without changing a byte
 event        one streamed event, or one whole body -> Sign (token? usage? error? end?)
 template     what the text events of one stream have in common, to know the next one by its bytes
@@ -19,6 +20,7 @@ from gateway.wire.dialect import DIALECTS, ENDPOINTS, Call, Dialect, Endpoint
 from gateway.wire.engine_error import own_error_event, read_event_fault, read_fault
 from gateway.wire.event import Sign, TokenKind, Usage, count_plain_tokens, read_answer, read_event
 from gateway.wire.fault import Fault, fault_body, fault_event, fault_headers
+from gateway.wire.form import with_model
 from gateway.wire.limits import Allowance, limit_headers
 from gateway.wire.listing import Page, page_of
 from gateway.wire.path import allowed_method, find_endpoint, unknown_path
@@ -59,4 +61,5 @@ __all__ = [
     "read_fault",
     "read_response_id",
     "unknown_path",
+    "with_model",
 ]

@@ -6,22 +6,24 @@ from gateway.wire.dialect import Call, Endpoint
 from gateway.wire.fault import Fault
 from gateway.wire.form import parse_form
 from gateway.wire.prompt import most_output_tokens, read_chain
+from gateway.wire.session import session_hint
 
 _BOM = b"\xef\xbb\xbf"
 _ASKED = ("chat", "completions")  # a stream of these brings usage only when asked to; the others always send it
 
 
-def parse_call(endpoint: Endpoint, body: bytes) -> Call | Fault:
+def parse_call(endpoint: Endpoint, body: bytes, salt: bytes = b"") -> Call | Fault:
     """Read `body` for `endpoint`; a Fault (status 400) says what is wrong with it, where, in one line.
 
-    Only what the gateway itself needs is checked; the engine checks the rest and its errors are passed on.
+    Only what the gateway itself needs is checked; the engine checks the rest and its errors are passed on. `salt`: what
+    the gateway will add to keep the caller's cached prefixes from others'.
     """
     if endpoint.body != "json":
         return _without_json(endpoint, body)
     try:
         payload = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        return _not_json(endpoint, body, error)
+        return _not_json(endpoint, body, error, salt)
     if not isinstance(payload, dict):
         return Fault(400, "the request body must be a JSON object", code="invalid_type")
     model = payload.get("model")
@@ -30,20 +32,29 @@ def parse_call(endpoint: Endpoint, body: bytes) -> Call | Fault:
     stream = payload.get("stream")
     if stream is not None and not isinstance(stream, bool):
         return Fault(400, "'stream' must be true or false", param="stream")
-    earlier = None
-    if endpoint.dialect == "responses":
+    is_stream = bool(stream) and endpoint.streams
+    chain, most = read_chain(endpoint.dialect, model, payload, len(body), salt), most_output_tokens(payload)
+    return _read(Call(endpoint, model, is_stream, body, False, None, chain, most, session_hint(payload)), payload)
+
+
+def _read(call: Call, payload: dict[str, object]) -> Call | Fault:
+    if call.endpoint.dialect == "responses":
         earlier = payload.get("previous_response_id")
         if earlier is not None and not isinstance(earlier, str):
             return Fault(400, "'previous_response_id' must be a string", param="previous_response_id")
-    chain = read_chain(endpoint.dialect, model, payload, len(body))
-    is_stream, most = bool(stream) and endpoint.streams, most_output_tokens(payload)
-    call = Call(endpoint, model, is_stream, body, False, earlier or None, chain, most)
-    return _with_usage(call, payload) if is_stream and endpoint.dialect in _ASKED else call
+        if earlier:
+            call = call._replace(response_id=earlier)
+    if "cache_salt" in payload:
+        salt = payload["cache_salt"] or ""
+        if not isinstance(salt, str):
+            return Fault(400, "'cache_salt' must be a string", param="cache_salt")
+        call = call._replace(cache_salt=salt)
+    return _with_usage(call, payload) if call.stream and call.endpoint.dialect in _ASKED else call
 
 
-def _not_json(endpoint: Endpoint, body: bytes, error: ValueError) -> Call | Fault:
+def _not_json(endpoint: Endpoint, body: bytes, error: ValueError, salt: bytes) -> Call | Fault:
     if body.startswith(_BOM) and not body.startswith(_BOM, len(_BOM)):  # Windows tools write one
-        return parse_call(endpoint, body[len(_BOM) :])
+        return parse_call(endpoint, body[len(_BOM) :], salt)
     return Fault(400, f"the request body is not valid JSON: {error}", code="invalid_json")
 
 

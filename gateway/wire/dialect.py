@@ -44,7 +44,8 @@ class Call(NamedTuple):  # made for every request: a frozen dataclass would take
     `strip_usage`: the caller did not ask for usage in its stream, so the gateway asked for it (it always wants to know)
     and takes the extra event out again on the way back. `response_id`: the kept response that this one is about or goes
     on from; only the engine that made it knows it. `chain` is the prompt, `most_output_tokens` what the caller limits
-    its output to.
+    its output to. `session`: how the body names its conversation or user. `cache_salt`: cached prefixes are shared with
+    requests that have the same; "" where it was given as null.
     """
 
     endpoint: Endpoint
@@ -55,6 +56,8 @@ class Call(NamedTuple):  # made for every request: a frozen dataclass would take
     response_id: str | None = None
     chain: Chain = NO_CHAIN
     most_output_tokens: int | None = None
+    session: str | None = None
+    cache_salt: str | None = None
 
 
 ENDPOINTS: dict[str, Endpoint] = {

@@ -48,6 +48,17 @@ def parse_form(endpoint: Endpoint, body: bytes) -> Call | Fault:
     return Call(endpoint, model, True, _with_usage(body, boundary, parts), strip_usage=True)
 
 
+def with_model(body: bytes, model: str) -> bytes:
+    """A form that was parsed before, with `model` as the value of its field of that name."""
+    boundary = body[: max(body.find(b"\r\n"), 0)]
+    pieces, at = [], 0
+    for part in _parts(body, boundary):
+        if part.name == "model":
+            pieces += [body[at : part.start], model.encode()]
+            at = part.end
+    return b"".join([*pieces, body[at:]])
+
+
 def _parts(body: bytes, boundary: bytes) -> Iterator[_Part]:
     """The parts in order, up to the last boundary or to where the body stops being one."""
     delimiter = b"\r\n" + boundary

@@ -1,11 +1,13 @@
 """Members are changed in the bytes, and nothing else is."""
 
+import json
+
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.members import edited
+from gateway.members import edited, with_text
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 JSON = st.recursive(
@@ -52,3 +54,30 @@ def test_whatever_the_object(value: dict[str, object], style: int) -> None:
 def test_without_changes_all_bytes_stay(value: dict[str, object]) -> None:
     body = orjson.dumps(value)
     assert edited(body, {}) == body
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model":"a","n":1}',
+        b' {\n "n" : 1 , "model" :\t"a" }\n',
+        b'{"messages":[{"model":"x"}],"model":"a"}',
+        b'{"x":"model","model":"a"}',
+        b'{"x":"\\"model\\":\\"a","model":"a"}',
+        b'{"model":"a","model":"c"}',
+        b'{"mod\\u0065l":"a","x":{"model":"c"}}',
+        b'{"mod\\u0065l":"a"}',
+        b'{"model":"\\u00e9\\"","x":"\\u00e9"}',
+    ],
+)
+def test_one_text_is_changed_as_all_are(body: bytes) -> None:
+    quick, slow = with_text(body, "model", 'n"w'), edited(body, {"model": b'"n\\"w"'})
+    assert orjson.loads(quick) == orjson.loads(slow)
+    assert orjson.loads(quick)["model"] == 'n"w'
+    assert orjson.loads(quick).get("x") == orjson.loads(body).get("x")
+
+
+@given(st.dictionaries(st.text() | st.sampled_from(["x", "\u006dodel"]), JSON), st.text(), st.text(), st.booleans())
+def test_whatever_stands_beside_it(value: dict[str, object], old: str, new: str, is_ascii: bool) -> None:
+    body = json.dumps({**value, "model": old}, ensure_ascii=is_ascii).encode("utf-8", "surrogatepass")
+    assert orjson.loads(with_text(body, "model", new)) == {**value, "model": new}

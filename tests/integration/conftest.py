@@ -7,7 +7,7 @@ import pytest
 from tests.integration.stack import Stack, serving
 
 CONFIG = """\
-gateway: {port: 0}
+gateway: {port: 0, isolate_caches: true}
 models:
   - model: demo
     replicas: 2

@@ -15,7 +15,7 @@ def test_a_line_is_found_and_read_backwards() -> None:
     pace = Pace()
     for n in (2, 4, 8, 16):
         for _ in range(10):
-            pace.learn(n, 0.010 + 0.002 * n)
+            pace.learn(0.0, n, 0.010 + 0.002 * n)
     fit = pace.fit
     assert fit is not None
     assert fit.tpot_s(8) == pytest.approx(0.026, rel=0.1)
@@ -38,6 +38,16 @@ def test_from_answers_of_one_concurrency_half_of_the_time_is_taken_to_grow_with_
     assert fit.most(0.090) == 20  # 80 by the line, which is not believed beyond twice of what was seen
 
 
+def test_what_an_engine_did_a_quarter_of_a_minute_ago_does_not_count_any_more() -> None:
+    pace = Pace()
+    for at_s in range(40):
+        pace.learn(at_s / 10, 10, 0.080)
+    assert pace.most(0.025) == 1
+    for at_s in range(12):
+        pace.learn(20.0 + at_s / 10, 10, 0.020)
+    assert pace.most(0.025) == 15
+
+
 def test_too_slow_alone_is_still_one_at_a_time() -> None:
     assert fitted([(1, 1.0)] * 5).most(0.05) == 1
 
@@ -45,7 +55,7 @@ def test_too_slow_alone_is_still_one_at_a_time() -> None:
 def test_another_process_is_another_engine() -> None:
     pace = Pace()
     for _ in range(10):
-        pace.learn(8, 0.5)
+        pace.learn(0.0, 8, 0.5)
     assert pace.most(0.05) == 1
     pace.forget()
     assert pace.most(0.05) == 8

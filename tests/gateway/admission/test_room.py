@@ -97,7 +97,7 @@ def test_an_slo_bounds_how_many_are_there_at_once() -> None:
     replica = Replica()
     room = Room(replica, max_num_seqs=64)
     for _ in range(20):
-        room.learn(10, None, 0.020)
+        room.learn(0.0, 10, None, 0.020)
     room.bound(Slo(tpot_s=0.025))
     assert replica.most_in_flight == 15
     room.bound(None)
