@@ -11,6 +11,7 @@ the offer. Nobody comes again after a refusal, and everybody gives up after `--p
 import argparse
 import asyncio
 import contextlib
+import math
 import os
 import platform
 import re
@@ -93,9 +94,13 @@ def table(cells: Sequence[Cell], slo: Slo) -> list[str]:
         lines.append(
             f"{cell.factor:>4g}x {cell.offered:>9.2f} {'on' if cell.queue else 'off':>9} {good:>9.2f} "
             f"{good / best if best else 0:>7.0%} {len(ok):>8} {refused:>7} "
-            f"{len(cell.records) - len(ok) - refused:>7} " + " ".join(f"{time_s * 1e3:>6.0f}ms" for time_s in times)
+            f"{len(cell.records) - len(ok) - refused:>7} " + " ".join(map(_ms, times))
         )
     return lines
+
+
+def _ms(time_s: float) -> str:
+    return f"{'-':>8}" if math.isnan(time_s) else f"{time_s * 1e3:>6.0f}ms"
 
 
 def _at(ranked: Sequence[float], quantile: float) -> float:
@@ -250,7 +255,8 @@ def main() -> None:
     machine = f"{os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}"
     load = f"prompts of {_PROMPT_TOKENS}, answers of {_OUTPUT_TOKENS} tokens, Poisson, {options.seconds:g} s a rate"
     title = f"overload of one engine (SmolLM2-135M, float32, max_num_seqs 64): {load}; {machine}"
-    report = "\n".join([title, "", *lines, ""])
+    busy = f"load average of the last 5 minutes, with what else ran on this machine: {os.getloadavg()[1]:.1f}"
+    report = "\n".join([title, "", *lines, busy, ""])
     sys.stdout.write(report)
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
