@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-dep
 ARGS ?=
 
 .PHONY: serve test check fix docs bench-sizing bench-plan bench-speed bench-gateway bench-overload bench-million \
-	bench-idle soak drill-kill clean
+	bench-idle bench-routing bench-decision soak drill-kill clean
 
 serve: $(VENV)/.cpu  ## serve the embedded model (or ARGS="Qwen/Qwen3-0.6B", ARGS="berth.yaml")
 	@exec $(BIN)/berth serve $(ARGS)
@@ -67,6 +67,14 @@ bench-million: $(VENV)/.dev  ## does the gateway's memory grow over REQUESTS=100
 
 bench-idle: $(VENV)/.dev  ## what IDLE=10000 idle connections and as many idle streams cost the gateway [OUT=idle.txt]
 	@$(BIN)/python -m benchmarks.idle_streams --count $(or $(IDLE),10000) $(if $(OUT),--out '$(OUT)')
+
+bench-routing: $(VENV)/.dev  ## routing policies on a recorded trace: TRACE=mooncake.jsonl [REPLICAS=8,16,64] [OUT=routing.txt]
+	@test -n '$(TRACE)' || { echo "bench-routing: TRACE=path is missing (Mooncake jsonl or Azure csv, plain or .gz)" >&2; exit 2; }
+	@$(BIN)/python -m benchmarks.routing '$(TRACE)' $(if $(REPLICAS),--replicas '$(REPLICAS)') $(ARGS) \
+		$(if $(OUT),--out '$(OUT)')
+
+bench-decision: $(VENV)/.dev  ## microseconds of one routing decision, 32k tokens and 64 replicas [OUT=decision.txt]
+	@$(BIN)/python -m benchmarks.routing_cost $(ARGS) $(if $(OUT),--out '$(OUT)')
 
 soak: $(VENV)/.dev  ## everything at once for MINUTES=30: is memory flat, do all counts come back to zero? [OUT=soak.txt]
 	@$(BIN)/python -m benchmarks.soak --minutes $(or $(MINUTES),30) $(if $(OUT),--out '$(OUT)')

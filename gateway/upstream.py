@@ -411,10 +411,21 @@ class Upstream:
 
     async def get(self, url: str, path: str, api_key: str | None, timeout_s: float) -> tuple[int, bytes]:
         """A small control request: status and body. Raises ConnectError or BrokenError."""
+        return await self._ask(url, b"GET", path, api_key, None, timeout_s)
+
+    async def post(self, url: str, path: str, api_key: str | None, body: bytes, timeout_s: float) -> tuple[int, bytes]:
+        """The same with a JSON body."""
+        return await self._ask(url, b"POST", path, api_key, body, timeout_s)
+
+    async def _ask(
+        self, url: str, method: bytes, path: str, api_key: str | None, body: bytes | None, timeout_s: float
+    ) -> tuple[int, bytes]:
         whole = _Whole(asyncio.get_running_loop().create_future())
         headers = b"authorization: Bearer %s\r\n" % api_key.encode() if api_key else b""
+        if body is not None:
+            headers += b"content-type: application/json\r\n"
         connection = self.open(url)
-        connection.send(b"GET", path.encode(), headers, b"", whole)
+        connection.send(method, path.encode(), headers, body or b"", whole)
         try:
             async with asyncio.timeout(timeout_s):
                 return await whole.answer

@@ -84,6 +84,8 @@ class ModelSection(Section):
     speculative_config: Mapping[str, object] | None = None
     """What drafts tokens, under vLLM's own keys."""
     listen: Literal["unix", "tcp"] = "unix"
+    kv_events: bool = False
+    """Each engine says what is in its KV cache as it changes, so that the gateway knows instead of guessing."""
     extra_args: tuple[str, ...] = ()
     env: Mapping[str, str] = Field(default_factory=dict)
     fallbacks: tuple[str, ...] = ()
@@ -118,6 +120,16 @@ class ModelSection(Section):
             if flag in _OUR_FLAGS:
                 raise ValueError(f"{flag} is Berth's to give: use the key of that name, or leave it out")
         return extra_args
+
+    @model_validator(mode="after")
+    def _kv_events_can_be_had(self) -> "ModelSection":
+        if not self.kv_events:
+            return self
+        if any(arg.startswith("--kv-events-config") for arg in self.extra_args):
+            raise ValueError("kv_events and --kv-events-config say the same: leave one of them out")
+        if any(arg.startswith(("--data-parallel", "-dp")) for arg in self.extra_args):
+            raise ValueError("kv_events needs engines of one data-parallel rank: use 'replicas' for more of them")
+        return self
 
     @model_validator(mode="after")
     def _fallbacks_make_sense(self) -> "ModelSection":

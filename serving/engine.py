@@ -1,6 +1,7 @@
 """One vLLM engine: its command line (pure), its start, its log, its end. Knows nothing of restarts or requests."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -44,6 +45,8 @@ class EngineSpec:
     quantization: str | None = None
     speculative_config: str | None = None
     """As JSON."""
+    kv_events_path: Path | None = None
+    """Where it publishes what is in its KV cache: two Unix sockets, this with `.events` and `.replay` behind it."""
     extra_args: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     drain_s: float = 5.0
@@ -74,6 +77,7 @@ def argv(spec: EngineSpec) -> list[str]:
         ("pipeline-parallel-size", settings.pipeline_parallel_size if settings.pipeline_parallel_size > 1 else None),
         ("quantization", spec.quantization),
         ("speculative-config", spec.speculative_config),
+        ("kv-events-config", _kv_events(spec.kv_events_path) if spec.kv_events_path else None),
         ("kv-cache-dtype", settings.kv_cache_dtype if settings.kv_cache_dtype != "auto" else None),
         ("dtype", spec.dtype if spec.dtype != "auto" else None),
         ("shutdown-timeout", round(spec.drain_s)),
@@ -87,6 +91,19 @@ def argv(spec: EngineSpec) -> list[str]:
     flags += ["--enable-prefix-caching", "--enable-prompt-tokens-details", "--disable-uvicorn-access-log"]
     command = [*python_module("serving.vllm_main"), "serve", spec.model]
     return [*command, *_listen(spec.url), *flags, *spec.extra_args]
+
+
+def _kv_events(path: Path) -> str:
+    """As JSON. Over TCP vLLM would listen on all addresses, and the tokens of every prompt are in it."""
+    return json.dumps(
+        {
+            "enable_kv_cache_events": True,
+            "publisher": "zmq",
+            "endpoint": f"ipc://{path}.events",
+            "replay_endpoint": f"ipc://{path}.replay",
+        },
+        separators=(",", ":"),
+    )
 
 
 def _listen(url: str) -> list[str]:

@@ -261,6 +261,7 @@ def _spec(
         dtype=section.dtype,
         enforce_eager=question.enforce_eager,
         speculative_config=json.dumps(dict(drafts)) if drafts else None,
+        kv_events_path=_kv_events_path(section, folders, index),
         extra_args=section.extra_args,
         env={"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", **local, **env, **section.env},
     )
@@ -268,10 +269,20 @@ def _spec(
 
 def _url(section: ModelSection, folders: Folders, index: int) -> str:
     if section.listen == "unix":
-        path = folders.sockets / f"{index}.sock"
-        if len(str(path).encode()) > _LONGEST_SOCKET_PATH:
-            raise PlacementError(f"{path}: too long for a Unix socket; set TMPDIR to a shorter path, or `listen: tcp`")
-        return f"unix:{path}"
+        return f"unix:{_short(folders.sockets / f'{index}.sock', 'set TMPDIR to a shorter path, or `listen: tcp`')}"
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{probe.getsockname()[1]}"
+
+
+def _kv_events_path(section: ModelSection, folders: Folders, index: int) -> Path | None:
+    if not section.kv_events:
+        return None
+    _short(folders.sockets / f"{index}.events", "set TMPDIR to a shorter path, or leave out `kv_events`")
+    return folders.sockets / str(index)
+
+
+def _short(path: Path, way_out: str) -> Path:
+    if len(str(path).encode()) > _LONGEST_SOCKET_PATH:
+        raise PlacementError(f"{path}: too long for a Unix socket; {way_out}")
+    return path

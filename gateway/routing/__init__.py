@@ -7,6 +7,8 @@ route      one request
 estimates  how many tokens its text and its answer are likely to have
 policies   one function each
 router     all of them together; corrects itself by what engines answer
+precise    which engine holds which blocks, where engines say it themselves
+alignment  where a place in our text of a prompt is in the engine's tokens of it
 fate       why prompt tokens were computed that might have been found
 """
 

@@ -15,6 +15,7 @@ Loss = Literal["evicted", "restarted"]
 _MOST_BLOCKS = 50_000
 _MOST_LOST = 20_000
 _MOST_MASKS = 1000
+_FEW_SLOTS = 8
 
 
 class Run(NamedTuple):
@@ -86,6 +87,10 @@ class PrefixIndex:
                 self._slots.clear()
             slots = self._slots[mask] = tuple(slot for slot in range(mask.bit_length()) if mask >> slot & 1)
         return slots
+
+    def last_used(self, slots: Sequence[int], value: int) -> int:
+        """The latest tick of a block that all of these hold, told by eight of them at most."""
+        return max(self._blocks[slot][value] for slot in slots[:_FEW_SLOTS])
 
     def once(self, hashes: Sequence[int], start: int) -> tuple[int, Loss]:
         """How far behind `start` the chain goes on in blocks that were held once, and why they are not any more."""

@@ -7,6 +7,9 @@ _TTFT_WEIGHT = 0.1
 OUTPUT_WEIGHT = 0.5
 """How much one likely output token in flight counts beside one prompt token: both are computed once, but decodes share
 their steps."""
+KV_WEIGHT = 1 / 32
+"""And how much one token in the KV cache of a request in flight does: decodes read it in every step, and what requests
+hold is missing to the prefixes that others come back for. Both are exact in binary, so that sums do not drift."""
 
 
 class Load:
@@ -44,7 +47,8 @@ class Load:
         self.s_per_token = self.token_s = _S_PER_TOKEN
         """Prefill seconds per uncached token, learnt from its own answers; and for its share."""
         self.ahead_tokens = 0.0
-        """What a new request waits for: uncached tokens of those that wait, and OUTPUT_WEIGHT of all likely output."""
+        """What a new request waits for: uncached tokens of those that wait, OUTPUT_WEIGHT of all likely output, and
+        KV_WEIGHT of `kv_tokens`."""
         self.ttft_s: float | None = None
         """Its recent times to first token, later ones counting more."""
 
@@ -55,7 +59,7 @@ class Load:
         self.turn += 1 / self.share
         self.waiting += 1
         self.queued_tokens += uncached_tokens
-        self.ahead_tokens += uncached_tokens + OUTPUT_WEIGHT * output_tokens
+        self.ahead_tokens += uncached_tokens + _held_tokens(prompt_tokens, output_tokens)
         self.output_tokens += output_tokens
         self.work_tokens += uncached_tokens + output_tokens
         self.kv_tokens += prompt_tokens + output_tokens
@@ -73,7 +77,7 @@ class Load:
     def give_back(self, uncached_tokens: int, prompt_tokens: int, output_tokens: int, *, is_trial: bool) -> None:
         """A request is no longer there; it was `prefilled` before."""
         self.in_flight -= 1
-        self.ahead_tokens -= OUTPUT_WEIGHT * output_tokens
+        self.ahead_tokens -= _held_tokens(prompt_tokens, output_tokens)
         self.output_tokens -= output_tokens
         self.work_tokens -= uncached_tokens + output_tokens
         self.kv_tokens -= prompt_tokens + output_tokens
@@ -88,3 +92,8 @@ class Load:
         """Give it so much of a peer's load from now on."""
         self.share = share
         self.token_s = self.s_per_token / share
+
+
+def _held_tokens(prompt_tokens: int, output_tokens: int) -> float:
+    """What a request weighs for as long as it is there."""
+    return OUTPUT_WEIGHT * output_tokens + KV_WEIGHT * (prompt_tokens + output_tokens)

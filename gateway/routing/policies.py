@@ -16,6 +16,9 @@ Policy = Callable[[Route, Sequence[L]], L]
 
 _NEAR = 1.1
 _NEAR_S = 0.002
+_STAY = 6
+_GOOD_SHARE = 0.5
+_MOST = 0.9
 _OVERLOAD = 1.25
 _OVERLOAD_TOKENS = 2000
 
@@ -37,19 +40,46 @@ def least_work(route: Route, candidates: Sequence[L]) -> L:
 
 
 def prefix(route: Route, candidates: Sequence[L]) -> L:
-    """The shortest expected wait:
+    """The shortest expected wait,
 
-        (queued + own uncached + OUTPUT_WEIGHT x likely output in flight) tokens x seconds per token / share
+        (queued + own uncached + OUTPUT_WEIGHT x likely output in flight + KV_WEIGHT x KV cache in flight) tokens
+        x seconds per token / share
 
-    A hit makes the own part small, so a request goes where its prefix is, until those ahead of it there would take
-    longer than computing the prefix anew elsewhere; then it goes there, and the prefix is in two places. Waits that
-    differ by less than a tenth are the same: among those the least work, and then the turn.
+    but for half a prompt or more that is in a KV cache: its holder may take longer by STAY times what that part would
+    take to compute. Computed anew it would delay all behind it, and push out what others come back for. A part that is
+    asked for so often that every replica will need it is not waited for: the sooner it is in all of them, the better.
+    Waits that differ by less than a tenth are the same: among those the least work, and then the turn.
     """
     prompt, held = route.prompt_tokens, route.cached_tokens.get
     waits = [(load.ahead_tokens + prompt - held(load.slot, 0)) * load.token_s for load in candidates]
     limit = min(waits) * _NEAR + _NEAR_S
+    if route.cached_tokens:
+        stay = 0 if route.used_ago <= len(candidates) else _STAY
+        holder = _holder(route, candidates, waits, limit, stay)
+        if holder is not None:
+            return holder
     near = [load for load, wait in zip(candidates, waits, strict=False) if wait <= limit]
     return near[0] if len(near) == 1 else least_work(route, near)
+
+
+def _holder(route: Route, candidates: Sequence[L], waits: Sequence[float], limit_s: float, stay: int) -> L | None:
+    """Of those that hold nearly the most and do not take too long, the one with the shortest wait; None where nobody
+    holds half of the prompt."""
+    held = route.cached_tokens.get
+    good = _GOOD_SHARE * route.prompt_tokens
+    found = [
+        (tokens, wait, load)
+        for load, wait in zip(candidates, waits, strict=False)
+        if (tokens := held(load.slot, 0)) >= good and wait - stay * tokens * load.token_s <= limit_s
+    ]
+    if not found:
+        return None
+    enough = _MOST * max(tokens for tokens, _, _ in found)
+    return min((one for one in found if one[0] >= enough), key=_wait)[2]
+
+
+def _wait(found: tuple[int, float, L]) -> float:
+    return found[1]
 
 
 def session(route: Route, candidates: Sequence[L]) -> L:

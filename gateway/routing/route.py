@@ -10,6 +10,7 @@ class Route:
 
     __slots__ = (
         "cached_tokens", "chain", "most_blocks", "output_tokens", "prompt_tokens", "session", "tokens_per_unit",
+        "used_ago",
     )  # fmt: skip
 
     def __init__(
@@ -31,3 +32,5 @@ class Route:
         Slots that hold nothing are not in it."""
         self.most_blocks = 0
         """So many leading blocks of the chain are held by the one that holds most."""
+        self.used_ago = 0
+        """Requests since the last one that had all of `most_blocks` too."""

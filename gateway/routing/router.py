@@ -140,7 +140,9 @@ class Router(Generic[L]):
         cached: dict[int, int] = {}
         for slots, depth in found:
             cached.update(dict.fromkeys(slots, min(int(ends[depth - 1] * ratio), most)))
-        route.cached_tokens, route.most_blocks = cached, found[-1][1]
+        route.cached_tokens = cached
+        slots, route.most_blocks = found[-1]
+        route.used_ago = self._ticks + 1 - self.index.last_used(slots, route.chain.hashes[route.most_blocks - 1])
 
     def pick(self, route: Route, candidates: Sequence[L], policy: Policy[L] | None = None) -> Pick[L]:
         """Choose, charge and remember, all at once: whoever is next sees it. `candidates` is not empty; `policy` is

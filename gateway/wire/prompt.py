@@ -32,18 +32,22 @@ def read_chain(dialect: Dialect, model: str, payload: dict[str, object], size: i
 
     `salt`: what the gateway itself adds to keep one caller's cache from another's.
     """
+    data = read_text(dialect, payload)
+    return Chain((), CUTS, size) if data is None else chain_of(_seed(model, payload, salt), data)
+
+
+def read_text(dialect: Dialect, payload: dict[str, object]) -> bytes | None:
+    """What a chain is made of besides its seed; None where nothing is cached."""
     turns = _TURNS.get(dialect)
     if turns is None:
-        return Chain((), CUTS, size)
+        return None
     texts: list[str] = []
     for name in _BEFORE.get(dialect, ()):
         value = payload.get(name)
         if value:
             texts.append(_FIELD + name + _FIELD + (value if isinstance(value, str) else _dumped(value)))
     data = _add_turns(texts, payload.get(turns))
-    if texts:
-        data = "".join(texts).encode("utf-8", "surrogatepass") + data
-    return chain_of(_seed(model, payload, salt), data)
+    return "".join(texts).encode("utf-8", "surrogatepass") + data if texts else data
 
 
 def most_output_tokens(payload: dict[str, object]) -> int | None:

@@ -103,6 +103,18 @@ def remainder(dialect: Dialect, payload: dict[str, Any]) -> Remainder:
     return Remainder(question, sampling, limit, least)
 
 
+def prompt_question(dialect: Dialect, payload: dict[str, Any]) -> dict[str, Any]:
+    """What to ask /tokenize for the tokens of a request's prompt, tools and all; raises CannotContinueError when it
+    cannot be asked, because the prompt is not text or not one."""
+    if dialect not in _OWN:
+        raise CannotContinueError("it is not generated text")
+    fields = {name: value for name, value in payload.items() if value is not None}
+    question = {"model": payload.get("model"), **_QUESTIONS[dialect](fields)}
+    if dialect == "chat" and fields.get("tools"):  # vLLM shows them to the template whatever tool_choice says
+        question["tools"] = fields["tools"]
+    return question
+
+
 def _check(dialect: Dialect, name: str, value: object) -> None:
     if name in _OWN[dialect] or name in _CARRIED or name in _WITHOUT_EFFECT:
         return

@@ -178,6 +178,14 @@ def test_a_uuid_in_cuda_visible_devices_is_not_guessed(monkeypatch: pytest.Monke
     [
         ("models: [demo]\nmodels: [demo]\n", "'models' is given twice"),
         ("models: [{model: demo, extra_args: [--max-model-len=9]}]\n", "--max-model-len is Berth's to give"),
+        (
+            "models: [{model: demo, kv_events: true, extra_args: ['--kv-events-config={}']}]\n",
+            "kv_events and --kv-events-config say the same",
+        ),
+        (
+            "models: [{model: demo, kv_events: true, extra_args: [--data-parallel-size=2]}]\n",
+            "kv_events needs engines of one data-parallel rank: use 'replicas'",
+        ),
     ],
 )
 def test_what_would_be_silently_lost_is_refused(tmp_path: Path, text: str, complaint: str) -> None:

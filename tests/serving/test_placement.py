@@ -1,5 +1,6 @@
 """Which engine goes where, on machines made by hand."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -115,6 +116,24 @@ def test_a_socket_path_too_long_for_linux(small: ModelShape) -> None:
     folders = Folders(Path("/run") / ("x" * 120), Path("/var/log/berth"))
     with pytest.raises(PlacementError, match="too long for a Unix socket; set TMPDIR"):
         place([(ModelSection(model="x/y"), small)], Machine(gpus=(), cpu=CPU, cpu_count=4), CORES, folders)
+
+
+def test_each_engine_publishes_its_kv_events_on_sockets_of_its_own(small: ModelShape) -> None:
+    section = ModelSection(model="x/y", replicas=2, kv_events=True, listen="tcp")
+    here = Machine(gpus=(), cpu=CPU, cpu_count=4)
+    commands = [argv(placed.spec) for placed in place([(section, small)], here, CORES, FOLDERS)]
+    for number, command in enumerate(commands):
+        (flag,) = (flag for flag in command if flag.startswith("--kv-events-config="))
+        assert json.loads(flag.partition("=")[2]) == {
+            "enable_kv_cache_events": True,
+            "publisher": "zmq",
+            "endpoint": f"ipc:///run/berth/{number}.events",
+            "replay_endpoint": f"ipc:///run/berth/{number}.replay",
+        }
+    (silent,) = place([(ModelSection(model="x/y"), small)], here, CORES, FOLDERS)
+    assert not any("kv-events" in flag for flag in argv(silent.spec))
+    with pytest.raises(PlacementError, match="too long for a Unix socket; set TMPDIR to a shorter path, or leave out"):
+        place([(section, small)], here, CORES, Folders(Path("/run") / ("x" * 95), FOLDERS.logs))
 
 
 def test_unlike_cards_are_never_mixed_in_one_engine(shape: ModelShape) -> None:
