@@ -6,9 +6,8 @@ TORCH := torch==2.13.0+cpu
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
 ARGS ?=
 
-.PHONY: serve test check fix docs bench-sizing bench-plan bench-speed bench-gateway bench-million bench-idle bench-routing \
-	bench-decision soak \
-	drill-kill clean
+.PHONY: serve test check fix docs bench-sizing bench-plan bench-speed bench-gateway bench-overload bench-million \
+	bench-idle bench-routing bench-decision soak drill-kill clean
 
 serve: $(VENV)/.cpu  ## serve the embedded model (or ARGS="Qwen/Qwen3-0.6B", ARGS="berth.yaml")
 	@exec $(BIN)/berth serve $(ARGS)
@@ -59,6 +58,9 @@ bench-speed: $(VENV)/.dev  ## predicted beside measured speed: PERF=runs.json CO
 
 bench-gateway: $(VENV)/.dev  ## what the gateway costs beside nginx and whichever peers are installed: ROUNDS=3 OUT=gateway.txt
 	@$(BIN)/python -m benchmarks.gateway_cost --rounds $(or $(ROUNDS),3) $(if $(OUT),--out '$(OUT)')
+
+bench-overload: $(VENV)/.dev  ## goodput up to three times what an engine can do, with and without admission [OUT=overload.txt]
+	@$(BIN)/python -m benchmarks.overload $(ARGS) $(if $(OUT),--out '$(OUT)')
 
 bench-million: $(VENV)/.dev  ## does the gateway's memory grow over REQUESTS=1000000? [OUT=million.txt]
 	@$(BIN)/python -m benchmarks.gateway_cost --requests $(or $(REQUESTS),1000000) $(if $(OUT),--out '$(OUT)')

@@ -21,8 +21,12 @@ from uvicorn.server import ServerState
 from gateway import figures
 from gateway.access_log import write_lines
 from gateway.admin import check_admin
-from gateway.admission import Admission
+from gateway.admission.door import Admission
+from gateway.admission.gate import Gate
+from gateway.admission.rates import Accounts
+from gateway.admission_metrics import AdmissionMetrics
 from gateway.cache_salt import Salts
+from gateway.capacity import measuring
 from gateway.config import GatewayConfig, Step
 from gateway.cost import Cost
 from gateway.errors import ConfigError, RefusedError
@@ -39,7 +43,7 @@ from gateway.probes import probing
 from gateway.relay import Relay
 from gateway.replica import ModelCard, Pool, Replica
 from gateway.routing import POLICIES, Estimates, Router
-from gateway.status import Status, config_digest, replica_status, route_status
+from gateway.status import Status, admission_status, config_digest, replica_status, route_status
 from gateway.tracing import Tracing
 from gateway.upstream import Upstream
 from gateway.watch import Watch
@@ -74,13 +78,18 @@ class Gateway:
         self.upstream = Upstream(config.timeouts)
         self.pool = Pool(self.upstream, health=config.health, router=Router(POLICIES[config.routing]))
         self.admission = Admission(config.max_in_flight)
+        self.gate = Gate(lambda: self.pool.replicas, self.pool.candidates, clock, config.queue, config.slos)
+        self.clock = clock
         self.metrics = Metrics(VERSION)
         self.metrics.registry.register(ReplicaHealth(self.pool))
+        self.metrics.registry.register(AdmissionMetrics(self.gate, self.pool))
         self.pool.use_remotes(config.remotes)
         self.cost = Cost(self.client_connections, self.upstream.states)
         self.metrics.registry.register(self.cost)
         self._ledger = Ledger((write_lines(config.log_format), *readers), clock)
         self.request_ids = RequestIds()
+        keyring = Keyring(config.keys)
+        self.accounts = Accounts(keyring.limits, clock())
         watch, luck = Watch(clock), luck or random.Random()  # noqa: S311  (it shares out traffic)
         estimates = Estimates()
         self._mirrors = Mirrors(self.pool, self.upstream, watch, estimates, config.timeouts, clock, luck)
@@ -92,9 +101,11 @@ class Gateway:
             pool=self.pool,
             upstream=self.upstream,
             admission=self.admission,
+            gate=self.gate,
+            accounts=self.accounts,
             metrics=self.metrics,
             clock=clock,
-            keyring=Keyring(config.keys),
+            keyring=keyring,
             request_ids=self.request_ids,
             ledger=self._ledger,
             cost=self.cost,
@@ -141,6 +152,9 @@ class Gateway:
             await stack.enter_async_context(
                 probing(self.pool, self.upstream, self.config.probe_interval_s, lambda: self.config.timeouts.probe_s)
             )
+            await stack.enter_async_context(
+                measuring(self.pool, self.gate, self.upstream, lambda: self.config.timeouts.probe_s)
+            )
             yield
 
     def add(self, replica: Replica) -> None:
@@ -151,7 +165,9 @@ class Gateway:
         """Put other settings in force. Requests in flight go on, under the new limits on waiting and size.
         `log_format`, `health` and the probe interval stay as they were."""
         self.config = self._relay.config = config
-        self._relay.keyring = Keyring(config.keys)
+        self._relay.keyring = keyring = Keyring(config.keys)
+        self.accounts.use(keyring.limits, self.clock())
+        self.gate.use(config.queue, config.slos)
         self.admission.max_in_flight = config.max_in_flight
         self.pool.router.policy = POLICIES[config.routing]
         self.pool.use_remotes(config.remotes)
@@ -195,6 +211,7 @@ class Gateway:
             in_flight=self.admission.in_flight,
             max_in_flight=self.admission.max_in_flight,
             client_connections=self.client_connections(),
+            models=admission_status(self.gate, self.pool),
             routes=route_status(self._junction.sides(), now_s=self._relay.clock()),
             replicas=[*rows, *replica_status(remotes, [None] * len(remotes), self.metrics, self.pool.router, now_s)],
         )

@@ -95,6 +95,27 @@ class Hedge:
 
 
 @dataclass(frozen=True, slots=True)
+class Slo:
+    """What is promised of a model, nine times in ten: arrival to first token, and each further token. None: nothing."""
+
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """The line before each model, for requests that no replica has room for."""
+
+    is_enabled: bool = True
+    """Without it every request goes to an engine at once, which has a line of its own, in the order they came."""
+    max_waiting: int = 1024
+    max_waiting_tokens: int = 8 * MIB
+    """Prompts and likely outputs together; their bodies are kept meanwhile, about four bytes a token."""
+    max_wait_s: float = 60.0
+    """Who is not served by then is turned away; with an SLO, who could not have its first token in time any more."""
+
+
+@dataclass(frozen=True, slots=True)
 class GatewayConfig:
     """`keys` empty means open to whoever can reach the port; `serving.config` then allows loopback only."""
 
@@ -120,6 +141,9 @@ class GatewayConfig:
     routing: PolicyName = "prefix"
     routings: Mapping[str, PolicyName] = field(default_factory=dict)
     """By public model name; the others have `routing`."""
+    queue: Queue = field(default_factory=Queue)
+    slos: Mapping[str, Slo] = field(default_factory=dict)
+    """By public model name."""
     rules: tuple[Rule, ...] = ()
     """Which model a request is led to; the first that fits counts."""
     isolated: frozenset[str] = frozenset()

@@ -8,9 +8,14 @@ last settles it, exactly once; and because no step waits, there is no moment at 
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 
 from gateway import faults, headers
-from gateway.admission import Ticket
+from gateway.admission.door import Ticket
+from gateway.admission.gate import Answer, Waiter
+from gateway.admission.line import Asker, Place, Priority
+from gateway.admission.rates import CallerAccount
+from gateway.admission.room import with_room
 from gateway.breaker import failure_kind
 from gateway.config import Chain, Hedge, Trouble
 from gateway.continuation import Ask, Continuation, Trail
@@ -44,6 +49,7 @@ from gateway.wire import (
     read_answer,
     read_response_id,
 )
+from gateway.wire.limits import limit_headers
 from gateway.wire.remainder import CannotContinueError
 
 _log = logging.getLogger("berth.gateway")
@@ -57,6 +63,12 @@ class Exchange:
     _caller = ""
     _call: Call | None = None
     _ticket: Ticket | None = None
+    _priority: Priority = "normal"
+    _account: CallerAccount | None = None
+    _is_counted = False
+    _charged_tokens = 0
+    _stand: Place[Waiter] | None = None
+    _there = 0
     _place: Pick[Replica] | None = None
     _route: Route | None = None
     _predicted_tokens: int | None = None
@@ -100,12 +112,25 @@ class Exchange:
                 head = read_head(self._trace.carried(request_headers))
             self._head, self._request_headers = head, request_headers
             self._caller = relay.keyring.identify(head.key)
+            if relay.keyring.has_terms or head.priority is not None:
+                self._heed_terms(head)
             self._ticket = relay.admission.admit()
             self.check_size(head.announced_bytes)
         except RefusedError as error:
             self._answer_fault(error.fault, "refused")
         except Exception:  # noqa: BLE001  (the outermost boundary: the caller gets a 500 with an id, the log the trace)
             self._stumble()
+
+    def _heed_terms(self, head: Head) -> None:
+        """What its key says of this caller. Raises RefusedError."""
+        relay = self._relay
+        self._priority = relay.keyring.priority(self._caller, head.priority)
+        self._account = account = relay.accounts.of(self._caller)
+        if account is not None:
+            fault = account.enter(relay.clock())
+            if fault is not None:
+                raise RefusedError(fault)
+            self._is_counted = True
 
     def check_size(self, size: int) -> None:
         """Refuse a body of `size` bytes if that is too many."""
@@ -173,10 +198,73 @@ class Exchange:
                 raise
             return
         self._call = call
-        self._attempt(call, found)
-        hedge = relay.config.hedges.get(call.model)
+        if not self._endpoint.generates:
+            self._attempt(call, found)
+        else:
+            self._enter(call, found)
+
+    # Room on a replica, or a place in line
+    def _enter(self, call: Call, found: Sequence[Replica]) -> None:
+        """Go where there is room, or wait for it. Raises RefusedError."""
+        gate, route = self._relay.gate, self._routed(call)
+        if gate.is_timed:
+            self._relay.pool.router.look(route)
+        free = gate.enter(call, route, found)
+        if self._account is not None:
+            self._charge(self._account, route)
+        if free:
+            self._first_attempt(call, free)
+            return
+        try:
+            self._stand = gate.wait(call.model, Asker(self._caller, self._priority), route, self)
+        except RefusedError as error:
+            if not self._stood_in(trouble_of(error)):
+                raise
+
+    def _charge(self, account: CallerAccount, route: Route) -> None:
+        tokens = route.prompt_tokens + route.output_tokens
+        fault = account.charge(tokens, self._relay.clock())
+        if fault is not None:
+            raise RefusedError(fault)
+        self._charged_tokens = tokens
+
+    def _first_attempt(self, call: Call, free: Sequence[Replica]) -> None:
+        self._attempt(call, free)
+        hedge = self._relay.config.hedges.get(call.model)
         if hedge is not None:
             self._hedge_later(call, hedge)
+
+    def admitted(self, candidates: Sequence[Replica]) -> None:
+        """Called by the gate: its turn has come, and these have room."""
+        place, self._stand = self._stand, None
+        try:
+            assert place is not None  # noqa: S101  (the gate calls who stands in its line)
+            assert self._call is not None  # noqa: S101  (and only a call does)
+            self._relay.metrics.waited(place.model, self._relay.clock() - place.since_s)
+            self._first_attempt(self._call, candidates)
+        except Exception:  # noqa: BLE001  (see open)
+            self._stumble()
+
+    def turned_away(self, fault: Fault) -> None:
+        """Called by the gate: there is no room, and will be none in time."""
+        self._stand = None
+        try:
+            if not self._stood_in(trouble_of(RefusedError(fault))):
+                self._end_with(fault, "refused")
+        except Exception:  # noqa: BLE001  (see open)
+            self._stumble()
+
+    def _leave_line(self) -> None:
+        place, self._stand = self._stand, None
+        if place is not None:
+            self._relay.gate.leave(place)
+
+    def _stand_on(self, place: Place[Waiter], now_s: float) -> None:
+        fault = self._relay.gate.check_time(place, now_s)
+        if fault is not None:
+            self.turned_away(fault)
+        elif now_s - max(place.since_s, self._pinged_s) > self._relay.config.timeouts.keep_alive_s:
+            self._ping(now_s)
 
     def leave(self) -> None:
         """The client is gone: the engine stops, and everything is given back."""
@@ -199,6 +287,8 @@ class Exchange:
         """Nobody waits for ever: not for an engine, nor a proxy in between for a sign that the stream is alive."""
         timeouts, connection = self._relay.config.timeouts, self._connection
         if connection is None:
+            if self._stand is not None:
+                self._stand_on(self._stand, now_s)
             return
         if connection.is_heard or connection.is_paused:
             connection.is_heard = False
@@ -466,6 +556,7 @@ class Exchange:
         self._tried.append(replica)
         self._tally = tally = relay.metrics.tally(call.model, replica.name, self._endpoint.dialect)
         tally.in_flight += 1
+        self._there = replica.in_flight
         self._awaits_token = True
         self._sent_s = self._heard_s = relay.clock()
         return replica
@@ -509,6 +600,7 @@ class Exchange:
             if self._is_started or self._is_over or self._connection is None or self._call is not call:
                 return
             others = [replica for replica in self._others(call) if replica.is_in]
+            others = with_room(others, self._routed(call))
             if not others or not relay.hedges.take(hedge):
                 return
             place = relay.pool.router.pick(self._routed(call), others)
@@ -550,6 +642,8 @@ class Exchange:
         rival, self._rival = self._rival, None
         if rival is not None:
             rival.drop()
+            if self._relay.gate.is_busy:
+                self._relay.gate.serve()
 
     @property
     def _model(self) -> str:
@@ -563,6 +657,8 @@ class Exchange:
         if place is not None and self._tally is not None:
             place.release()
             self._tally.in_flight -= 1
+            if self._relay.gate.is_busy:
+                self._relay.gate.serve()
 
     def _lost(self, call: Call, error: UpstreamError) -> None:
         """An attempt of which the caller has seen nothing: try another replica, or say what happened."""
@@ -595,7 +691,8 @@ class Exchange:
             return False
         _log.warning("%s: '%s' %s, '%s' stands in", self.request_id, self._asked.model, trouble, there.step.name)
         self._end_race()
-        if trouble == "late":
+        self._leave_line()
+        if trouble == "late" and self._tried:
             self._tried[-1].was_late(self._relay.clock() - self._sent_s)
             self._leave_replica()
         self._chain_place, self._call = there.place, there.call
@@ -704,10 +801,15 @@ class Exchange:
     def _own_lines(self) -> bytes:
         """What every answer carries: the request id under both SDKs' names, and who answered."""
         rid = self.request_id.encode()
+        limits = b"" if self._account is None else self._limit_lines(self._account)
         if not self._tried:
-            return b"x-request-id: %b\r\nrequest-id: %b\r\n" % (rid, rid)
+            return b"x-request-id: %b\r\nrequest-id: %b\r\n%b" % (rid, rid, limits)
         who, predicted = self._tried[-1].name.encode(), self._predicted_tokens or 0
-        return _OWN_LINES % (rid, rid, who, predicted)
+        return _OWN_LINES % (rid, rid, who, predicted) + limits
+
+    def _limit_lines(self, account: CallerAccount) -> bytes:
+        has = account.allowances(self._relay.clock())
+        return headers.lines(limit_headers(self._endpoint.dialect, has, datetime.now(UTC)))
 
     # The end
     def _stumble(self) -> None:
@@ -732,10 +834,13 @@ class Exchange:
         meter = self._meter if endpoint.generates else None
         usage = self._usage if meter is None else meter.usage_or_least
         self._learn(usage, outcome)
+        self._leave_line()
         self._leave_replica()
         self._count_continuation()
         if self._ticket is not None:
             self._ticket.settle()
+        if self._is_counted and self._account is not None:
+            self._account.leave(self._charged_tokens, self._used_tokens(usage), relay.clock())
         replica = self._tried[-1] if self._tried else None
         tally = self._tally or relay.metrics.tally(NOBODY, NOBODY, endpoint.dialect)
         first_s = None if meter is None else meter.first_token_s
@@ -774,7 +879,19 @@ class Exchange:
             return  # what went on elsewhere was computed twice
         place.computed()
         self._fates = place.settle(prompt_tokens, usage.cached_tokens)
-        self._relay.estimates.of(call.model).learn(call.chain.size, prompt_tokens, usage.output_tokens)
+        now_s = self._relay.clock()
+        if now_s >= self._relay.gate.learn_at_s:
+            first_s, tpot_s = (None, None) if self._meter is None else (self._meter.first_token_s, self._meter.tpot_s)
+            ttft_s = None if first_s is None else first_s - self._sent_s
+            self._relay.gate.learn(place, call, usage, Answer(self._there, now_s, ttft_s, tpot_s))
+
+    def _used_tokens(self, usage: Usage) -> int:
+        """As far as one knows, what was taken from its caller's allowance at first; nothing, where nobody had it."""
+        if not self._tried:
+            return 0
+        if usage.prompt_tokens is None:
+            return self._charged_tokens
+        return usage.prompt_tokens + (usage.output_tokens or 0)
 
 
 _UNKNOWN = Usage()

@@ -25,9 +25,10 @@ class _Figure:
     sources: tuple[str, ...]
 
 
+KV_USAGE = "berth_engine_kv_cache_usage_ratio"
 _FIGURES = (
     _Figure(
-        "berth_engine_kv_cache_usage_ratio",
+        KV_USAGE,
         "KV cache in use, 0..1",
         "gauge",
         ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"),
@@ -53,7 +54,9 @@ _FIGURES = (
     _Figure("berth_engine_output_tokens", "Tokens generated", "counter", ("vllm:generation_tokens_total",)),
 )
 _CONFIG_INFO = "vllm:cache_config_info"
-_WANTED = (_CONFIG_INFO, *(source for figure in _FIGURES for source in figure.sources))
+_STARTED = "process_start_time_seconds"
+_SLEEP = "vllm:engine_sleep_state"
+_WANTED = (_CONFIG_INFO, _STARTED, _SLEEP, *(source for figure in _FIGURES for source in figure.sources))
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,10 @@ class EngineFigures:
     kv_cache_tokens: int | None = None
     kv_cache_blocks: int | None = None
     block_size: int | None = None
+    started_s: float | None = None
+    """When its process was started, in seconds since 1970; None where it does not say."""
+    is_asleep: bool = False
+    """Its KV cache is given up, and nothing can be computed before it is woken."""
 
 
 async def read_figures(replica: Replica, upstream: Upstream, timeout_s: float) -> EngineFigures | None:
@@ -84,22 +91,24 @@ def parse_figures(text: str) -> EngineFigures:
     lines = [line for line in text.splitlines() if line.startswith(_WANTED)]
     sums: dict[str, float] = {}
     config: dict[str, str] = {}
-    ranks = 0
+    ranks, awake = 0, 1.0
     for family in text_string_to_metric_families("\n".join(lines) + "\n"):
         for sample in family.samples:
             if sample.name == _CONFIG_INFO:
                 config = sample.labels
                 ranks += 1
+            elif sample.name == _SLEEP:
+                awake = sample.value if sample.labels.get("sleep_state") == "awake" else awake
             else:
                 sums[sample.name] = sums.get(sample.name, 0.0) + sample.value
     values = {f.name: sums[s] for f in _FIGURES for s in f.sources[::-1] if s in sums}
-    if ranks > 1 and "berth_engine_kv_cache_usage_ratio" in values:
-        values["berth_engine_kv_cache_usage_ratio"] /= ranks
+    if ranks > 1 and KV_USAGE in values:
+        values[KV_USAGE] /= ranks
     blocks, block_size = _number(config.get("num_gpu_blocks")), _number(config.get("block_size"))
     tokens = _number(config.get("kv_cache_size_tokens"))
     if tokens is None and blocks is not None and block_size is not None:
         tokens = blocks * block_size  # engines before 0.2x do not state it
-    return EngineFigures(values, tokens, blocks, block_size)
+    return EngineFigures(values, tokens, blocks, block_size, sums.get(_STARTED), awake == 0)
 
 
 def _number(text: str | None) -> int | None:

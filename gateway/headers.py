@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 Header = tuple[bytes, bytes]
 """Name, in lower case, and value."""
-Role = Literal["forwarded", "bearer", "api-key", "length", "expect", "upgrade", "session"]
+Role = Literal["forwarded", "bearer", "api-key", "length", "expect", "upgrade", "priority", "session"]
 
 _ROLES: dict[bytes, Role] = {
     **dict.fromkeys((b"content-type", b"accept", b"traceparent", b"tracestate"), "forwarded"),
@@ -16,6 +16,7 @@ _ROLES: dict[bytes, Role] = {
     b"content-length": "length",
     b"expect": "expect",
     b"upgrade": "upgrade",
+    b"x-berth-priority": "priority",
     **dict.fromkeys((b"x-session-id", b"x-conversation-id"), "session"),
 }
 _NOT_RETURNED = {
@@ -54,6 +55,8 @@ class Head(NamedTuple):
     """How long the body will be, as far as the client says so."""
     expects_100: bool
     offers_upgrade: bool
+    priority: bytes | None = None
+    """How urgent it is, as the caller says; no more than its key allows."""
     session: bytes | None = None
     """How the caller names the conversation, by x-session-id before x-conversation-id."""
 
@@ -78,7 +81,7 @@ def read_head(headers: Iterable[Header]) -> Head:  # noqa: C901  (one loop over 
 
     Of a forwarded header that comes several times the last one counts, of keys the Bearer before the other.
     """
-    bearer = api_key = session = None
+    bearer = api_key = priority = session = None
     kept = {b"content-type": _JSON}
     announced_bytes, expects_100, offers_upgrade = 0, False, False
     for name, value in headers:
@@ -96,13 +99,15 @@ def read_head(headers: Iterable[Header]) -> Head:  # noqa: C901  (one loop over 
             api_key = value.strip()
         elif role == "expect":
             expects_100 = value.lower() == b"100-continue"
+        elif role == "priority":
+            priority = value.strip().lower()
         elif role == "session":
             if session is None or name == b"x-session-id":
                 session = value or None
         else:
             offers_upgrade = True
     key = api_key if bearer is None else bearer
-    return Head(key, lines(kept.items()), announced_bytes, expects_100, offers_upgrade, session)
+    return Head(key, lines(kept.items()), announced_bytes, expects_100, offers_upgrade, priority, session)
 
 
 def request_id_headers(request_id: str) -> list[Header]:

@@ -4,7 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from gateway.admission import Admission
+from gateway.admission.door import Admission
+from gateway.admission.gate import Gate
+from gateway.admission.rates import Accounts
 from gateway.cache_salt import Salts
 from gateway.config import GatewayConfig
 from gateway.cost import Cost
@@ -57,6 +59,8 @@ class Relay:
     pool: Pool
     upstream: Upstream
     admission: Admission
+    gate: Gate
+    accounts: Accounts
     metrics: Metrics
     clock: Callable[[], float]
     keyring: Keyring

@@ -21,7 +21,7 @@ _log = logging.getLogger("berth.gateway")
 State = Literal["starting", "ready", "unhealthy", "draining"]
 Kind = Literal["engine", "remote"]
 _RETRY_AFTER_S = 5
-_NEVER_S = float("inf")
+_NEVER_S = _NO_BOUND = float("inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,9 @@ class Replica(Load):
     """
 
     __slots__ = (
-        "_heeded", "_models", "_on_change", "_state", "api_key", "breaker", "is_in", "is_suspect", "kind",
-        "missed_probes", "predicted_kv_tokens", "probed_s", "url",
+        "_heeded", "_models", "_on_change", "_state", "api_key", "breaker", "is_closed", "is_in", "is_suspect", "kind",
+        "kv_budget_tokens", "max_num_seqs", "missed_probes", "most_in_flight", "predicted_kv_tokens", "probed_s",
+        "queued_budget_tokens", "url",
     )  # fmt: skip
 
     def __init__(
@@ -56,12 +57,19 @@ class Replica(Load):
         state: State = "starting",
         *,
         kind: Kind = "engine",
+        max_num_seqs: int | None = None,
     ) -> None:
         super().__init__(name, predicted_kv_tokens)
         self.url = url
         self.api_key = api_key
         self.predicted_kv_tokens = predicted_kv_tokens
         self.kind = kind
+        self.max_num_seqs = max_num_seqs
+        """How many requests the engine runs at once, where that is known."""
+        self.is_closed = False
+        """Whether it takes nothing at all now: it is asleep."""
+        self.most_in_flight = self.kv_budget_tokens = self.queued_budget_tokens = _NO_BOUND
+        """What it has room for; kept by `admission.room`."""
         self.missed_probes = 0
         self.probed_s: float | None = None
         """When its health was last asked, by time.monotonic."""

@@ -5,13 +5,16 @@ from collections.abc import Iterable, Sequence
 
 from pydantic import BaseModel, Field
 
+from gateway.admission.gate import Gate
+from gateway.admission.line import PRIORITIES
+from gateway.admission.room import NO_BOUND
 from gateway.breaker import BreakerState
 from gateway.canary import Reason
 from gateway.config import GatewayConfig
 from gateway.figures import EngineFigures
 from gateway.junction import Side
 from gateway.metrics import Metrics
-from gateway.replica import Kind, Replica, State
+from gateway.replica import Kind, Pool, Replica, State
 from gateway.routing import Router
 
 _USAGE = "berth_engine_kv_cache_usage_ratio"
@@ -37,6 +40,23 @@ class RoutingStatus(BaseModel):
     prefill_tokens_per_s: float = Field(description="how fast it computes prompts, learnt from its own answers")
     expected_wait_s: float = Field(description="until a new request's own prompt would be begun")
     ttft_s: float | None = Field(description="recent times to first token, later ones counting more; null before any")
+
+
+class ModelStatus(BaseModel):
+    """One model at the door: who waits, and for what there is room."""
+
+    name: str = Field(description="as requests give it")
+    waiting: dict[str, int] = Field(description="requests in the gateway's line, by priority")
+    waiting_tokens: int = Field(description="prompt and likely output tokens of these")
+    refused: dict[str, int] = Field(description="requests that were given no place, by reason")
+    budget_tokens: int | None = Field(
+        description="KV tokens its replicas may be promised together; null where one is not known"
+    )
+    expected_tokens: int = Field(description="of these, what the requests there are expected to need")
+    used_tokens: int | None = Field(description="what the engines stated last; null where one did not")
+    headroom: int | None = Field(
+        description="requests like the last ones that would still be served within the SLO; null for no bound"
+    )
 
 
 class ReplicaStatus(BaseModel):
@@ -84,6 +104,7 @@ class Status(BaseModel):
     in_flight: int = Field(description="requests inside the gateway now")
     max_in_flight: int | None = Field(description="the most it takes; null for no limit")
     client_connections: int = Field(description="connections of callers, idle ones too")
+    models: list[ModelStatus] = Field(description="every model served: who waits for it, and what there is room for")
     routes: list[RouteStatus] = Field(description="every model of every split")
     replicas: list[ReplicaStatus] = Field(description="every engine known, whatever its state")
 
@@ -122,6 +143,27 @@ def replica_status(
 ) -> list[ReplicaStatus]:
     """One row for each replica; `figures` are what its engine answered now, in the same order."""
     return [_row(replica, found, metrics, router, now_s) for replica, found in zip(replicas, figures, strict=True)]
+
+
+def admission_status(gate: Gate, pool: Pool) -> list[ModelStatus]:
+    """One row for each model that is served."""
+    return [_model(card.name, gate, pool) for card in pool.cards()]
+
+
+def _model(name: str, gate: Gate, pool: Pool) -> ModelStatus:
+    desk, serving = gate.desk(name), [replica for replica in pool.replicas if replica.serves(name)]
+    budget = sum(replica.kv_budget_tokens for replica in serving)
+    used = [gate.room(replica).used_tokens for replica in serving]
+    return ModelStatus(
+        name=name,
+        waiting={priority: desk.line.waiting(priority) for priority in PRIORITIES},
+        waiting_tokens=desk.line.tokens,
+        refused={str(reason): count for reason, count in desk.refused.items()},
+        budget_tokens=None if budget == NO_BOUND else int(budget),
+        expected_tokens=sum(replica.kv_tokens for replica in serving),
+        used_tokens=None if None in used else sum(tokens for tokens in used if tokens is not None),
+        headroom=gate.headroom(name),
+    )
 
 
 def _routing(replica: Replica, router: Router[Replica]) -> RoutingStatus | None:

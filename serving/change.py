@@ -13,7 +13,7 @@ _FIXED_IN_GATEWAY = {
     "tracing": "the exporter is running",
     "health": "the breakers keep their records",
 }
-_FREE_IN_MODEL = {"replicas", "fallbacks", "fallback_on", "ttft_deadline_s", "hedge", "routing"}
+_FREE_IN_MODEL = {"replicas", "fallbacks", "fallback_on", "ttft_deadline_s", "hedge", "routing", "slo"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,9 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from gateway.access_log import LogFormat
-from gateway.config import TROUBLES, Chain, GatewayConfig, Hedge, Remote, Step, Trouble
+from gateway.admission.line import Priority
+from gateway.admission.rates import CallerLimits
+from gateway.config import TROUBLES, Chain, GatewayConfig, Hedge, Remote, Slo, Step, Trouble
 from gateway.identity import KeyHash, hash_key
 from gateway.routing import PolicyName
 from serving.environment import Environment
@@ -21,9 +23,11 @@ from serving.sections import (
     Count,
     HealthSection,
     HedgeSection,
+    QueueSection,
     RemoteSection,
     Seconds,
     Section,
+    SloSection,
     TimeoutsSection,
     is_loopback,
 )
@@ -89,6 +93,7 @@ class ModelSection(Section):
     fallback_on: tuple[Trouble, ...] | None = None
     ttft_deadline_s: Seconds | None = None
     hedge: HedgeSection | None = None
+    slo: SloSection | None = None
     routing: PolicyName | None = None
     """Other than the gateway's."""
 
@@ -151,6 +156,16 @@ class KeySection(Section):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     admin: bool = False
     """Whether it may also reload the configuration."""
+    priority: Priority = "normal"
+    """The highest that its requests may have."""
+    requests_per_minute: Count | None = None
+    tokens_per_minute: Count | None = None
+    """Prompt and output together."""
+    max_in_flight: Count | None = None
+
+    def limits(self) -> CallerLimits:
+        """As the gateway takes them; they are its caller's, over all keys of the same name."""
+        return CallerLimits(self.requests_per_minute, self.tokens_per_minute, self.max_in_flight)
 
 
 class TracingSection(Section):
@@ -178,8 +193,18 @@ class GatewaySection(Section):
     """Whether callers share no cached prefixes with each other; or the callers for whom that holds."""
     drain_timeout_s: Annotated[float, Field(ge=0)] = 30.0
     health: HealthSection = HealthSection()
+    queue: QueueSection = QueueSection()
     log_format: LogFormat = "text"
     tracing: TracingSection = TracingSection()
+
+    @field_validator("keys")
+    @classmethod
+    def _one_limit_for_each_caller(cls, keys: tuple[KeySection, ...]) -> tuple[KeySection, ...]:
+        limits: dict[str, CallerLimits] = {}
+        for key in keys:
+            if limits.setdefault(key.caller, key.limits()) != key.limits():
+                raise ValueError(f"the keys of '{key.caller}' have different limits: they share one, give all the same")
+        return keys
 
 
 class StackConfig(Section):
@@ -287,7 +312,7 @@ def gateway_config(
     """The gateway's own settings, with who stands in for which of `models` and which requests are led elsewhere. Raises
     ConfigError for a public address without keys, a remote's key that is not in the environment, or isolated callers
     that no key is for."""
-    keys = [KeyHash(key.caller, key.sha256, key.admin) for key in section.keys]
+    keys = [KeyHash(key.caller, key.sha256, key.admin, key.priority, key.limits()) for key in section.keys]
     if environment.api_key:
         keys.append(hash_key("default", environment.api_key))
     if not keys and not is_loopback(section.host):
@@ -308,6 +333,8 @@ def gateway_config(
         remotes=tuple(there.values()),
         chains={model.name: _chain(model, there) for model in models if model.fallbacks},
         hedges={model.name: Hedge(**model.hedge.model_dump()) for model in models if model.hedge},
+        queue=section.queue.parsed(),
+        slos={model.name: Slo(**model.slo.model_dump()) for model in models if model.slo},
         routing=section.routing,
         routings={model.name: model.routing for model in models if model.routing},
         rules=tuple(route.parsed() for route in routes),

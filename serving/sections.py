@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from gateway.breaker import BreakerConfig
-from gateway.config import OPENAI_DIALECTS, Health, Hedge, Timeouts
+from gateway.config import OPENAI_DIALECTS, Health, Hedge, Queue, Timeouts
 from gateway.outliers import OutlierConfig
 from gateway.retry_budget import RetryBudgetConfig
 from gateway.wire import Dialect
@@ -17,7 +17,7 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Usd = Annotated[float, Field(ge=0)]
 _HEDGE, _BREAKER, _OUTLIERS, _RETRIES = Hedge(), BreakerConfig(), OutlierConfig(), RetryBudgetConfig()
-_TIMEOUTS = Timeouts()
+_TIMEOUTS, _QUEUE = Timeouts(), Queue()
 
 
 class Section(BaseModel):
@@ -40,6 +40,32 @@ class HedgeSection(Section):
     quantile: Annotated[float, Field(ge=0.5, lt=1)] = _HEDGE.quantile
     min_s: Annotated[float, Field(ge=0)] = _HEDGE.min_s
     share: Share = _HEDGE.share
+
+
+class SloSection(Section):
+    """What is promised of a model; the gateway gives its engines no more than what keeps it."""
+
+    ttft_s: Seconds | None = None
+    tpot_s: Seconds | None = None
+
+    @model_validator(mode="after")
+    def _promises_something(self) -> "SloSection":
+        if self.ttft_s is None and self.tpot_s is None:
+            raise ValueError("give ttft_s, tpot_s or both, or leave the slo out")
+        return self
+
+
+class QueueSection(Section):
+    """The line before each model; the keys and defaults are those of `gateway.config.Queue`."""
+
+    enabled: bool = _QUEUE.is_enabled
+    max_waiting: Count = _QUEUE.max_waiting
+    max_waiting_tokens: Count = _QUEUE.max_waiting_tokens
+    max_wait_s: Seconds = _QUEUE.max_wait_s
+
+    def parsed(self) -> Queue:
+        """As the gateway takes it."""
+        return Queue(self.enabled, self.max_waiting, self.max_waiting_tokens, self.max_wait_s)
 
 
 class RemoteSection(Section):

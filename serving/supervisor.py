@@ -49,7 +49,13 @@ class Supervisor:
         self.process: EngineProcess | None = None
         spec = placement.spec
         card = ModelCard(spec.served_model_name, placement.answer.settings.max_model_len)
-        self.replica = Replica(spec.name, spec.url, (card,), predicted_kv_tokens=placement.answer.kv_cache_tokens)
+        self.replica = Replica(
+            spec.name,
+            spec.url,
+            (card,),
+            predicted_kv_tokens=placement.answer.kv_cache_tokens,
+            max_num_seqs=placement.answer.settings.max_num_seqs,
+        )
         self._gateway = gateway
         self._make_environment = make_environment
         self._start_timeout_s = start_timeout_s

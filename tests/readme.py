@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from gateway.access_log import FIELDS
-from gateway.status import KvCacheStatus, ReplicaStatus, RouteStatus, Status
+from gateway.status import KvCacheStatus, ModelStatus, ReplicaStatus, RouteStatus, Status
 from tests.hub import LoopbackHub, running
 from tests.sizing.models import published_configs, qwen3_tensors, write_safetensors
 
@@ -87,6 +87,7 @@ def status_part() -> str:
     rows: dict[str, str] = {}
     for prefix, part in (
         ("", Status),
+        ("models[].", ModelStatus),
         ("routes[].", RouteStatus),
         ("replicas[].", ReplicaStatus),
         ("replicas[].kv_cache.", KvCacheStatus),

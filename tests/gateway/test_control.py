@@ -96,7 +96,7 @@ def test_status_is_what_its_published_schema_says(pair: Door) -> None:
     answer = document["paths"]["/status"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
     jsonschema.validate(pair.get("/status").json(), {**answer, "components": document["components"]})
     schemas = document["components"]["schemas"]
-    for name in ("Status", "ReplicaStatus", "KvCacheStatus"):
+    for name in ("Status", "ModelStatus", "ReplicaStatus", "KvCacheStatus"):
         assert schemas[name]["required"] == list(schemas[name]["properties"])
         assert all(told["description"] for told in schemas[name]["properties"].values())
 

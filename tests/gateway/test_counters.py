@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from gateway.admission import Admission, Ticket
+from gateway.admission.door import Admission, Ticket
 from gateway.config import Timeouts
 from gateway.errors import RefusedError
 from gateway.probes import probe, probing

@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from uvicorn.server import ServerState
 
-from gateway.admission import Admission
-from gateway.config import GatewayConfig
+from gateway.admission.door import Admission
+from gateway.admission.gate import Gate
+from gateway.admission.rates import Accounts
+from gateway.config import GatewayConfig, Queue
 from gateway.cost import Cost
 from gateway.errors import ConnectError
 from gateway.exchange import Exchange
@@ -285,9 +287,14 @@ class _CountingKeyring(Keyring):
 class Gateway(RuleBasedStateMachine):
     """The world: two replicas, a few clients, one gateway between them."""
 
+    most_on_a_replica: int | None = None
+
     def __init__(self) -> None:
         super().__init__()
-        self.replicas = [Replica(f"e{i}", f"http://e{i}", (ModelCard("m"),), state="ready") for i in range(2)]
+        self.replicas = [
+            Replica(f"e{i}", f"http://e{i}", (ModelCard("m"),), state="ready", max_num_seqs=self.most_on_a_replica)
+            for i in range(2)
+        ]
         self.wires = {replica.url: Wire() for replica in self.replicas}
         self.lines: list[_Line] = []
         self.callers: list[_Caller] = []
@@ -301,11 +308,15 @@ class Gateway(RuleBasedStateMachine):
         self.pool = Pool(cast(Upstream, self), self.replicas, router=Router(least_work))
         self.config = uvicorn.Config(cast(Any, None), log_config=None, ws="none", access_log=False, interface="asgi3")
         self.config.loaded, self.config.loaded_app, self.config.ws_protocol_class = True, cast(Any, None), None
+        self.gate = Gate(lambda: self.pool.replicas, self.pool.candidates, lambda: 0.0, Queue(max_waiting=2), {})
+        self.gate.refresh()
         self.relay = Relay(
             config=GatewayConfig(),
             pool=self.pool,
             upstream=cast(Upstream, self),
             admission=self.admission,
+            gate=self.gate,
+            accounts=Accounts({}, 0.0),
             metrics=self.metrics,
             clock=lambda: 0.0,
             keyring=self.keyring,
@@ -475,6 +486,8 @@ class Gateway(RuleBasedStateMachine):
     def probe(self) -> None:
         for replica in self.replicas:
             replica.state = "ready"
+        self.gate.refresh()
+        self._step()
 
     # The loop tells each side of what was closed
     @rule()
@@ -525,6 +538,13 @@ class Gateway(RuleBasedStateMachine):
         holding = [exchange for exchange in running if exchange._ticket is not None]
         assert self.admission.in_flight == len(holding) == len(running)
         assert self.keyring.opened == len(self.ledger.settled) + len(running)
+
+    @invariant()
+    def whoever_waits_is_in_line_and_nobody_else(self) -> None:
+        running = [exchange for exchange in self._exchanges() if not exchange._is_over]
+        standing = [exchange for exchange in running if exchange._stand is not None]
+        assert sum(desk.line.count for desk in self.gate.desks.values()) == len(standing) <= 2
+        assert all(exchange._place is None for exchange in standing)
 
     def _exchanges(self) -> list[Exchange]:
         turns = [caller.protocol._running for caller in self.callers]
@@ -599,6 +619,8 @@ class Gateway(RuleBasedStateMachine):
                 event("a stream that broke off")
         if self.metrics._retries:
             event("moved to another replica")
+        if self.metrics._queue_waits:
+            event("stood in line")
 
 
 def _comes_from(body: bytes, attempt: _Attempt, *, is_complete: bool) -> bool:
@@ -620,3 +642,15 @@ Gateway.TestCase.settings = settings(
     max_examples=300, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestGateway = Gateway.TestCase
+
+
+class CrowdedGateway(Gateway):
+    """The same, with room for one request on each replica: the others stand in line."""
+
+    most_on_a_replica = 1
+
+
+CrowdedGateway.TestCase.settings = settings(
+    max_examples=200, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
+)
+TestCrowdedGateway = CrowdedGateway.TestCase

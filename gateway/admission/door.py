@@ -1,4 +1,4 @@
-"""Whether a request may come in now. Returns a ticket; whoever holds it settles it exactly once."""
+"""Whether a request may come in at all now. Returns a ticket; whoever holds it settles it exactly once."""
 
 from dataclasses import dataclass
 

@@ -1,0 +1,35 @@
+"""The fewest tokens that a prompt can plausibly have. Pure."""
+
+from collections import deque
+
+_RECENT = 256
+_SURE = 32
+_OF_FEWEST = 0.5
+"""Of the fewest tokens a unit that were seen: some text is denser than any before."""
+_TOKENS_A_UNIT = 1 / 64
+"""Of text, before enough was seen. Long runs of one sign are the densest that vocabularies have."""
+_LEAST_UNITS = 64
+
+
+class Fewest:
+    """Of one model's requests. A unit is a byte of the prompt's text, as in `routing.Chain`."""
+
+    __slots__ = ("_is_stale", "_ratios", "_tokens_a_unit")
+
+    def __init__(self) -> None:
+        self._ratios: deque[float] = deque(maxlen=_RECENT)
+        self._tokens_a_unit = _TOKENS_A_UNIT
+        self._is_stale = False
+
+    def learn(self, units: int, prompt_tokens: int) -> None:
+        """An engine counted so many tokens in a prompt of so many units."""
+        if units >= _LEAST_UNITS and prompt_tokens:
+            self._ratios.append(prompt_tokens / units)
+            self._is_stale = True
+
+    def tokens(self, units: int) -> int:
+        """No fewer than these."""
+        if self._is_stale and len(self._ratios) >= _SURE:
+            self._is_stale = False
+            self._tokens_a_unit = min(1.0, min(self._ratios) * _OF_FEWEST)
+        return int(units * self._tokens_a_unit)
