@@ -12,7 +12,7 @@ import yaml
 from serving.cli import app
 from serving.config import GatewaySection, KeySection, ModelSection, StackConfig, TracingSection, gateway_config
 from serving.environment import Environment
-from serving.sections import HealthSection, RemoteSection, Section, TimeoutsSection
+from serving.sections import HealthSection, QueueSection, RemoteSection, Section, TimeoutsSection
 from tests.readme import README, written
 
 ROOT = README.parent
@@ -57,9 +57,9 @@ def test_the_example_says_what_the_defaults_are() -> None:
     gateway = StackConfig.model_validate(shown).gateway
     assert gateway.timeouts == TimeoutsSection()
     assert gateway.health == HealthSection()
-    sections = (GatewaySection(), StackConfig(models=(ModelSection(model="demo"),)), ModelSection(model="demo"))
+    sections = (QueueSection(), GatewaySection(), StackConfig(models=(ModelSection(model="demo"),)), ModelSection(model="demo"))
     defaults = {key: getattr(section, key) for section in sections for key in type(section).model_fields}
-    given = {**shown["models"][0], **shown, **shown["gateway"]}
+    given = {**shown["models"][0], **shown, **shown["gateway"]["queue"], **shown["gateway"]}
     marked = re.findall(r"^ *(\w+): .*# \(default\)", EXAMPLE, re.MULTILINE)
     assert len(marked) > 6
     assert {key: given[key] for key in marked} == {key: defaults[key] for key in marked}

@@ -37,7 +37,7 @@ def test_ready_is_about_every_model(fake: FakeEngine, stack: ExitStack) -> None:
 def test_status_tells_what_the_router_believes(fake: FakeEngine, second: FakeEngine, pair: Door) -> None:
     gate = threading.Event()
     fake.enqueue(Script(chunks=chat_stream().chunks, gates={BEFORE_HEADERS: gate}))
-    held = threading.Thread(target=pair.post, args=(CHAT, body_for("chat")))
+    held = threading.Thread(target=pair.post, args=(CHAT, body_for("chat", stream=True)))
     held.start()
     wait_until(lambda: fake.running == 1)
     status = pair.get("/status").json()
