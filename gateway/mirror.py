@@ -14,6 +14,7 @@ from typing import Literal, Protocol
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from gateway.admission.room import with_room
 from gateway.config import Step, Timeouts
 from gateway.errors import SilentError, UpstreamError
 from gateway.headers import Header, RequestIds, is_event_stream
@@ -206,7 +207,13 @@ class Mirrors(Collector):
         if not found:  # one on trial has better to do
             count.omit("not_ready")
             return None
-        place = self._pool.router.pick(self._route(call), found)
+        route = self._route(call)
+        self._pool.router.look(route)
+        found = with_room(found, route)
+        if not found:  # nobody may have to wait for a shadow
+            count.omit("full")
+            return None
+        place = self._pool.router.pick(route, found)
         replica = place.load
         shadow = Shadow(call, place, count, self._watch, self.timeouts, self._clock)
         lines = b"%bx-request-id: %b\r\n" % (forwarded, self._request_ids.new().encode())

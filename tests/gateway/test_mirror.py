@@ -182,6 +182,20 @@ def test_there_are_no_more_than_may_be(fake: FakeEngine, dark: FakeEngine, stack
     _over(door, "ok", 2)
 
 
+def test_where_there_is_no_room_nothing_goes(fake: FakeEngine, dark: FakeEngine, stack: ExitStack) -> None:
+    door = stack.enter_context(door_before(fake, dark, rules=_mirrored(max_in_flight=9)))
+    shadow = next(r for r in door.gateway.pool.replicas if r.url == dark.url)
+    shadow.most_in_flight = 1
+    gate = threading.Event()
+    dark.default = Script(chunks=chat_stream().chunks, gates={BEFORE_HEADERS: gate})
+    for _ in range(2):
+        assert door.post(CHAT, body_for("chat", stream=True)).status_code == 200
+    assert (door.total(IN_FLIGHT), shadow.in_flight) == (1, 1)
+    assert door.total("berth_shadow_requests_omitted_total", reason="full") == 1
+    gate.set()
+    _over(door, "ok")
+
+
 def test_where_nobody_is_there_nothing_goes(fake: FakeEngine, stack: ExitStack) -> None:
     gateway = Gateway(GatewayConfig(probe_interval_s=0.05, rules=_mirrored()))
     gateway.add(Replica("e0", fake.url))
