@@ -113,7 +113,7 @@ class Router(Generic[L]):
         self.policy = policy
         self.index = PrefixIndex()
         self._ticks = 0
-        self._pending: dict[int, dict[int, None]] = {}
+        self._pending: dict[int, dict[int, bool]] = {}
 
     def add(self, load: L) -> None:
         """One more replica."""
@@ -130,6 +130,7 @@ class Router(Generic[L]):
         """Its KV cache is empty now."""
         if load.slot >= 0:
             self.index.forget(load.slot, "restarted")
+            self._pending[load.slot].clear()  # whoever was there has nothing more to say of its blocks
 
     def look(self, route: Route) -> None:
         """Find out who holds the route's prefix."""
@@ -171,23 +172,24 @@ class Router(Generic[L]):
             loss,
         )
         pick._sure_before = next(iter(pending), tick)
-        pending[tick] = None
+        pending[tick] = True
         capacity = load.kv_capacity_tokens or _UNKNOWN_CAPACITY_TOKENS
         pick._runs = self.index.touch(load.slot, hashes, ends, tick, int(capacity / ratio))
 
     # Called by a pick
     def prefilled(self, pick: Pick[L]) -> None:
         """Its blocks are there."""
-        pending = self._pending.get(pick.load.slot)
-        if pending is not None:
-            pending.pop(pick._tick, None)
+        if self._was_pending(pick):
+            self.index.computed(pick.load.slot, pick.route.chain.hashes)
 
     def abandoned(self, pick: Pick[L]) -> None:
         """Its new blocks are not, nor will they be."""
-        self.prefilled(pick)
-        hashes, slot = pick.route.chain.hashes, pick.load.slot
-        if hashes and slot >= 0:
-            self.index.forget_new(slot, hashes, pick._tick)
+        if self._was_pending(pick):
+            self.index.forget_new(pick.load.slot, pick.route.chain.hashes)
+
+    def _was_pending(self, pick: Pick[L]) -> bool:
+        """Whether its replica is still the one it was placed on; it is pending no more."""
+        return self._pending.get(pick.load.slot, {}).pop(pick._tick, False)
 
     def correct(self, pick: Pick[L], prompt_tokens: int, cached_tokens: int) -> Loss:
         """The replica had less than we believed: so it has lost all that it used no later than the missing block."""
