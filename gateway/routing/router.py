@@ -136,14 +136,15 @@ class Router(Generic[L]):
         """Find out who holds the route's prefix."""
         ends, ratio, most = route.chain.ends, route.tokens_per_unit, max(route.prompt_tokens - 1, 0)
         found = self.index.match(route.chain.hashes)
-        if not found:
-            return
         cached: dict[int, int] = {}
         for slots, depth in found:
             cached.update(dict.fromkeys(slots, min(int(ends[depth - 1] * ratio), most)))
-        route.cached_tokens = cached
-        slots, route.most_blocks = found[-1]
-        route.used_ago = self._ticks + 1 - self.index.last_used(slots, route.chain.hashes[route.most_blocks - 1])
+        route.cached_tokens = cached  # also when nothing is found, which an earlier look may have
+        blocks = route.used_ago = 0
+        if found:
+            slots, blocks = found[-1]
+            route.used_ago = self._ticks + 1 - self.index.last_used(slots, route.chain.hashes[blocks - 1])
+        route.most_blocks = blocks
 
     def pick(self, route: Route, candidates: Sequence[L], policy: Policy[L] | None = None) -> Pick[L]:
         """Choose, charge and remember, all at once: whoever is next sees it. `candidates` is not empty; `policy` is
