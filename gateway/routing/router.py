@@ -1,7 +1,7 @@
 """Chooses a replica for each request, and learns from the answer whether it knew enough."""
 
 from collections.abc import Sequence
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 from gateway.routing.fate import Expected, Fate, fates
 from gateway.routing.index import Loss, PrefixIndex, Run
@@ -78,10 +78,11 @@ class Pick(Generic[L]):
         expected, self.expected = self.expected, None
         if cached_tokens is None or expected is None:
             return {}
-        slack_tokens = self.slack_tokens
-        is_less = cached_tokens + slack_tokens < _SURE * expected.here_tokens
-        loss = self._router.correct(self, prompt_tokens, cached_tokens) if is_less else "evicted"
-        return fates(expected, prompt_tokens, cached_tokens, loss, slack_tokens)
+        scaled = expected.of(prompt_tokens, self.route.prompt_tokens)
+        sure_tokens = _SURE * min(expected.here_tokens, scaled.here_tokens)  # some text makes fewer tokens than most
+        is_less = cached_tokens + self.slack_tokens < sure_tokens
+        loss: Fate = self._router.correct(self, prompt_tokens, cached_tokens) if is_less else "no_reuse"
+        return fates(scaled, prompt_tokens, cached_tokens, loss)
 
     @property
     def expected_wait_s(self) -> float:
@@ -192,14 +193,15 @@ class Router(Generic[L]):
         """Whether its replica is still the one it was placed on; it is pending no more."""
         return self._pending.get(pick.load.slot, {}).pop(pick._tick, False)
 
-    def correct(self, pick: Pick[L], prompt_tokens: int, cached_tokens: int) -> Loss:
-        """The replica had less than we believed: so it has lost all that it used no later than the missing block."""
+    def correct(self, pick: Pick[L], prompt_tokens: int, cached_tokens: int) -> Loss | Literal["no_reuse"]:
+        """The replica had less than we believed: so it has lost all that it used no later than the missing block.
+        no_reuse: it may only not have computed it yet."""
         slot = pick.load.slot
         route = pick.route
         missing = _first_missing(route, prompt_tokens, cached_tokens + pick.slack_tokens)
         tick = max((run.tick for run in pick._runs if run.end > missing), default=None)
         if slot < 0 or tick is None or tick >= pick._sure_before:
-            return "evicted"  # what was expected may not have been computed yet when this request looked for it
+            return "no_reuse"  # what was expected may not have been computed yet when this request looked for it
         before = self.index.units(slot)
         self.index.forget_older(slot, tick, "evicted")
         capacity = (pick.load.kv_capacity_tokens or _UNKNOWN_CAPACITY_TOKENS) / route.tokens_per_unit

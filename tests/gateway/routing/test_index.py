@@ -18,7 +18,7 @@ def touched(index: PrefixIndex, slot: int, text: str, tick: int, capacity: int =
 
 def held(index: PrefixIndex, slot: int, text: str) -> int:
     """How many leading blocks of `text` it holds."""
-    return dict((slot, depth) for slots, depth in index.match(hashes(text)) for slot in slots).get(slot, 0)
+    return {slot: depth for slots, depth in index.match(hashes(text)) for slot in slots}.get(slot, 0)
 
 
 def test_each_replica_with_its_own_share_of_the_prefix() -> None:
