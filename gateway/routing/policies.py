@@ -89,7 +89,7 @@ def session(route: Route, candidates: Sequence[L]) -> L:
     ranked = sorted(candidates, key=lambda load: xxh3_64_intdigest(key + load.name.encode()))
     most = _OVERLOAD * sum(load.work_tokens for load in candidates) / len(candidates) + _OVERLOAD_TOKENS
     for load in ranked:
-        if load.work_tokens <= most:
+        if load.work_tokens <= most * load.share:
             return load
     return least_work(route, candidates)
 
