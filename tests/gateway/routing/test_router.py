@@ -1,4 +1,5 @@
-"""Choose, charge, remember, learn: replicas 'a' and 'b', prompts whose blocks are letters of 100 tokens each."""
+"""Choose, charge, remember, learn: replicas 'a' and 'b' with KV cache blocks of 10 tokens, prompts whose blocks are
+letters of 100 tokens each."""
 
 import pytest
 
@@ -14,6 +15,7 @@ class World:
         self.router: Router[Load] = Router(prefix)
         self.loads = {name: Load(name, capacity_tokens) for name in names}
         for load in self.loads.values():
+            load.block_tokens = 10
             self.router.add(load)
 
     def sent(self, text: str, to: str, tail: int = 1) -> Pick[Load]:
@@ -80,11 +82,11 @@ def test_everything_may_be_said_twice() -> None:
     assert (load.in_flight, load.waiting, load.queued_tokens, load.work_tokens) == (0, 0, 0, 0)
 
 
-def test_the_last_token_is_always_computed() -> None:
+def test_the_last_token_is_always_computed_and_its_block_with_it() -> None:
     world = World("a")
     world.answered("ab", "a", 0, tail=0)
     pick = world.sent("ab", "a", tail=0)
-    assert pick.predicted_tokens == 199
+    assert (pick.predicted_tokens, pick.uncached_tokens) == (190, 10)
 
 
 def test_an_empty_prompt() -> None:
@@ -143,7 +145,7 @@ def test_a_burst_of_equal_prompts_is_spread_and_then_stays_where_it_is() -> None
     loads = list(world.loads.values())
     picks = [world.router.pick(route("abcdefgh"), loads) for _ in range(4)]
     assert [pick.load.name for pick in picks] == ["a", "b", "a", "b"]
-    assert [pick.uncached_tokens for pick in picks] == [800, 800, 1, 1]
+    assert [pick.uncached_tokens for pick in picks] == [800, 800, 10, 10]
 
 
 def test_a_lost_request_leaves_nothing() -> None:
@@ -303,7 +305,7 @@ def test_rounding_to_blocks_is_no_loss() -> None:
     world = World()
     world.answered("xyz", "a", 0)
     world.answered("abc", "a", 0)
-    assert end(world.sent("abc", "a", tail=20), 288) == {"hit": 288, "no_reuse": 32}
+    assert end(world.sent("abc", "a", tail=20), 280) == {"hit": 280, "no_reuse": 40}
     assert world.held("xyz") == {"a": 300}
 
 
