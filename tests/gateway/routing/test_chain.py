@@ -18,7 +18,7 @@ SEEDS = st.integers(0, 2**64 - 1)
 
 def test_where_it_is_cut() -> None:
     assert CUTS[:18] == (*range(256, 4097, 256), 4608, 5120)
-    assert (8192, 16384, 32768, 65536) == (CUTS[23], CUTS[31], CUTS[39], CUTS[47])
+    assert (CUTS[23], CUTS[31], CUTS[39], CUTS[47]) == (8192, 16384, 32768, 65536)
 
 
 def test_steps_are_an_eighth_of_what_is_before_and_8_kib_at_most() -> None:
