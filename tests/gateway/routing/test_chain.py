@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.routing import CUTS, Chain, chain_of
+from gateway.routing.chain import of_model
 
 TEXTS = st.binary(max_size=3000) | st.builds(
     lambda piece, times, tail: piece * times + tail,
@@ -68,3 +69,16 @@ def test_every_full_block_and_no_other(text: bytes, seed: int) -> None:
     chain = chain_of(seed, text)
     assert len(chain.hashes) == sum(end <= len(text) for end in CUTS)
     assert len(set(chain.hashes)) == len(chain.hashes)
+
+
+@given(TEXTS, TEXTS, SEEDS)
+def test_for_another_model_it_has_nothing_in_common_and_is_as_it_was_in_itself(
+    text: bytes, more: bytes, seed: int
+) -> None:
+    short, long = chain_of(seed, text), chain_of(seed, text + more)
+    moved = of_model(short, "m")
+    assert not set(moved.hashes) & set(long.hashes)
+    assert not set(moved.hashes) & set(of_model(short, "n").hashes)
+    assert of_model(long, "m").hashes[: len(short.hashes)] == moved.hashes
+    assert (moved.ends, moved.size) == (short.ends, short.size)
+    assert all(0 <= value < 2**64 for value in moved.hashes)
