@@ -145,7 +145,7 @@ class Router(Generic[L]):
         if found:
             slots, blocks = found[-1]
             route.used_ago = self._ticks + 1 - self.index.last_used(slots, route.chain.hashes[blocks - 1])
-        route.most_blocks = blocks
+        route.most_blocks = blocks if route.most_blocks is None else min(blocks, route.most_blocks)
 
     def pick(self, route: Route, candidates: Sequence[L], policy: Policy[L] | None = None) -> Pick[L]:
         """Choose, charge and remember, all at once: whoever is next sees it. `candidates` is not empty; `policy` is
@@ -165,7 +165,7 @@ class Router(Generic[L]):
     def _remember(self, pick: Pick[L], load: L) -> None:
         route, tick, pending = pick.route, pick._tick, self._pending[load.slot]
         hashes, ends, _ = route.chain
-        anywhere, ratio = route.most_blocks, route.tokens_per_unit
+        anywhere, ratio = route.most_blocks or 0, route.tokens_per_unit
         once, loss = self.index.once(hashes, anywhere) if anywhere < len(hashes) else (anywhere, "evicted")
         pick.expected = Expected(
             pick.predicted_tokens,

@@ -171,8 +171,20 @@ def test_two_places_of_one_request() -> None:
     second = world.router.pick(asked, [load for load in world.loads.values() if load is not first.load])
     assert (first.predicted_tokens, second.predicted_tokens) == (0, 0)
     first.release()
-    end(second, 0)
+    assert end(second, 0) == {"no_reuse": 301}  # it was elsewhere only because this request was
     assert world.held("abc") == {second.load.name: 300}
+
+
+def test_a_hedge_leaves_a_prefix_behind_that_another_request_had_computed() -> None:
+    world = World()
+    world.answered("ab", "a", 0)
+    asked = route("abc", 1)
+    first = world.router.pick(asked, list(world.loads.values()))
+    second = world.router.pick(asked, [world.loads["b"]])
+    assert (first.load.name, first.predicted_tokens, second.predicted_tokens) == ("a", 200, 0)
+    first.release()
+    assert end(second, 0) == {"routed_elsewhere": 200, "no_reuse": 101}
+    assert world.held("abc") == {"a": 200, "b": 300}
 
 
 def test_a_retry_looks_anew() -> None:
