@@ -23,8 +23,11 @@ class Expected(NamedTuple):
 
     def of(self, prompt_tokens: int, estimated_tokens: int) -> "Expected":
         """The same of a prompt that was estimated, and has `prompt_tokens`."""
-        here, anywhere, once = (tokens * prompt_tokens // max(estimated_tokens, 1) for tokens in self[:3])
-        return Expected(here, anywhere, once, self.loss)
+        if prompt_tokens == estimated_tokens:
+            return self
+        here, anywhere, once, loss = self
+        ratio = prompt_tokens / max(estimated_tokens, 1)
+        return Expected(int(here * ratio), int(anywhere * ratio), int(once * ratio), loss)
 
 
 def fates(expected: Expected, prompt_tokens: int, cached_tokens: int, loss: Fate) -> dict[Fate, int]:
