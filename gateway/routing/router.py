@@ -157,6 +157,7 @@ class Router(Generic[L]):
         """The same for a replica that is chosen already; `look` comes first."""
         self._ticks += 1
         pick = Pick(self, route, load, self._ticks)
+        load.tick = self._ticks
         chain = route.chain
         if chain.hashes and load.slot >= 0:
             self._remember(pick, load)
@@ -167,12 +168,13 @@ class Router(Generic[L]):
         hashes, ends, _ = route.chain
         anywhere, ratio = route.most_blocks or 0, route.tokens_per_unit
         once, loss = self.index.once(hashes, anywhere) if anywhere < len(hashes) else (anywhere, "evicted")
-        pick.expected = Expected(
-            pick.predicted_tokens,
-            int(ends[anywhere - 1] * ratio) if anywhere else 0,
-            int(ends[once - 1] * ratio) if once else 0,
-            loss,
-        )
+        most, block_tokens = max(route.prompt_tokens - 1, 0), load.block_tokens
+
+        def found(blocks: int) -> int:  # so much can be found of it, as of what the load itself holds
+            tokens = min(int(ends[blocks - 1] * ratio), most) if blocks else 0
+            return tokens - tokens % block_tokens
+
+        pick.expected = Expected(pick.predicted_tokens, found(anywhere), found(once), loss)
         pick._sure_before = next(iter(pending), tick)
         pending[tick] = True
         capacity = load.kv_capacity_tokens or _UNKNOWN_CAPACITY_TOKENS

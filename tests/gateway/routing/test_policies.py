@@ -191,6 +191,28 @@ def test_latency_counts_by_share() -> None:
     assert latency(asking(10), [quick, slow]).name == "b"
 
 
+def test_latency_believes_half_of_what_was_true_100_requests_ago() -> None:
+    """0.1 s against 0.75 s: after 300 requests to others an eighth of that, 0.094 s, is left."""
+    quick, slow = load("a"), load("b")
+    quick.ttft_s, slow.ttft_s = 0.1, 0.75
+    quick.tick = 280  # 0.108 s
+    assert latency(asking(10), [quick, slow]).name == "a"
+    quick.tick = 300
+    assert latency(asking(10), [quick, slow]).name == "b"
+
+
+def test_latency_keeps_trying_one_that_was_slow_once_but_seldom() -> None:
+    router: Router[Load] = Router(latency)
+    loads = [load("a"), load("b")]
+    loads[0].ttft_s, loads[1].ttft_s = 0.1, 5.0
+    before = [made.picks for made in loads]
+    for _ in range(10_000):
+        pick = router.pick(asking(10), loads)
+        pick.first_token(0.1 if pick.load is loads[0] else 5.0)
+        pick.release()
+    assert 10 <= loads[1].picks - before[1] <= 30  # 50 times as slow: once in about 100 x log2(50) = 560
+
+
 def test_the_ttft_is_a_mean_of_which_the_newest_is_a_tenth() -> None:
     known = load("a")
     for ttft_s in (1.0, 2.0):

@@ -339,6 +339,17 @@ def test_an_engine_that_does_not_say_changes_nothing() -> None:
     assert world.held("abc") == {"a": 300}
 
 
+def test_of_a_single_replica_nothing_was_ever_elsewhere() -> None:
+    """A prefix of 75 tokens is 70 in whole blocks: the other 5 are nobody's."""
+    world = World("a")
+    for cached_tokens in (0, 70):
+        asked = route("abc", 1)
+        asked.tokens_per_unit, asked.prompt_tokens = 0.25, 76
+        world.router.look(asked)
+        found = end(world.router.place(asked, world.loads["a"]), cached_tokens)
+    assert found == {"hit": 70, "no_reuse": 6}
+
+
 def test_another_one_had_it_and_was_too_busy() -> None:
     world = World()
     world.answered("abc", "a", 0)
