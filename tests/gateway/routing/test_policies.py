@@ -79,10 +79,27 @@ def test_prefix_goes_where_the_prefix_is() -> None:
 
 
 def test_prefix_leaves_it_when_the_wait_there_is_longer_than_computing_it_anew() -> None:
-    loads = slots(load("a"), load("b", queued=800))
-    assert prefix(asking(1000, {1: 900}), loads).name == "b"  # 0.8 + 0.1 s < 1.0 s
+    """A queue is also a 32nd of itself in the KV cache."""
+    loads = slots(load("a"), load("b", queued=700))
+    assert prefix(asking(1000, {1: 900}), loads).name == "b"  # 0.7 + 0.022 + 0.1 s < 1.0 s
     loads = slots(load("a"), load("b", queued=1200))
-    assert prefix(asking(1000, {1: 900}), loads).name == "a"  # 1.2 + 0.1 s > 1.0 s
+    assert prefix(asking(1000, {1: 900}), loads).name == "a"  # 1.2 + 0.038 + 0.1 s > 1.0 s
+
+
+@pytest.mark.parametrize(
+    ("queued", "held", "used_ago", "expected"),
+    [
+        (6200, 900, 3, "b"),  # 6.39 + 0.1 s: within 1.1 x 1.0 s + 2 ms + 6 x 0.9 s
+        (6220, 900, 3, "a"),  # 6.41 + 0.1 s: beyond
+        (6200, 900, 2, "a"),  # each of the two will need it soon
+        (1200, 499, 3, "a"),  # less than half of the prompt
+        (1200, 500, 3, "b"),
+    ],
+)
+def test_prefix_waits_longer_for_half_a_prompt_and_more(queued: int, held: int, used_ago: int, expected: str) -> None:
+    asked = asking(1000, {1: held})
+    asked.used_ago = used_ago
+    assert prefix(asked, slots(load("a"), load("b", queued=queued))).name == expected
 
 
 def test_prefix_counts_half_of_the_likely_output() -> None:

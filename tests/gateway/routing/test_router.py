@@ -59,10 +59,10 @@ def test_a_place_costs_what_is_not_cached_until_its_first_token_and_the_rest_unt
     assert (pick.predicted_tokens, pick.uncached_tokens) == (200, 200)
     assert (load.in_flight, load.waiting, load.queued_tokens) == (1, 1, 200)
     assert (load.work_tokens, load.kv_tokens, load.output_tokens) == (240, 440, 40)
-    assert load.ahead_tokens == 220  # half an output token each
+    assert load.ahead_tokens == 220 + 440 / 32  # half an output token each, and a 32nd of the KV cache
     pick.first_token(0.05)
     assert (load.in_flight, load.waiting, load.queued_tokens) == (1, 0, 0)
-    assert load.ahead_tokens == 20
+    assert load.ahead_tokens == 20 + 440 / 32
     pick.release()
     assert (load.in_flight, load.work_tokens, load.kv_tokens, load.output_tokens, load.ahead_tokens) == (0, 0, 0, 0, 0)
     assert load.picks == 2
