@@ -215,3 +215,13 @@ def test_a_restart_that_the_gateway_knows_of(fake: FakeEngine, pair: Door) -> No
     fake.reply = lambda _: answer_of("chat", 0)
     answer = pair.post(PATHS["chat"], body_of("chat"))
     assert answer.headers["x-berth-predicted-cached-tokens"] == "0"
+
+
+def test_answers_teach_how_many_tokens_a_prompt_and_an_answer_have(fake: FakeEngine, door: Door) -> None:
+    """1024 bytes that are 256 tokens are a quarter each, as assumed; the answers have one token, and not 256."""
+    fake.reply = lambda _: answer_of("chat", 0)
+    for letter in "abc":
+        door.post(PATHS["chat"], body_of("chat", letter=letter))
+        wait_until(lambda: door.is_at_rest)
+    estimate = door.gateway._relay.estimates.of("fake")
+    assert (estimate.tokens_per_unit, estimate.likely_output(None)) == (0.25, 2)
