@@ -30,7 +30,7 @@ from gateway.relay import Client, Relay
 from gateway.replica import Replica
 from gateway.resumption import Resumption
 from gateway.rival import Rival
-from gateway.routing import POLICIES, Fate, Pick, Route
+from gateway.routing import POLICIES, Fate, Pick, Policy, Route
 from gateway.session import session_key
 from gateway.settlement import NO_FATES, NOBODY, Move, Outcome, Settlement
 from gateway.tracing import Trace
@@ -548,9 +548,7 @@ class Exchange:
 
     def _place_on(self, candidates: Sequence[Replica], call: Call) -> Replica:
         relay = self._relay
-        routings = relay.config.routings
-        policy = POLICIES[routings[call.model]] if call.model in routings else None
-        self._place = place = relay.pool.router.pick(self._routed(call), candidates, policy)
+        self._place = place = relay.pool.router.pick(self._routed(call), candidates, self._policy(call))
         self._predicted_tokens = place.predicted_tokens
         replica = place.load
         self._tried.append(replica)
@@ -566,10 +564,16 @@ class Exchange:
         if self._route is None:
             estimate = self._relay.estimates.of(call.model)
             chain, ratio = call.chain, estimate.tokens_per_unit
-            likely = estimate.likely_output(call.most_output_tokens) if self._endpoint.generates else 0
+            prompt, likely = 0, 0
+            if self._endpoint.generates:
+                prompt, likely = int(chain.size * ratio) + 1, estimate.likely_output(call.most_output_tokens)
             session = session_key(self._head.session, call.session, self._caller)
-            self._route = Route(chain, int(chain.size * ratio) + 1, likely, session, ratio)
+            self._route = Route(chain, prompt, likely, session, ratio)
         return self._route
+
+    def _policy(self, call: Call) -> Policy[Replica] | None:
+        routings = self._relay.config.routings
+        return POLICIES[routings[call.model]] if call.model in routings else None
 
     def _note_first_token(self) -> None:
         self._awaits_token = False
@@ -603,7 +607,7 @@ class Exchange:
             others = with_room(others, self._routed(call))
             if not others or not relay.hedges.take(hedge):
                 return
-            place = relay.pool.router.pick(self._routed(call), others)
+            place = relay.pool.router.pick(self._routed(call), others, self._policy(call))
             replica = place.load
             relay.metrics.hedged(call.model, replica.name)
             tally = relay.metrics.tally(call.model, replica.name, self._endpoint.dialect)
@@ -695,7 +699,7 @@ class Exchange:
         if trouble == "late" and self._tried:
             self._tried[-1].was_late(self._relay.clock() - self._sent_s)
             self._leave_replica()
-        self._chain_place, self._call = there.place, there.call
+        self._chain_place, self._call, self._route = there.place, there.call, None
         failed = self._tried[-1].name if self._tried else NOBODY
         self._moves = (*self._moves, Move("fallback", self._relay.clock(), failed, trouble))
         self._attempt(there.call, pool.stand_ins(there.step))
@@ -873,12 +877,15 @@ class Exchange:
     def _learn(self, usage: Usage, outcome: Outcome) -> None:
         """What the engine says it has computed corrects what is believed of it."""
         place, prompt_tokens, call = self._place, usage.prompt_tokens, self._call
-        if place is None or call is None or prompt_tokens is None:
-            return
-        if outcome != "ok" or self._continued:
+        if place is None or call is None or outcome != "ok" or self._continued:
             return  # what went on elsewhere was computed twice
         place.computed()
+        if prompt_tokens is None:
+            return
         self._fates = place.settle(prompt_tokens, usage.cached_tokens)
+        if call.response_id is not None:
+            return  # the prompt is more than we have seen of it
+        self._relay.estimates.of(call.model).learn(call.chain.size, prompt_tokens, usage.output_tokens)
         now_s = self._relay.clock()
         if now_s >= self._relay.gate.learn_at_s:
             first_s, tpot_s = (None, None) if self._meter is None else (self._meter.first_token_s, self._meter.tpot_s)

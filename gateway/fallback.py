@@ -12,6 +12,7 @@ import orjson
 from gateway.config import Chain, Remote, Step, Trouble
 from gateway.errors import AnswerError, GatewayError, RefusedError, UpstreamError
 from gateway.members import edited
+from gateway.routing.chain import of_model
 from gateway.wire import Call, Dialect, Endpoint, Usage
 
 _FULL = {429, 503, 529}
@@ -109,7 +110,7 @@ def adapted(call: Call, step: Step) -> Call | None:
         changes.update(dict.fromkeys(_CANNOT_LEAVE | _engine_only(dialect)))
         if "stream_options" in names:  # vLLM knows more of them; that usage is wanted holds for every stream
             changes["stream_options"] = b'{"include_usage":true}' if call.stream else None
-    return call._replace(model=step.name, body=edited(call.body, changes))
+    return call._replace(model=step.name, body=edited(call.body, changes), chain=of_model(call.chain, step.name))
 
 
 def remote_path(endpoint: Endpoint) -> bytes:

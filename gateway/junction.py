@@ -19,6 +19,7 @@ from gateway.members import with_text
 from gateway.mirror import Mirrors, Shadow
 from gateway.owners import Owner
 from gateway.replica import ModelCard
+from gateway.routing.chain import of_model
 from gateway.rules import Asked, Mirror, Rule, chosen, first_rule
 from gateway.settlement import Settlement
 from gateway.wire import Call, Fault, with_model
@@ -178,7 +179,8 @@ def moved(call: Call, model: str) -> Call:
         return call
     if call.endpoint.body == "form":
         return call._replace(model=model, body=with_model(call.body, model))
-    return call._replace(model=model, body=with_text(call.body, "model", model))
+    chain = of_model(call.chain, model)
+    return call._replace(model=model, body=with_text(call.body, "model", model), chain=chain)
 
 
 def _shortest(rule: Rule, lengths: Mapping[str, int | None]) -> int | None:

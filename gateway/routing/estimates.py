@@ -4,6 +4,7 @@ _TOKENS_PER_UNIT = 0.25  # English text, per byte
 _OUTPUT_TOKENS = 256
 _LEAST_WEIGHT = 0.02
 _LEAST_UNITS = 64
+_MOST_TOKENS_PER_UNIT = 1.0  # more are not its text's: a picture, a long chat template, a conversation the engine keeps
 
 
 class Estimate:
@@ -23,9 +24,10 @@ class Estimate:
         answers make a plain mean, what was assumed before them is forgotten at once."""
         self._answers += 1
         weight = max(1 / self._answers, _LEAST_WEIGHT)
-        if units >= _LEAST_UNITS and prompt_tokens:
-            self.tokens_per_unit += weight * (prompt_tokens / units - self.tokens_per_unit)
-        if output_tokens is not None:
+        if units >= _LEAST_UNITS and prompt_tokens > 0:
+            seen = min(prompt_tokens / units, _MOST_TOKENS_PER_UNIT)
+            self.tokens_per_unit += weight * (seen - self.tokens_per_unit)
+        if output_tokens is not None and output_tokens >= 0:
             self.output_tokens += weight * (output_tokens - self.output_tokens)
 
     def likely_output(self, most_tokens: int | None) -> int:

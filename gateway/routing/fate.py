@@ -5,8 +5,8 @@ from typing import Literal, NamedTuple
 from gateway.routing.index import Loss
 
 Fate = Literal["hit", "no_reuse", "evicted", "routed_elsewhere", "restarted"]
-"""no_reuse: nobody had seen them before; routed_elsewhere: another replica had them, and too much to do; evicted: the
-KV cache had no room left for them; restarted: their replica had lost everything."""
+"""no_reuse: nobody had computed them, or not yet; routed_elsewhere: another replica had them, but too much to do;
+evicted: the KV cache had no room left for them; restarted: their replica had lost everything."""
 
 
 class Expected(NamedTuple):
@@ -21,10 +21,18 @@ class Expected(NamedTuple):
     loss: Loss
     """Why it holds the last of them no more."""
 
+    def of(self, prompt_tokens: int, estimated_tokens: int) -> "Expected":
+        """The same of a prompt that was estimated, and has `prompt_tokens`."""
+        if prompt_tokens == estimated_tokens:
+            return self
+        here, anywhere, once, loss = self
+        ratio = prompt_tokens / max(estimated_tokens, 1)
+        return Expected(int(here * ratio), int(anywhere * ratio), int(once * ratio), loss)
 
-def fates(expected: Expected, prompt_tokens: int, cached_tokens: int, loss: Loss, slack_tokens: int) -> dict[Fate, int]:
-    """Every prompt token by its fate. `loss` is why the replica has less than expected; less by `slack_tokens` is only
-    the rounding to whole blocks. Sums to `prompt_tokens`."""
+
+def fates(expected: Expected, prompt_tokens: int, cached_tokens: int, loss: Fate) -> dict[Fate, int]:
+    """Every prompt token by its fate. `loss` is what became of those that the replica was expected to hold and had to
+    compute. Sums to `prompt_tokens`."""
     found: dict[Fate, int] = {}
     at = 0
 
@@ -36,10 +44,7 @@ def fates(expected: Expected, prompt_tokens: int, cached_tokens: int, loss: Loss
             at = end
 
     up_to(cached_tokens, "hit")
-    if expected.here_tokens > at + slack_tokens:
-        up_to(expected.here_tokens, loss)
-    elif expected.here_tokens > at:
-        up_to(expected.here_tokens, "no_reuse")
+    up_to(expected.here_tokens, loss)
     up_to(expected.anywhere_tokens, "routed_elsewhere")
     up_to(expected.once_tokens, expected.loss)
     up_to(prompt_tokens, "no_reuse")

@@ -37,6 +37,8 @@ class PrefixIndex:
         self._blocks: dict[int, OrderedDict[int, int]] = {}
         """By slot and block, when it was last used: ticks grow with each request."""
         self._units: dict[int, int] = {}
+        self._fresh: dict[int, dict[int, int]] = {}
+        """By slot, blocks that nobody has computed there yet, and how many requests are about to."""
         self._slots: dict[int, tuple[int, ...]] = {}
         self._lost: OrderedDict[int, Loss] = OrderedDict()
 
@@ -45,12 +47,13 @@ class PrefixIndex:
         slot = next(slot for slot in range(len(self._blocks) + 1) if slot not in self._blocks)
         self._blocks[slot] = OrderedDict()
         self._units[slot] = 0
+        self._fresh[slot] = {}
         return slot
 
     def remove(self, slot: int) -> None:
         """The replica is gone."""
         self.forget(slot, "restarted")
-        del self._blocks[slot], self._units[slot]
+        del self._blocks[slot], self._units[slot], self._fresh[slot]
 
     def blocks(self, slot: int) -> int:
         """How many blocks the replica is believed to hold."""
@@ -104,8 +107,8 @@ class PrefixIndex:
 
     def touch(self, slot: int, hashes: Sequence[int], ends: Sequence[int], tick: int, capacity: int) -> tuple[Run, ...]:
         """The replica computes or uses these blocks now, and holds `capacity` units at most. Returns when it had last
-        used those that it held, deepest first."""
-        blocks, holders = self._blocks[slot], self._holders
+        used those that it held, deepest first. `computed` or `forget_new` is to follow."""
+        blocks, holders, fresh = self._blocks[slot], self._holders, self._fresh[slot]
         bit = 1 << slot
         runs: list[Run] = []
         last_tick = -1
@@ -118,7 +121,10 @@ class PrefixIndex:
                 if known_tick != last_tick:
                     last_tick = known_tick
                     runs.append(Run(at + 1, known_tick))
+                if value in fresh:
+                    fresh[value] += 1
                 continue
+            fresh[value] = 1
             mask = holders.get(value)
             if mask is None:
                 self._sizes[value] = ends[at] - (ends[at - 1] if at else 0)
@@ -141,11 +147,21 @@ class PrefixIndex:
         while blocks and next(iter(blocks.values())) <= tick:
             self._drop_oldest(slot, loss)
 
-    def forget_new(self, slot: int, hashes: Sequence[int], tick: int) -> None:
-        """These blocks were to be computed by the request of `tick`, and were not."""
-        blocks = self._blocks[slot]
+    def computed(self, slot: int, hashes: Sequence[int]) -> None:
+        """A request that touched these blocks has its first token: they are there, whatever becomes of it."""
+        fresh = self._fresh[slot]
+        if fresh:
+            for value in hashes:
+                fresh.pop(value, None)
+
+    def forget_new(self, slot: int, hashes: Sequence[int]) -> None:
+        """A request that touched these blocks has had no token: what only it was about to compute is not there."""
+        blocks, fresh = self._blocks[slot], self._fresh[slot]
         for value in hashes:
-            if blocks.get(value) == tick:
+            requests = fresh.get(value, 0)
+            if requests > 1:
+                fresh[value] = requests - 1
+            elif requests:
                 del blocks[value]
                 self._let_go(slot, value)
 
@@ -158,6 +174,7 @@ class PrefixIndex:
 
     def _let_go(self, slot: int, value: int) -> bool:
         """Whether nobody holds it now."""
+        self._fresh[slot].pop(value, None)
         self._units[slot] -= self._sizes[value]
         mask = self._holders[value] & ~(1 << slot)
         if mask:

@@ -17,8 +17,8 @@ class Load:
 
     __slots__ = (
         "_rate", "ahead_tokens", "block_tokens", "in_flight", "kv_capacity_tokens", "kv_tokens", "name",
-        "output_tokens", "picks", "queued_tokens", "s_per_token", "share", "slot", "token_s", "ttft_s", "turn",
-        "waiting", "work_tokens",
+        "output_tokens", "picks", "queued_tokens", "s_per_token", "share", "slot", "tick", "token_s", "ttft_s",
+        "turn", "waiting", "work_tokens",
     )  # fmt: skip
 
     def __init__(self, name: str, kv_capacity_tokens: int | None = None) -> None:
@@ -29,6 +29,8 @@ class Load:
         """In (0, 1]: how much of a peer's load it should get; below 1 after a start or a recovery."""
         self.turn = 0.0
         """Grows by 1 / share with each request it is given: the lowest one has waited longest."""
+        self.tick = 0
+        """When it was last given a request, by the router's count of them."""
         self.in_flight = self.picks = 0
         self.waiting = 0
         """Requests there without a first token."""

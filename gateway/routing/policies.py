@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from math import exp2
 from typing import Any, Literal, TypeVar
 
 from xxhash import xxh3_64_intdigest
@@ -19,6 +20,7 @@ _NEAR_S = 0.002
 _STAY = 6
 _GOOD_SHARE = 0.5
 _MOST = 0.9
+FADES_AFTER = 100
 _OVERLOAD = 1.25
 _OVERLOAD_TOKENS = 2000
 
@@ -89,15 +91,22 @@ def session(route: Route, candidates: Sequence[L]) -> L:
     ranked = sorted(candidates, key=lambda load: xxh3_64_intdigest(key + load.name.encode()))
     most = _OVERLOAD * sum(load.work_tokens for load in candidates) / len(candidates) + _OVERLOAD_TOKENS
     for load in ranked:
-        if load.work_tokens <= most:
+        if load.work_tokens <= most * load.share:
             return load
     return least_work(route, candidates)
 
 
 def latency(route: Route, candidates: Sequence[L]) -> L:
     """The shortest recent time to first token, for each request that waits there and this one. A replica of which
-    nothing is known is tried first."""
-    return min(candidates, key=lambda load: ((load.ttft_s or 0.0) * (load.waiting + 1) / load.share, load.turn))
+    nothing is known is tried first; of one that is not chosen, what is known is worth half after FADES_AFTER requests
+    to others: a single slow answer does not keep it idle for ever."""
+    now = max([load.tick for load in candidates])
+
+    def wait_s(load: L) -> float:
+        known_s = (load.ttft_s or 0.0) * exp2((load.tick - now) / FADES_AFTER)
+        return known_s * (load.waiting + 1) / load.share
+
+    return min(candidates, key=lambda load: (wait_s(load), load.turn))
 
 
 PolicyName = Literal["prefix", "least_work", "round_robin", "session", "latency"]

@@ -30,7 +30,8 @@ class Route:
         self.cached_tokens = _NO_HITS
         """By a load's slot, how much of the prompt it holds, in tokens: never the last one, which is always computed.
         Slots that hold nothing are not in it."""
-        self.most_blocks = 0
-        """So many leading blocks of the chain are held by the one that holds most."""
+        self.most_blocks: int | None = None
+        """So many leading blocks of the chain are held by the one that holds most; of several looks the fewest, since
+        what the request itself has left somewhere was not there for it to find."""
         self.used_ago = 0
-        """Requests since the last one that had all of `most_blocks` too."""
+        """Requests since the last one that had all the blocks of the chain that anybody holds."""

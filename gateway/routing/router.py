@@ -1,7 +1,7 @@
 """Chooses a replica for each request, and learns from the answer whether it knew enough."""
 
 from collections.abc import Sequence
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 from gateway.routing.fate import Expected, Fate, fates
 from gateway.routing.index import Loss, PrefixIndex, Run
@@ -78,10 +78,11 @@ class Pick(Generic[L]):
         expected, self.expected = self.expected, None
         if cached_tokens is None or expected is None:
             return {}
-        slack_tokens = self.slack_tokens
-        is_less = cached_tokens + slack_tokens < _SURE * expected.here_tokens
-        loss = self._router.correct(self, prompt_tokens, cached_tokens) if is_less else "evicted"
-        return fates(expected, prompt_tokens, cached_tokens, loss, slack_tokens)
+        scaled = expected.of(prompt_tokens, self.route.prompt_tokens)
+        sure_tokens = _SURE * min(expected.here_tokens, scaled.here_tokens)  # some text makes fewer tokens than most
+        is_less = cached_tokens + self.slack_tokens < sure_tokens
+        loss: Fate = self._router.correct(self, prompt_tokens, cached_tokens) if is_less else "no_reuse"
+        return fates(scaled, prompt_tokens, cached_tokens, loss)
 
     @property
     def expected_wait_s(self) -> float:
@@ -113,7 +114,7 @@ class Router(Generic[L]):
         self.policy = policy
         self.index = PrefixIndex()
         self._ticks = 0
-        self._pending: dict[int, dict[int, None]] = {}
+        self._pending: dict[int, dict[int, bool]] = {}
 
     def add(self, load: L) -> None:
         """One more replica."""
@@ -130,19 +131,21 @@ class Router(Generic[L]):
         """Its KV cache is empty now."""
         if load.slot >= 0:
             self.index.forget(load.slot, "restarted")
+            self._pending[load.slot].clear()  # whoever was there has nothing more to say of its blocks
 
     def look(self, route: Route) -> None:
         """Find out who holds the route's prefix."""
         ends, ratio, most = route.chain.ends, route.tokens_per_unit, max(route.prompt_tokens - 1, 0)
         found = self.index.match(route.chain.hashes)
-        if not found:
-            return
         cached: dict[int, int] = {}
         for slots, depth in found:
             cached.update(dict.fromkeys(slots, min(int(ends[depth - 1] * ratio), most)))
-        route.cached_tokens = cached
-        slots, route.most_blocks = found[-1]
-        route.used_ago = self._ticks + 1 - self.index.last_used(slots, route.chain.hashes[route.most_blocks - 1])
+        route.cached_tokens = cached  # also when nothing is found, which an earlier look may have
+        blocks = route.used_ago = 0
+        if found:
+            slots, blocks = found[-1]
+            route.used_ago = self._ticks + 1 - self.index.last_used(slots, route.chain.hashes[blocks - 1])
+        route.most_blocks = blocks if route.most_blocks is None else min(blocks, route.most_blocks)
 
     def pick(self, route: Route, candidates: Sequence[L], policy: Policy[L] | None = None) -> Pick[L]:
         """Choose, charge and remember, all at once: whoever is next sees it. `candidates` is not empty; `policy` is
@@ -154,6 +157,7 @@ class Router(Generic[L]):
         """The same for a replica that is chosen already; `look` comes first."""
         self._ticks += 1
         pick = Pick(self, route, load, self._ticks)
+        load.tick = self._ticks
         chain = route.chain
         if chain.hashes and load.slot >= 0:
             self._remember(pick, load)
@@ -162,41 +166,44 @@ class Router(Generic[L]):
     def _remember(self, pick: Pick[L], load: L) -> None:
         route, tick, pending = pick.route, pick._tick, self._pending[load.slot]
         hashes, ends, _ = route.chain
-        anywhere, ratio = route.most_blocks, route.tokens_per_unit
+        anywhere, ratio = route.most_blocks or 0, route.tokens_per_unit
         once, loss = self.index.once(hashes, anywhere) if anywhere < len(hashes) else (anywhere, "evicted")
-        pick.expected = Expected(
-            pick.predicted_tokens,
-            int(ends[anywhere - 1] * ratio) if anywhere else 0,
-            int(ends[once - 1] * ratio) if once else 0,
-            loss,
-        )
+        most, block_tokens = max(route.prompt_tokens - 1, 0), load.block_tokens
+
+        def found(blocks: int) -> int:  # so much can be found of it, as of what the load itself holds
+            tokens = min(int(ends[blocks - 1] * ratio), most) if blocks else 0
+            return tokens - tokens % block_tokens
+
+        pick.expected = Expected(pick.predicted_tokens, found(anywhere), found(once), loss)
         pick._sure_before = next(iter(pending), tick)
-        pending[tick] = None
+        pending[tick] = True
         capacity = load.kv_capacity_tokens or _UNKNOWN_CAPACITY_TOKENS
         pick._runs = self.index.touch(load.slot, hashes, ends, tick, int(capacity / ratio))
 
     # Called by a pick
     def prefilled(self, pick: Pick[L]) -> None:
         """Its blocks are there."""
-        pending = self._pending.get(pick.load.slot)
-        if pending is not None:
-            pending.pop(pick._tick, None)
+        if self._was_pending(pick):
+            self.index.computed(pick.load.slot, pick.route.chain.hashes)
 
     def abandoned(self, pick: Pick[L]) -> None:
         """Its new blocks are not, nor will they be."""
-        self.prefilled(pick)
-        hashes, slot = pick.route.chain.hashes, pick.load.slot
-        if hashes and slot >= 0:
-            self.index.forget_new(slot, hashes, pick._tick)
+        if self._was_pending(pick):
+            self.index.forget_new(pick.load.slot, pick.route.chain.hashes)
 
-    def correct(self, pick: Pick[L], prompt_tokens: int, cached_tokens: int) -> Loss:
-        """The replica had less than we believed: so it has lost all that it used no later than the missing block."""
+    def _was_pending(self, pick: Pick[L]) -> bool:
+        """Whether its replica is still the one it was placed on; it is pending no more."""
+        return self._pending.get(pick.load.slot, {}).pop(pick._tick, False)
+
+    def correct(self, pick: Pick[L], prompt_tokens: int, cached_tokens: int) -> Loss | Literal["no_reuse"]:
+        """The replica had less than we believed: so it has lost all that it used no later than the missing block.
+        no_reuse: it may only not have computed it yet."""
         slot = pick.load.slot
         route = pick.route
         missing = _first_missing(route, prompt_tokens, cached_tokens + pick.slack_tokens)
         tick = max((run.tick for run in pick._runs if run.end > missing), default=None)
         if slot < 0 or tick is None or tick >= pick._sure_before:
-            return "evicted"  # what was expected may not have been computed yet when this request looked for it
+            return "no_reuse"  # what was expected may not have been computed yet when this request looked for it
         before = self.index.units(slot)
         self.index.forget_older(slot, tick, "evicted")
         capacity = (pick.load.kv_capacity_tokens or _UNKNOWN_CAPACITY_TOKENS) / route.tokens_per_unit

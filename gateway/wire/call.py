@@ -2,6 +2,7 @@
 
 import orjson
 
+from gateway.routing.chain import CUTS, Chain
 from gateway.wire.dialect import Call, Endpoint
 from gateway.wire.fault import Fault
 from gateway.wire.form import parse_form
@@ -33,7 +34,10 @@ def parse_call(endpoint: Endpoint, body: bytes, salt: bytes = b"") -> Call | Fau
     if stream is not None and not isinstance(stream, bool):
         return Fault(400, "'stream' must be true or false", param="stream")
     is_stream = bool(stream) and endpoint.streams
-    chain, most = read_chain(endpoint.dialect, model, payload, len(body), salt), most_output_tokens(payload)
+    chain = Chain((), CUTS, len(body))
+    if endpoint.generates:  # the others compute nothing that is cached
+        chain = read_chain(endpoint.dialect, model, payload, len(body), salt)
+    most = most_output_tokens(payload)
     return _read(Call(endpoint, model, is_stream, body, False, None, chain, most, session_hint(payload)), payload)
 
 
@@ -42,8 +46,8 @@ def _read(call: Call, payload: dict[str, object]) -> Call | Fault:
         earlier = payload.get("previous_response_id")
         if earlier is not None and not isinstance(earlier, str):
             return Fault(400, "'previous_response_id' must be a string", param="previous_response_id")
-        if earlier:
-            call = call._replace(response_id=earlier)
+        if earlier:  # its prompt begins with what the engine keeps, which we do not see
+            call = call._replace(response_id=earlier, chain=Chain((), CUTS, len(call.body)))
     if "cache_salt" in payload:
         salt = payload["cache_salt"] or ""
         if not isinstance(salt, str):

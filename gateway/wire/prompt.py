@@ -10,6 +10,7 @@ from xxhash import xxh3_64_hexdigest, xxh3_64_intdigest
 from gateway.routing.chain import CUTS, Chain, chain_of
 from gateway.wire.dialect import Dialect
 
+_NO_TOKEN = b"\xff" * 4  # between prompts of one request
 _TURN, _FIELD, _PART = "\x1e", "\x1f", "\x1d"
 _PICTURE_HASHES = 128  # times 16 characters: as long as text of some 500 tokens, which is what a picture costs
 _BEFORE: dict[Dialect, tuple[str, ...]] = {
@@ -23,7 +24,15 @@ _TURNS: dict[Dialect, str] = {
     "responses": "input",
     "messages": "messages",
 }
-_SEEDED = ("cache_salt", "chat_template", "chat_template_kwargs")
+_SEEDED = (
+    "cache_salt",
+    "chat_template",
+    "chat_template_kwargs",
+    "reasoning_effort",  # some templates say it in their first line
+    "reasoning",
+    "add_special_tokens",
+    "truncate_prompt_tokens",
+)
 _LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
 
@@ -33,7 +42,11 @@ def read_chain(dialect: Dialect, model: str, payload: dict[str, object], size: i
     `salt`: what the gateway itself adds to keep one caller's cache from another's.
     """
     data = read_text(dialect, payload)
-    return Chain((), CUTS, size) if data is None else chain_of(_seed(model, payload, salt), data)
+    if data is None:
+        return Chain((), CUTS, size)
+    if payload.get("prompt_logprobs") is not None or payload.get("echo"):
+        return Chain((), CUTS, len(data))  # vLLM computes all of such a prompt, whatever is in its cache
+    return chain_of(_seed(model, payload, salt), data)
 
 
 def read_text(dialect: Dialect, payload: dict[str, object]) -> bytes | None:
@@ -60,10 +73,10 @@ def most_output_tokens(payload: dict[str, object]) -> int | None:
 
 
 def _seed(model: str, payload: dict[str, object], salt: bytes) -> int:
-    seed = model.encode("utf-8", "surrogatepass") + salt
+    seed = b"%b\x1f%b" % (model.encode("utf-8", "surrogatepass"), salt)
     for name in _SEEDED:
         value = payload.get(name)
-        if value:
+        if value is not None:
             seed += b"\x1f%b=%b" % (name.encode(), _dumped(value).encode())
     return xxh3_64_intdigest(seed)
 
@@ -73,7 +86,8 @@ def _add_turns(texts: list[str], turns: object) -> bytes:
     if isinstance(turns, str):
         texts.append(turns)
     elif isinstance(turns, list):
-        if turns and (type(turns[0]) is int or isinstance(turns[0], list)):
+        first = turns[0] if turns else None
+        if type(first) is int or (isinstance(first, list) and first and type(first[0]) is int):
             return _ids(turns)
         for turn in turns:
             _add_turn(texts, turn)
@@ -81,8 +95,12 @@ def _add_turns(texts: list[str], turns: object) -> bytes:
 
 
 def _ids(turns: list[object]) -> bytes:
-    flat = turns if type(turns[0]) is int else [token for row in turns if isinstance(row, list) for token in row]
-    return b"".join([token.to_bytes(4, "big") for token in flat if type(token) is int and 0 <= token < 2**32])
+    rows = [turns] if type(turns[0]) is int else [row for row in turns if isinstance(row, list)]
+    return _NO_TOKEN.join([_row(row) for row in rows])
+
+
+def _row(row: list[object]) -> bytes:
+    return b"".join([token.to_bytes(4, "big") for token in row if type(token) is int and 0 <= token < 2**32])
 
 
 def _add_turn(texts: list[str], turn: object) -> None:
@@ -102,18 +120,31 @@ def _add_turn(texts: list[str], turn: object) -> None:
 
 
 def _part(part: object) -> str:
-    """One piece of a message's content: its text, or what stands for a picture, a sound or a call."""
-    if isinstance(part, dict):
-        kind, text = part.get("type"), part.get("text")
-        if isinstance(text, str):
-            return text
-        if isinstance(kind, str) and ("image" in kind or "audio" in kind or "video" in kind or "file" in kind):
-            return xxh3_64_hexdigest(_dumped(part).encode()) * _PICTURE_HASHES
-    return part if isinstance(part, str) else _dumped(part)
+    """One piece of a message's content: its text, or what stands for a picture, a sound or a call. Where a caller has
+    its cache end (`cache_control`) moves from turn to turn and is no part of the prompt."""
+    if not isinstance(part, dict):
+        return part if isinstance(part, str) else _dumped(part)
+    kind, text, content = part.get("type"), part.get("text"), part.get("content")
+    if isinstance(text, str):
+        return text
+    rest = {name: value for name, value in part.items() if name != "cache_control"}
+    if isinstance(kind, str) and ("image" in kind or "audio" in kind or "video" in kind or "file" in kind):
+        return xxh3_64_hexdigest(_dumped(rest).encode()) * _PICTURE_HASHES
+    if not isinstance(content, list):
+        return _dumped(rest)
+    del rest["content"]  # of a tool's result; it may be text, and pictures
+    return _dumped(rest) + "".join([_PART + (_part(piece) if _is_flat(piece) else _dumped(piece)) for piece in content])
+
+
+def _is_flat(piece: object) -> bool:
+    return not isinstance(piece, dict) or not isinstance(piece.get("content"), list)
 
 
 def _dumped(value: object) -> str:
     try:
         return orjson.dumps(value).decode()
-    except orjson.JSONEncodeError:  # a number beyond 64 bits
-        return repr(value)
+    except orjson.JSONEncodeError:  # a number beyond 64 bits, or so deep that no engine will take it
+        try:
+            return repr(value)
+        except RecursionError:
+            return "too deep"
