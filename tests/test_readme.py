@@ -57,7 +57,12 @@ def test_the_example_says_what_the_defaults_are() -> None:
     gateway = StackConfig.model_validate(shown).gateway
     assert gateway.timeouts == TimeoutsSection()
     assert gateway.health == HealthSection()
-    sections = (QueueSection(), GatewaySection(), StackConfig(models=(ModelSection(model="demo"),)), ModelSection(model="demo"))
+    sections = (
+        QueueSection(),
+        GatewaySection(),
+        StackConfig(models=(ModelSection(model="demo"),)),
+        ModelSection(model="demo"),
+    )
     defaults = {key: getattr(section, key) for section in sections for key in type(section).model_fields}
     given = {**shown["models"][0], **shown, **shown["gateway"]["queue"], **shown["gateway"]}
     marked = re.findall(r"^ *(\w+): .*# \(default\)", EXAMPLE, re.MULTILINE)
