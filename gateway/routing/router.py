@@ -204,10 +204,9 @@ class Router(Generic[L]):
         tick = max((run.tick for run in pick._runs if run.end > missing), default=None)
         if slot < 0 or tick is None or tick >= pick._sure_before:
             return "no_reuse"  # what was expected may not have been computed yet when this request looked for it
-        before = self.index.units(slot)
         self.index.forget_older(slot, tick, "evicted")
-        capacity = (pick.load.kv_capacity_tokens or _UNKNOWN_CAPACITY_TOKENS) / route.tokens_per_unit
-        if missing == 0 and self.index.units(slot) < capacity / 2 and before:
+        capacity_tokens = pick.load.kv_capacity_tokens
+        if missing == 0 and capacity_tokens and self.index.units(slot) * route.tokens_per_unit < capacity_tokens / 2:
             # too little has come since to have pushed it out: everything is gone
             self.index.forget_older(slot, pick._sure_before - 1, "restarted")
             return "restarted"
