@@ -183,9 +183,12 @@ def test_there_are_no_more_than_may_be(fake: FakeEngine, dark: FakeEngine, stack
 
 
 def test_where_there_is_no_room_nothing_goes(fake: FakeEngine, dark: FakeEngine, stack: ExitStack) -> None:
-    door = stack.enter_context(door_before(fake, dark, rules=_mirrored(max_in_flight=9)))
-    shadow = next(r for r in door.gateway.pool.replicas if r.url == dark.url)
-    shadow.most_in_flight = 1
+    gateway = Gateway(GatewayConfig(probe_interval_s=0.05, rules=_mirrored(max_in_flight=9)))
+    gateway.add(Replica("e0", fake.url))
+    shadow = Replica("e1", dark.url, max_num_seqs=1)
+    gateway.add(shadow)
+    door = stack.enter_context(opened(gateway))
+    door.wait_ready(2)
     gate = threading.Event()
     dark.default = Script(chunks=chat_stream().chunks, gates={BEFORE_HEADERS: gate})
     for _ in range(2):

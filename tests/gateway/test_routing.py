@@ -97,6 +97,7 @@ def test_predicted_and_found(
     fake: FakeEngine, logged: Door, caplog: pytest.LogCaptureFixture, dialect: Dialect, stream: bool
 ) -> None:
     """Nothing, then all but the last block, then the engine has been restarted and did not say so."""
+    logged.gateway.pool.replicas[0].kv_capacity_tokens = 10_000
     fake.enqueue(*(answer_of(dialect, cached, stream=stream) for cached in (0, 240, 0)))
     answers = []
     for count in (1, 2, 3):
