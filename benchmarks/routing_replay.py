@@ -48,13 +48,13 @@ class Plan:
     tenants: int = 6
     """Each with a system prompt of its own, which all its conversations share."""
     conversations: int = 24
-    turns: int = 5
-    system_tokens: int = 700
-    user_tokens: int = 60
+    turns: int = 8
+    system_tokens: int = 600
+    user_tokens: int = 120
     output_tokens: int = 16
-    arrivals_s: float = 1.5
+    arrivals_s: float = 2.0
     """Between two conversations, on average."""
-    think_s: float = 3.0
+    think_s: float = 4.0
     """Between an answer and the next question, on average."""
 
 
@@ -279,9 +279,9 @@ def main() -> None:
     parser.add_argument("--policies", default="round_robin,least_work,prefix")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--kv-cache-memory-bytes", type=int, default=268_435_456)
-    for name, value in (("tenants", 6), ("conversations", 24), ("turns", 5), ("system-tokens", 700)):
+    for name, value in (("tenants", 6), ("conversations", 24), ("turns", 8), ("system-tokens", 600)):
         parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--arrivals-s", type=float, default=1.5)
+    parser.add_argument("--arrivals-s", type=float, default=2.0)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     plan = Plan(
