@@ -33,6 +33,9 @@ class Believer(Protocol):
     def cleared(self, slot: int) -> None:
         """It held nothing a moment ago, whatever was believed; what has come since is `found` next."""
 
+    def unsure(self, slot: int, texts: Sequence[int]) -> None:
+        """It held these, and nothing will be told when it does not any more."""
+
 
 def block_keys(
     before: int, token_ids: Sequence[int], block_tokens: int, extras: Sequence[Extra], lora: str | None
@@ -79,9 +82,11 @@ class TextLinks:
         self.size += len(keys)
         for key in keys:
             self._texts[key] = (*self._texts.get(key, ()), text)
-        while self.size > self._most_keys:
-            self.drop(next(iter(self._keys)))
         return True
+
+    def surplus(self) -> int | None:
+        """The text to drop next, while there is more than there may be."""
+        return next(iter(self._keys)) if self.size > self._most_keys else None
 
     def drop(self, text: int) -> None:
         """Forget it."""
@@ -165,22 +170,20 @@ class EngineCache:
 
     def cleared(self) -> None:
         """It is empty, and will say all that comes."""
-        self._forget()
+        self._index.unsaid(self._bit, self._names.values())
+        self._names = OrderedDict()
         self.is_complete = not self.is_mixed
         self._index.emptied(self._slot)
 
     def forgotten(self) -> None:
         """Nobody knows what it holds; what was believed besides is left alone."""
-        self._forget()
+        names, self._names = self._names, OrderedDict()
         self.is_complete = False
+        self._index.went_silent(self._slot, self._bit, list(names.values()))
 
     def _mixes(self) -> None:
         self.is_mixed = True
         self.forgotten()
-
-    def _forget(self) -> None:
-        self._index.unsaid(self._bit, self._names.values())
-        self._names = OrderedDict()
 
 
 class PreciseIndex:
@@ -273,6 +276,10 @@ class PreciseIndex:
             start = max(start, end)
         # the last ones first: they are the first to be forgotten
         self._tell([text for text, own in reversed(linked) if self._links.link(text, own)])
+        while (old := self._links.surplus()) is not None:
+            self._links.drop(old)
+            for known in self._caches:
+                self._believer.unsure(known, (old,))
         return len(linked)
 
     def _tell(self, texts: Sequence[int]) -> None:
@@ -283,6 +290,8 @@ class PreciseIndex:
                 self._believer.found(slot, found)
             if lost := [text for text, held in known if held is False]:
                 self._believer.lost(slot, lost)
+            if unsure := [text for text, held in known if held is None]:
+                self._believer.unsure(slot, unsure)
 
     # Called by the caches
     def gained(self, slot: int, bit: int, keys: Sequence[int]) -> None:
@@ -305,6 +314,13 @@ class PreciseIndex:
     def emptied(self, slot: int) -> None:
         """A rank holds nothing."""
         self._believer.cleared(slot)
+
+    def went_silent(self, slot: int, bit: int, keys: Sequence[int]) -> None:
+        """Nobody knows whether a rank still holds these."""
+        self.unsaid(bit, keys)
+        texts = self._links.texts(keys)
+        if texts:
+            self._believer.unsure(slot, texts)
 
     def unsaid(self, bit: int, keys: Iterable[int]) -> None:
         """What was said of these holds no longer."""
