@@ -177,7 +177,7 @@ class PrefixIndex:
                 fresh[value] = requests - 1
             elif requests:
                 del blocks[value]
-                self._let_go(slot, value, None)
+                self._let_go(slot, value, None, self._sizes[value])
 
     # What an engine says of its own cache
     def found(self, slot: int, hashes: Sequence[int]) -> None:
@@ -200,7 +200,7 @@ class PrefixIndex:
         for value in hashes:
             if value in blocks and value not in fresh:
                 del blocks[value]
-                self._let_go(slot, value, "evicted")
+                self._let_go(slot, value, "evicted", self._sizes[value])
 
     def emptied(self, slot: int, tick: int) -> None:
         """It held nothing a moment ago; what was last used at `tick` or later is about to be computed, and stays."""
@@ -218,21 +218,20 @@ class PrefixIndex:
             if value in said:
                 del said[value]
                 if value not in blocks:
-                    self._release(slot, value, loss)
+                    self._let_go(slot, value, loss, 0)
 
     def _drop_oldest(self, slot: int, loss: Loss) -> None:
         value, _ = self._blocks[slot].popitem(last=False)
-        self._let_go(slot, value, loss)
+        self._let_go(slot, value, loss, self._sizes[value])
 
-    def _let_go(self, slot: int, value: int, loss: Loss | None) -> None:
-        """What it was sent is no reason any more to believe that it holds this block; None: it never did."""
+    def _let_go(self, slot: int, value: int, loss: Loss | None, size: int) -> None:
+        """One of two reasons to believe that it holds this block is gone: that it was sent there (one of `_blocks`, of
+        this size), or that its engine says so (size 0). Without the other one it does not hold it; where nobody does,
+        it is lost, unless it never was there (None)."""
         self._fresh[slot].pop(value, None)
-        self._units[slot] -= self._sizes[value]
-        if value not in self._said[slot]:
-            self._release(slot, value, loss)
-
-    def _release(self, slot: int, value: int, loss: Loss | None) -> None:
-        """It does not hold this block; when nobody else does, it is lost."""
+        self._units[slot] -= size
+        if value in self._said[slot]:
+            return
         mask = self._holders[value] & ~(1 << slot)
         if mask:
             self._holders[value] = mask
