@@ -197,6 +197,8 @@ class PreciseIndex:
         self._believer = believer
         self.most_blocks = most_blocks
         self._links = TextLinks(most_linked)
+        self._leaders: dict[int, tuple[int, ...]] = {}
+        """By a linked text, those before it that end within the first block: they are held with it."""
         self._holders: dict[int, int] = {}
         """By key, a bit for each rank."""
         self._caches: dict[int, tuple[EngineCache, ...]] = {}
@@ -274,24 +276,41 @@ class PreciseIndex:
                 break
             linked.append((text, own))
             start = max(start, end)
+        if linked:
+            self._lead(
+                linked[0][0], [text for text, count in zip(texts, counts, strict=False) if count in range(block_tokens)]
+            )
         # the last ones first: they are the first to be forgotten
         self._tell([text for text, own in reversed(linked) if self._links.link(text, own)])
-        while (old := self._links.surplus()) is not None:
-            self._links.drop(old)
-            for known in self._caches:
-                self._believer.unsure(known, (old,))
+        self._shed()
         return len(linked)
+
+    def _lead(self, text: int, leaders: Sequence[int]) -> None:
+        if leaders:
+            self._leaders[text] = tuple(leaders)
+
+    def _shed(self) -> None:
+        """Down to as many links as there may be."""
+        while (text := self._links.surplus()) is not None:
+            self._links.drop(text)
+            self._leaders.pop(text, None)
+            for slot in self._caches:
+                self._believer.unsure(slot, (text,))
 
     def _tell(self, texts: Sequence[int]) -> None:
         """What is known of each engine and these texts, now that they are linked."""
         for slot in self._caches if texts else ():
             known = [(text, self.holds(slot, text)) for text in reversed(texts)]
             if found := [text for text, held in known if held]:
-                self._believer.found(slot, found)
+                self._believer.found(slot, self._led(found))
             if lost := [text for text, held in known if held is False]:
                 self._believer.lost(slot, lost)
             if unsure := [text for text, held in known if held is None]:
                 self._believer.unsure(slot, unsure)
+
+    def _led(self, texts: list[int]) -> list[int]:
+        """With those that are held while these are."""
+        return [*(leader for text in texts for leader in self._leaders.get(text, ())), *texts]
 
     # Called by the caches
     def gained(self, slot: int, bit: int, keys: Sequence[int]) -> None:
@@ -302,7 +321,7 @@ class PreciseIndex:
         every = self._all[slot]
         texts = [text for text in self._links.texts(keys) if self._has(self._links.keys(text) or (), every)]
         if texts:
-            self._believer.found(slot, texts)
+            self._believer.found(slot, self._led(texts))
 
     def gave_up(self, slot: int, bit: int, keys: Sequence[int]) -> None:
         """A rank does not hold these any more."""

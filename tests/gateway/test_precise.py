@@ -142,6 +142,17 @@ def test_a_text_with_no_block_of_its_own_has_that_of_the_one_before() -> None:
     assert [index.holds(HERE, text) for text in (1, 2, 3, 4)] == [None, True, True, False]
 
 
+def test_texts_that_end_within_the_first_block_are_held_with_the_first_that_has_one() -> None:
+    """A chain is followed from its first text on: without them nobody would get to those that are held."""
+    index, here, _ = two_engines()
+    store(here, [71, 72], PROMPT[:4])
+    assert index.link(HERE, (1, 2, 3), (1, 1, 4), PROMPT) == 1
+    assert told(index) == [("found", HERE, (1, 2, 3)), ("lost", THERE, (3,))]
+    here.cleared()
+    store(here, [71, 72], PROMPT[:4])
+    assert told(index)[-1] == ("found", HERE, (1, 2, 3))
+
+
 def test_a_text_whose_place_is_not_known_is_left_out_and_its_blocks_count_for_the_next() -> None:
     index, here, _ = two_engines()
     store(here, [71, 72, 73], PROMPT[:6])
