@@ -39,11 +39,19 @@ from gateway.ledger import Ledger, Reader
 from gateway.metrics import Metrics
 from gateway.mirror import Mirrors
 from gateway.patience import Patience
+from gateway.precise import Precise
 from gateway.probes import probing
 from gateway.relay import Relay
 from gateway.replica import ModelCard, Pool, Replica
 from gateway.routing import POLICIES, Estimates, Router
-from gateway.status import Status, admission_status, config_digest, replica_status, route_status
+from gateway.status import (
+    ReplicaStatus,
+    Status,
+    admission_status,
+    config_digest,
+    replica_status,
+    route_status,
+)
 from gateway.tracing import Tracing
 from gateway.upstream import Upstream
 from gateway.watch import Watch
@@ -96,6 +104,9 @@ class Gateway:
         self._junction = Junction(self._is_there, self._mirrors, clock, luck)
         self.metrics.registry.register(self._mirrors)
         self.metrics.registry.register(self._junction)
+        self._precise = Precise(self.pool, self.upstream)
+        self.pool.before_removal = self._precise.leave
+        self.metrics.registry.register(self._precise)
         self._relay = Relay(
             config=config,
             pool=self.pool,
@@ -147,6 +158,9 @@ class Gateway:
         async with AsyncExitStack() as stack:
             stack.callback(self._ledger.flush)
             await stack.enter_async_context(self.upstream)
+            await stack.enter_async_context(
+                self._precise.running(lambda: self.config.kv_events, lambda: self.config.timeouts.probe_s)
+            )
             stack.enter_context(self.cost.watching(asyncio.get_running_loop()))
             stack.enter_context(self._relay.watch.ticking(asyncio.get_running_loop()))
             await stack.enter_async_context(
@@ -176,6 +190,7 @@ class Gateway:
         self._patience.use(config.timeouts.client_s)
 
     def _use_rules(self, config: GatewayConfig) -> None:
+        self._relay.precise = self._precise if config.kv_events else None
         self._relay.salts = Salts(config.keys, config.isolated)
         self._mirrors.timeouts = config.timeouts
         self._junction.use(config.rules)
@@ -201,8 +216,7 @@ class Gateway:
         now_s = time.monotonic()
         replicas = self.pool.replicas
         found = await figures.read_all(replicas, self.upstream, self.config.timeouts.probe_s)
-        rows = replica_status(replicas, found, self.metrics, self.pool.router, now_s)
-        remotes = self.pool.remotes
+        rows = replica_status(replicas, found, self.metrics, self.pool.router, self._precise, now_s)
         return Status(
             version=VERSION,
             uptime_s=now_s - self._made_s,
@@ -213,8 +227,13 @@ class Gateway:
             client_connections=self.client_connections(),
             models=admission_status(self.gate, self.pool),
             routes=route_status(self._junction.sides(), now_s=self._relay.clock()),
-            replicas=[*rows, *replica_status(remotes, [None] * len(remotes), self.metrics, self.pool.router, now_s)],
+            replicas=[*rows, *self._remote_status(now_s)],
         )
+
+    def _remote_status(self, now_s: float) -> list[ReplicaStatus]:
+        remotes = self.pool.remotes
+        nothing = [None] * len(remotes)
+        return replica_status(remotes, nothing, self.metrics, self.pool.router, self._precise, now_s)
 
 
 def _control_plane(gateway: Gateway) -> FastAPI:

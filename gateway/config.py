@@ -144,6 +144,9 @@ class GatewayConfig:
     queue: Queue = field(default_factory=Queue)
     slos: Mapping[str, Slo] = field(default_factory=dict)
     """By public model name."""
+    kv_events: bool = False
+    """Whether engines are asked what their KV caches hold; those that do not publish it are known by what they were
+    sent. Needs the `events` extra."""
     rules: tuple[Rule, ...] = ()
     """Which model a request is led to; the first that fits counts."""
     isolated: frozenset[str] = frozenset()

@@ -891,6 +891,9 @@ class Exchange:
             first_s, tpot_s = (None, None) if self._meter is None else (self._meter.first_token_s, self._meter.tpot_s)
             ttft_s = None if first_s is None else first_s - self._sent_s
             self._relay.gate.learn(place, call, usage, Answer(self._there, now_s, ttft_s, tpot_s))
+        precise = self._relay.precise
+        if precise is not None and not self._chain_place:  # one who stands in may have tokens of its own for this text
+            precise.answered(place.load, call)
 
     def _used_tokens(self, usage: Usage) -> int:
         """As far as one knows, what was taken from its caller's allowance at first; nothing, where nobody had it."""

@@ -22,7 +22,7 @@ from gateway.upstream import Upstream
 _log = logging.getLogger("berth.gateway")
 _AT_ONCE = 4
 _MOST_WAITING = 64
-_MOST_TEXT_BYTES = 2**20
+MOST_TEXT_BYTES = 2**20
 _MOST_TRIES = 3
 _MOST_TRIED = 4096
 _TIMEOUT_S = 10.0
@@ -56,12 +56,18 @@ class Linker:
         self._tried: dict[int, int] = {}
         """How often, by a prompt's last text; the latest last. Some texts end where no place can be found."""
 
+    def wants(self, slot: int, last: int) -> bool:
+        """Whether a prompt whose last text this is, and that the engine at `slot` has computed, is worth looking at."""
+        if not self._index.caches(slot) or self._index.is_linked(last):
+            return False
+        return self._tried.get(last, 0) < _MOST_TRIES
+
     def offer(self, answered: Answered) -> bool:
         """Whether it is worth asking; returns at once."""
-        if not answered.hashes or len(answered.text) > _MOST_TEXT_BYTES or not self._index.caches(answered.slot):
+        if not answered.hashes or len(answered.text) > MOST_TEXT_BYTES:
             return False
         last = answered.hashes[-1]
-        if self._index.is_linked(last) or self._tried.get(last, 0) >= _MOST_TRIES:
+        if not self.wants(answered.slot, last):
             return False
         self._try(last)
         self._waiting.append(answered)

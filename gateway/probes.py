@@ -84,6 +84,6 @@ async def _is_healthy(replica: Replica, upstream: Upstream, timeout_s: float) ->
 def _read_cards(body: bytes) -> tuple[ModelCard, ...]:
     try:
         rows = orjson.loads(body)["data"]
-        return tuple(ModelCard(row["id"], row.get("max_model_len")) for row in rows)
+        return tuple(ModelCard(row["id"], row.get("max_model_len"), bool(row.get("parent"))) for row in rows)
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
         return ()

@@ -17,6 +17,7 @@ from gateway.junction import Junction
 from gateway.ledger import Ledger
 from gateway.metrics import Metrics
 from gateway.owners import Owners
+from gateway.precise import Precise
 from gateway.replica import Pool
 from gateway.routing import Estimates
 from gateway.tracing import Tracing
@@ -74,3 +75,5 @@ class Relay:
     hedges: HedgeCount = field(default_factory=HedgeCount)
     salts: Salts = field(default_factory=Salts)
     junction: Junction | None = None
+    precise: Precise | None = None
+    """None: no engine says what its KV cache holds."""

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,6 +30,8 @@ class ModelCard:
 
     name: str
     max_model_len: int | None = None
+    is_adapter: bool = False
+    """A LoRA adapter over another model of the same engine, which names its KV blocks by it."""
 
 
 class Replica(Load):
@@ -119,6 +121,10 @@ class Replica(Load):
                 return True
         return False
 
+    def is_adapter(self, model: str) -> bool:
+        """Whether `model` is an adapter here."""
+        return any(card.is_adapter for card in self._models if card.name == model)
+
     def take(self, uncached_tokens: int, prompt_tokens: int, output_tokens: int) -> bool:
         """As any load; while the breaker is not closed, the request is a trial."""
         super().take(uncached_tokens, prompt_tokens, output_tokens)
@@ -198,6 +204,8 @@ class Pool:
         self.router = router or Router(prefix)
         self._health = health or Health()
         self._clock = clock
+        self.before_removal: Callable[[Replica], Awaitable[None]] = _nothing
+        """Called when a replica gets no more requests, and before its slot is free for another one."""
         self.other_names: tuple[str, ...] = ()
         """What may be asked for by everybody, beside the models served: who asks for what is not there is told."""
         self.retry_budget = RetryBudget(self._health.retry_budget, clock)
@@ -251,8 +259,10 @@ class Pool:
             del self._remotes[replica.name]
         else:
             self._replicas.remove(replica)
-            self.router.remove(replica)
         self._candidates.clear()
+        if replica.kind == "engine":
+            await self.before_removal(replica)
+            self.router.remove(replica)
         await self._upstream.forget(replica.url)
 
     def cards(self) -> list[ModelCard]:
@@ -354,3 +364,7 @@ class Pool:
             for card in cards
             if not any((r.state == "ready" or r.is_suspect) and r.serves(card.name) for r in self._replicas)
         ]
+
+
+async def _nothing(_: Replica) -> None:
+    """Nobody has to be told."""

@@ -14,6 +14,7 @@ from gateway.config import GatewayConfig
 from gateway.figures import EngineFigures
 from gateway.junction import Side
 from gateway.metrics import Metrics
+from gateway.precise import Precise
 from gateway.replica import Kind, Pool, Replica, State
 from gateway.routing import Router
 
@@ -35,6 +36,11 @@ class RoutingStatus(BaseModel):
 
     prefix_blocks: int = Field(description="prompt blocks thought to be in its KV cache")
     prefix_bytes: int = Field(description="and how much text they are")
+    precise: bool = Field(
+        description="whether its engine says itself what its KV cache holds, and none of it was missed"
+    )
+    said_blocks: int = Field(description="prompt blocks of which its engine says so")
+    kv_blocks: int | None = Field(description="KV blocks that its engine says it holds; null where it says nothing")
     queued_tokens: int = Field(description="uncached prompt tokens of requests there without a first token")
     output_tokens: int = Field(description="likely output tokens of all requests there")
     prefill_tokens_per_s: float = Field(description="how fast it computes prompts, learnt from its own answers")
@@ -139,10 +145,14 @@ def replica_status(
     figures: Sequence[EngineFigures | None],
     metrics: Metrics,
     router: Router[Replica],
+    precise: Precise,
     now_s: float,
 ) -> list[ReplicaStatus]:
     """One row for each replica; `figures` are what its engine answered now, in the same order."""
-    return [_row(replica, found, metrics, router, now_s) for replica, found in zip(replicas, figures, strict=True)]
+    return [
+        _row(replica, found, metrics, _routing(replica, router, precise), now_s)
+        for replica, found in zip(replicas, figures, strict=True)
+    ]
 
 
 def admission_status(gate: Gate, pool: Pool) -> list[ModelStatus]:
@@ -166,12 +176,15 @@ def _model(name: str, gate: Gate, pool: Pool) -> ModelStatus:
     )
 
 
-def _routing(replica: Replica, router: Router[Replica]) -> RoutingStatus | None:
+def _routing(replica: Replica, router: Router[Replica], precise: Precise) -> RoutingStatus | None:
     if replica.slot < 0:
         return None
     return RoutingStatus(
         prefix_blocks=router.index.blocks(replica.slot),
         prefix_bytes=router.index.units(replica.slot),
+        precise=precise.is_complete(replica),
+        said_blocks=router.index.said(replica.slot),
+        kv_blocks=precise.blocks(replica),
         queued_tokens=replica.queued_tokens,
         output_tokens=replica.output_tokens,
         prefill_tokens_per_s=round(1 / replica.s_per_token, 1),
@@ -181,7 +194,7 @@ def _routing(replica: Replica, router: Router[Replica]) -> RoutingStatus | None:
 
 
 def _row(
-    replica: Replica, figures: EngineFigures | None, metrics: Metrics, router: Router[Replica], now_s: float
+    replica: Replica, figures: EngineFigures | None, metrics: Metrics, routing: RoutingStatus | None, now_s: float
 ) -> ReplicaStatus:
     values = figures.values if figures else {}
     waiting = values.get(_WAITING)
@@ -196,7 +209,7 @@ def _row(
         ejections={str(reason): count for reason, count in replica.breaker.ejections.items()},
         in_flight=replica.in_flight,
         work_tokens=replica.work_tokens,
-        routing=_routing(replica, router),
+        routing=routing,
         requests=replica.picks,
         errors=metrics.errors_of(replica.name),
         waiting=None if waiting is None else int(waiting),

@@ -14,6 +14,7 @@ from gateway.admission.line import Priority
 from gateway.admission.rates import CallerLimits
 from gateway.config import TROUBLES, Chain, GatewayConfig, Hedge, Remote, Slo, Step, Trouble
 from gateway.identity import KeyHash, hash_key
+from gateway.kv_events.source import require_extra
 from gateway.routing import PolicyName
 from serving.environment import Environment
 from serving.errors import ConfigError
@@ -308,10 +309,16 @@ def gateway_config(
     models: Sequence[ModelSection] = (),
     remotes: Sequence[RemoteSection] = (),
     routes: Sequence[RouteSection] = (),
+    *,
+    kv_events: bool = False,
 ) -> GatewayConfig:
     """The gateway's own settings, with who stands in for which of `models` and which requests are led elsewhere. Raises
     ConfigError for a public address without keys, a remote's key that is not in the environment, or isolated callers
-    that no key is for."""
+    that no key is for; the gateway's own where engines publish KV events (`kv_events`: engines started elsewhere) and
+    what reads them is not installed."""
+    hears_caches = kv_events or any(model.kv_events for model in models)
+    if hears_caches:
+        require_extra()
     keys = [KeyHash(key.caller, key.sha256, key.admin, key.priority, key.limits()) for key in section.keys]
     if environment.api_key:
         keys.append(hash_key("default", environment.api_key))
@@ -337,6 +344,7 @@ def gateway_config(
         slos={model.name: Slo(**model.slo.model_dump()) for model in models if model.slo},
         routing=section.routing,
         routings={model.name: model.routing for model in models if model.routing},
+        kv_events=hears_caches,
         rules=tuple(route.parsed() for route in routes),
         isolated=_isolated(section.isolate_caches, [key.caller for key in keys]),
         log_format=section.log_format,

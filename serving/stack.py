@@ -116,11 +116,13 @@ async def _run(
 
 
 async def run_gateway(
-    section: GatewaySection, environment: Environment, replicas: list[Replica], console: Console
+    section: GatewaySection, environment: Environment, replicas: list[Replica], console: Console, *, kv_events: bool
 ) -> int:
-    """The gateway alone, in front of engines started elsewhere, until told to stop."""
+    """The gateway alone, in front of engines started elsewhere, until told to stop; `kv_events`: those that publish
+    what their KV caches hold are listened to."""
     with telemetry(section.tracing, environment) as told:
-        gateway = Gateway(gateway_config(section, environment), tracing=told.tracing, readers=told.readers)
+        settings = gateway_config(section, environment, kv_events=kv_events)
+        gateway = Gateway(settings, tracing=told.tracing, readers=told.readers)
         for replica in replicas:
             gateway.add(replica)
         listener = door.bind(section.host, section.port)

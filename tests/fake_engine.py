@@ -114,6 +114,8 @@ class FakeEngine:
     seen: list[Seen] = field(default_factory=list)
     healthy: bool = True
     metrics_text: str = ""
+    event_sources: dict[str, Any] | None = None
+    """What it answers to GET /kv_event_sources; None: 404, as older engines do."""
     max_model_len: int = 4096
     running: int = 0
 
@@ -186,11 +188,15 @@ class FakeEngine:
     async def _metrics(self, _: web.Request) -> web.Response:
         return web.Response(text=self.metrics_text)
 
+    async def _sources(self, _: web.Request) -> web.Response:
+        return web.json_response(self.event_sources, status=404 if self.event_sources is None else 200)
+
     def app(self) -> web.Application:
         app = web.Application(client_max_size=2**30, handler_args={"handler_cancellation": True})
         app.router.add_get("/health", self._health)
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/kv_event_sources", self._sources)
         app.router.add_get("/v1/responses/{tail:.*}", self._post)
         app.router.add_post("/{tail:.*}", self._post)
         return app

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from gateway.access_log import FIELDS
-from gateway.status import KvCacheStatus, ModelStatus, ReplicaStatus, RouteStatus, Status
+from gateway.status import KvCacheStatus, ModelStatus, ReplicaStatus, RouteStatus, RoutingStatus, Status
 from tests.hub import LoopbackHub, running
 from tests.sizing.models import published_configs, qwen3_tensors, write_safetensors
 
@@ -90,6 +90,7 @@ def status_part() -> str:
         ("models[].", ModelStatus),
         ("routes[].", RouteStatus),
         ("replicas[].", ReplicaStatus),
+        ("replicas[].routing.", RoutingStatus),
         ("replicas[].kv_cache.", KvCacheStatus),
     ):
         rows |= {f"`{prefix}{name}`": field.description or "" for name, field in part.model_fields.items()}

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from gateway.kv_events.event import Cleared, EngineHash, Extra, Removed, Stored, read_batch
+from gateway.kv_events.heard import Heard
 
 _log = logging.getLogger("berth.gateway")
 
@@ -45,8 +46,9 @@ class Feed:
     go to `replayed`; when that is over, `nothing_before` says that what is still missing is gone.
     """
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: Sink, heard: Heard | None = None) -> None:
         self._sink = sink
+        self.heard = heard or Heard()
         self._next: int | None = None
         """The batch that has to come; None: unknown, nothing has come yet."""
         self._last_live = -1
@@ -58,6 +60,8 @@ class Feed:
 
     def restart(self) -> None:
         """One of the two ends has begun anew: everything is to be asked for again."""
+        if self._next is not None:
+            self.heard.losses += 1
         self._next = None
         self._last_live = -1
         self._sink.forgotten()
@@ -68,6 +72,7 @@ class Feed:
         if seq <= self._last_live:  # each number is published once, so this is another publisher
             self.restart()
         if self._next is None or seq > self._next:
+            self.heard.gaps += self._next is not None
             return False
         self._last_live = seq
         if seq == self._next:  # else it has come in a replay
@@ -92,7 +97,7 @@ class Feed:
         if self._next is None and seq == 0:
             self._sink.cleared()
         elif self._next is not None and seq > self._next:
-            self._sink.forgotten()
+            self._lose()
         self._next = seq if self._next is None else max(seq, self._next)
 
     def _take(self, seq: int, payload: bytes) -> None:
@@ -101,8 +106,9 @@ class Feed:
             events = read_batch(payload)
         except ValueError as error:
             _log.warning("%s; what its engine holds is not known any more", error)
-            self._sink.forgotten()
+            self._lose()
             return
+        self.heard.events += len(events)
         for event in events:
             if isinstance(event, Stored):
                 self._sink.stored(*event)
@@ -110,3 +116,7 @@ class Feed:
                 self._sink.removed(*event)
             elif isinstance(event, Cleared):
                 self._sink.cleared()
+
+    def _lose(self) -> None:
+        self.heard.losses += 1
+        self._sink.forgotten()

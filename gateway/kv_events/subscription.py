@@ -11,6 +11,7 @@ import zmq.asyncio
 from zmq.utils.monitor import recv_monitor_message
 
 from gateway.kv_events.feed import Feed, Sink
+from gateway.kv_events.heard import Heard
 from gateway.kv_events.source import Source
 
 _log = logging.getLogger("berth.gateway")
@@ -25,13 +26,14 @@ _Came = tuple[Literal["up", "down"], None] | tuple[Literal["batch"], list[bytes]
 
 
 @contextlib.asynccontextmanager
-async def subscribed(source: Source, sink: Sink, name: str) -> AsyncIterator[None]:
-    """Tell `sink` what `source` says, on this event loop, while the block runs; `name` is for the log.
+async def subscribed(source: Source, sink: Sink, name: str, heard: Heard | None = None) -> AsyncIterator[None]:
+    """Tell `sink` what `source` says, on this event loop, while the block runs, and count it in `heard`; `name` is for
+    the log.
 
     The sink is told at once that nothing is known, and again each time that the connection is lost, which is as near to
     a restart as can be seen from here.
     """
-    task = asyncio.create_task(_Subscription(source, sink, name).run(), name=f"KV events of {name}")
+    task = asyncio.create_task(_Subscription(source, sink, name, heard).run(), name=f"KV events of {name}")
     try:
         yield
     finally:
@@ -42,9 +44,9 @@ async def subscribed(source: Source, sink: Sink, name: str) -> AsyncIterator[Non
 
 
 class _Subscription:
-    def __init__(self, source: Source, sink: Sink, name: str) -> None:
+    def __init__(self, source: Source, sink: Sink, name: str, heard: Heard | None) -> None:
         self._source = source
-        self._feed = Feed(sink)
+        self._feed = Feed(sink, heard)
         self._name = name
         self._came: asyncio.Queue[_Came] = asyncio.Queue(_MOST_WAITING)
 
@@ -115,6 +117,7 @@ class _Subscription:
 
     async def _replay(self, context: zmq.asyncio.Context, endpoint: str) -> bool:
         """One question and its answer; whether that was without a hole, to its end."""
+        self._feed.heard.replays += 1
         with context.socket(zmq.DEALER) as socket:
             socket.setsockopt(zmq.LINGER, 0)
             socket.setsockopt(zmq.RCVHWM, 0)

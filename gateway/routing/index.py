@@ -2,11 +2,12 @@
 
 One table for all replicas, a bit for each, makes a lookup one pass over the chain. Each replica has an LRU of its
 blocks as its engine has one: of a chain the last block is the older, and what does not fit into its KV cache is
-forgotten.
+forgotten. Over that lies what an engine says itself (`found`, `dropped`): as long as it does, its word counts.
 """
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import islice
 from typing import Literal, NamedTuple
 
 Loss = Literal["evicted", "restarted"]
@@ -27,18 +28,21 @@ class Run(NamedTuple):
 
 
 class PrefixIndex:
-    """Bounded: 50,000 blocks a replica (about 250 bytes each), the last 20,000 lost ones."""
+    """Bounded: 50,000 blocks a replica (about 250 bytes each), and as many that its engine names, the last 20,000 lost
+    ones."""
 
     def __init__(self) -> None:
         self._holders: dict[int, int] = {}
         """By block, a bit for each replica."""
         self._sizes: dict[int, int] = {}
-        """By block, in units."""
+        """By block, in units; not of those that are only said to be somewhere."""
         self._blocks: dict[int, OrderedDict[int, int]] = {}
         """By slot and block, when it was last used: ticks grow with each request."""
         self._units: dict[int, int] = {}
         self._fresh: dict[int, dict[int, int]] = {}
         """By slot, blocks that nobody has computed there yet, and how many requests are about to."""
+        self._said: dict[int, dict[int, None]] = {}
+        """By slot, the blocks that its engine says it holds: it holds them, whatever is forgotten of `_blocks`."""
         self._slots: dict[int, tuple[int, ...]] = {}
         self._lost: OrderedDict[int, Loss] = OrderedDict()
 
@@ -48,16 +52,22 @@ class PrefixIndex:
         self._blocks[slot] = OrderedDict()
         self._units[slot] = 0
         self._fresh[slot] = {}
+        self._said[slot] = {}
         return slot
 
     def remove(self, slot: int) -> None:
         """The replica is gone."""
+        self._doubt(slot, list(self._said[slot]), "restarted")
         self.forget(slot, "restarted")
-        del self._blocks[slot], self._units[slot], self._fresh[slot]
+        del self._blocks[slot], self._units[slot], self._fresh[slot], self._said[slot]
 
     def blocks(self, slot: int) -> int:
-        """How many blocks the replica is believed to hold."""
+        """How many blocks the replica is believed to hold, by what it was sent."""
         return len(self._blocks[slot])
+
+    def said(self, slot: int) -> int:
+        """How many its engine says it holds."""
+        return len(self._said[slot])
 
     def units(self, slot: int) -> int:
         """And their size."""
@@ -92,8 +102,9 @@ class PrefixIndex:
         return slots
 
     def last_used(self, slots: Sequence[int], value: int) -> int:
-        """The latest tick of a block that all of these hold, told by eight of them at most."""
-        return max(self._blocks[slot][value] for slot in slots[:_FEW_SLOTS])
+        """The latest tick of a block that all of these hold, told by eight of them at most; 0: only their engines say
+        that they hold it."""
+        return max(self._blocks[slot].get(value, 0) for slot in slots[:_FEW_SLOTS])
 
     def once(self, hashes: Sequence[int], start: int) -> tuple[int, Loss]:
         """How far behind `start` the chain goes on in blocks that were held once, and why they are not any more."""
@@ -108,7 +119,8 @@ class PrefixIndex:
     def touch(self, slot: int, hashes: Sequence[int], ends: Sequence[int], tick: int, capacity: int) -> tuple[Run, ...]:
         """The replica computes or uses these blocks now, and holds `capacity` units at most. Returns when it had last
         used those that it held, deepest first. `computed` or `forget_new` is to follow."""
-        blocks, holders, fresh = self._blocks[slot], self._holders, self._fresh[slot]
+        blocks, holders, sizes = self._blocks[slot], self._holders, self._sizes
+        fresh = self._fresh[slot]
         bit = 1 << slot
         runs: list[Run] = []
         last_tick = -1
@@ -127,17 +139,19 @@ class PrefixIndex:
             fresh[value] = 1
             mask = holders.get(value)
             if mask is None:
-                self._sizes[value] = ends[at] - (ends[at - 1] if at else 0)
                 self._lost.pop(value, None)
                 mask = 0
             holders[value] = mask | bit
-            self._units[slot] += self._sizes[value]
+            size = sizes.get(value)
+            if size is None:
+                size = sizes[value] = ends[at] - (ends[at - 1] if at else 0)
+            self._units[slot] += size
         while self._units[slot] > capacity or len(blocks) > _MOST_BLOCKS:
             self._drop_oldest(slot, "evicted")
         return tuple(runs)
 
     def forget(self, slot: int, loss: Loss) -> None:
-        """The replica holds nothing any more."""
+        """What it was sent is there no longer; what its engine says of its cache since is another matter."""
         while self._blocks[slot]:
             self._drop_oldest(slot, loss)
 
@@ -163,22 +177,68 @@ class PrefixIndex:
                 fresh[value] = requests - 1
             elif requests:
                 del blocks[value]
-                self._let_go(slot, value)
+                self._let_go(slot, value, None, self._sizes[value])
+
+    # What an engine says of its own cache
+    def found(self, slot: int, hashes: Sequence[int]) -> None:
+        """It holds these."""
+        said, holders, bit = self._said[slot], self._holders, 1 << slot
+        for value in hashes:
+            mask = holders.get(value)
+            if mask is None:
+                self._lost.pop(value, None)
+                mask = 0
+            holders[value] = mask | bit
+            said[value] = None
+        if len(said) > _MOST_BLOCKS:
+            self._doubt(slot, list(islice(said, len(said) - _MOST_BLOCKS)), "evicted")
+
+    def dropped(self, slot: int, hashes: Sequence[int]) -> None:
+        """It does not hold these; what nobody has computed there yet, and somebody is about to, stays."""
+        blocks, fresh = self._blocks[slot], self._fresh[slot]
+        self._doubt(slot, hashes, "evicted")
+        for value in hashes:
+            if value in blocks and value not in fresh:
+                del blocks[value]
+                self._let_go(slot, value, "evicted", self._sizes[value])
+
+    def emptied(self, slot: int, tick: int) -> None:
+        """It held nothing a moment ago; what was last used at `tick` or later is about to be computed, and stays."""
+        self._doubt(slot, list(self._said[slot]), "restarted")
+        self.forget_older(slot, tick - 1, "restarted")
+
+    def unsaid(self, slot: int, hashes: Sequence[int]) -> None:
+        """Nobody says any more whether it holds these: what was sent there is all that is known, as of any other."""
+        self._doubt(slot, hashes, "evicted")
+
+    def _doubt(self, slot: int, hashes: Sequence[int], loss: Loss) -> None:
+        """Its engine's word on these counts no longer."""
+        said, blocks = self._said[slot], self._blocks[slot]
+        for value in hashes:
+            if value in said:
+                del said[value]
+                if value not in blocks:
+                    self._let_go(slot, value, loss, 0)
 
     def _drop_oldest(self, slot: int, loss: Loss) -> None:
         value, _ = self._blocks[slot].popitem(last=False)
-        if self._let_go(slot, value):
-            self._lost[value] = loss
-            if len(self._lost) > _MOST_LOST:
-                self._lost.popitem(last=False)
+        self._let_go(slot, value, loss, self._sizes[value])
 
-    def _let_go(self, slot: int, value: int) -> bool:
-        """Whether nobody holds it now."""
+    def _let_go(self, slot: int, value: int, loss: Loss | None, size: int) -> None:
+        """One of two reasons to believe that it holds this block is gone: that it was sent there (one of `_blocks`, of
+        this size), or that its engine says so (size 0). Without the other one it does not hold it; where nobody does,
+        it is lost, unless it never was there (None)."""
         self._fresh[slot].pop(value, None)
-        self._units[slot] -= self._sizes[value]
+        self._units[slot] -= size
+        if value in self._said[slot]:
+            return
         mask = self._holders[value] & ~(1 << slot)
         if mask:
             self._holders[value] = mask
-            return False
-        del self._holders[value], self._sizes[value]
-        return True
+            return
+        del self._holders[value]
+        self._sizes.pop(value, None)
+        if loss is not None:
+            self._lost[value] = loss
+            if len(self._lost) > _MOST_LOST:
+                self._lost.popitem(last=False)

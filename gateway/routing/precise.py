@@ -33,6 +33,9 @@ class Believer(Protocol):
     def cleared(self, slot: int) -> None:
         """It held nothing a moment ago, whatever was believed; what has come since is `found` next."""
 
+    def unsure(self, slot: int, texts: Sequence[int]) -> None:
+        """It held these, and nothing will be told when it does not any more."""
+
 
 def block_keys(
     before: int, token_ids: Sequence[int], block_tokens: int, extras: Sequence[Extra], lora: str | None
@@ -79,9 +82,11 @@ class TextLinks:
         self.size += len(keys)
         for key in keys:
             self._texts[key] = (*self._texts.get(key, ()), text)
-        while self.size > self._most_keys:
-            self.drop(next(iter(self._keys)))
         return True
+
+    def surplus(self) -> int | None:
+        """The text to drop next, while there is more than there may be."""
+        return next(iter(self._keys)) if self.size > self._most_keys else None
 
     def drop(self, text: int) -> None:
         """Forget it."""
@@ -165,22 +170,20 @@ class EngineCache:
 
     def cleared(self) -> None:
         """It is empty, and will say all that comes."""
-        self._forget()
+        self._index.unsaid(self._bit, self._names.values())
+        self._names = OrderedDict()
         self.is_complete = not self.is_mixed
         self._index.emptied(self._slot)
 
     def forgotten(self) -> None:
         """Nobody knows what it holds; what was believed besides is left alone."""
-        self._forget()
+        names, self._names = self._names, OrderedDict()
         self.is_complete = False
+        self._index.went_silent(self._slot, self._bit, list(names.values()))
 
     def _mixes(self) -> None:
         self.is_mixed = True
         self.forgotten()
-
-    def _forget(self) -> None:
-        self._index.unsaid(self._bit, self._names.values())
-        self._names = OrderedDict()
 
 
 class PreciseIndex:
@@ -194,6 +197,8 @@ class PreciseIndex:
         self._believer = believer
         self.most_blocks = most_blocks
         self._links = TextLinks(most_linked)
+        self._leaders: dict[int, tuple[int, ...]] = {}
+        """By a linked text, those before it that end within the first block: they are held with it."""
         self._holders: dict[int, int] = {}
         """By key, a bit for each rank."""
         self._caches: dict[int, tuple[EngineCache, ...]] = {}
@@ -271,18 +276,41 @@ class PreciseIndex:
                 break
             linked.append((text, own))
             start = max(start, end)
+        if linked:
+            self._lead(
+                linked[0][0], [text for text, count in zip(texts, counts, strict=False) if count in range(block_tokens)]
+            )
         # the last ones first: they are the first to be forgotten
         self._tell([text for text, own in reversed(linked) if self._links.link(text, own)])
+        self._shed()
         return len(linked)
+
+    def _lead(self, text: int, leaders: Sequence[int]) -> None:
+        if leaders:
+            self._leaders[text] = tuple(leaders)
+
+    def _shed(self) -> None:
+        """Down to as many links as there may be."""
+        while (text := self._links.surplus()) is not None:
+            self._links.drop(text)
+            self._leaders.pop(text, None)
+            for slot in self._caches:
+                self._believer.unsure(slot, (text,))
 
     def _tell(self, texts: Sequence[int]) -> None:
         """What is known of each engine and these texts, now that they are linked."""
         for slot in self._caches if texts else ():
             known = [(text, self.holds(slot, text)) for text in reversed(texts)]
             if found := [text for text, held in known if held]:
-                self._believer.found(slot, found)
+                self._believer.found(slot, self._led(found))
             if lost := [text for text, held in known if held is False]:
                 self._believer.lost(slot, lost)
+            if unsure := [text for text, held in known if held is None]:
+                self._believer.unsure(slot, unsure)
+
+    def _led(self, texts: list[int]) -> list[int]:
+        """With those that are held while these are."""
+        return [*(leader for text in texts for leader in self._leaders.get(text, ())), *texts]
 
     # Called by the caches
     def gained(self, slot: int, bit: int, keys: Sequence[int]) -> None:
@@ -293,7 +321,7 @@ class PreciseIndex:
         every = self._all[slot]
         texts = [text for text in self._links.texts(keys) if self._has(self._links.keys(text) or (), every)]
         if texts:
-            self._believer.found(slot, texts)
+            self._believer.found(slot, self._led(texts))
 
     def gave_up(self, slot: int, bit: int, keys: Sequence[int]) -> None:
         """A rank does not hold these any more."""
@@ -305,6 +333,13 @@ class PreciseIndex:
     def emptied(self, slot: int) -> None:
         """A rank holds nothing."""
         self._believer.cleared(slot)
+
+    def went_silent(self, slot: int, bit: int, keys: Sequence[int]) -> None:
+        """Nobody knows whether a rank still holds these."""
+        self.unsaid(bit, keys)
+        texts = self._links.texts(keys)
+        if texts:
+            self._believer.unsure(slot, texts)
 
     def unsaid(self, bit: int, keys: Iterable[int]) -> None:
         """What was said of these holds no longer."""

@@ -133,6 +133,24 @@ class Router(Generic[L]):
             self.index.forget(load.slot, "restarted")
             self._pending[load.slot].clear()  # whoever was there has nothing more to say of its blocks
 
+    # Where engines say themselves what they hold (`precise.Believer`)
+    def found(self, slot: int, texts: Sequence[int]) -> None:
+        """The replica at `slot` holds these."""
+        self.index.found(slot, texts)
+
+    def lost(self, slot: int, texts: Sequence[int]) -> None:
+        """It does not, unless a request that waits there is about to have them computed."""
+        self.index.dropped(slot, texts)
+
+    def cleared(self, slot: int) -> None:
+        """It held nothing a moment ago."""
+        oldest = next(iter(self._pending[slot]), self._ticks + 1)  # since then it may have been computed anew
+        self.index.emptied(slot, oldest)
+
+    def unsure(self, slot: int, texts: Sequence[int]) -> None:
+        """It held these, and will not say when it does not any more."""
+        self.index.unsaid(slot, texts)
+
     def look(self, route: Route) -> None:
         """Find out who holds the route's prefix."""
         ends, ratio, most = route.chain.ends, route.tokens_per_unit, max(route.prompt_tokens - 1, 0)

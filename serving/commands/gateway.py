@@ -30,6 +30,12 @@ def gateway(
             help="prefix (where the prompt's beginning is cached), least_work, round_robin, session, latency."
         ),
     ] = "prefix",
+    kv_events: Annotated[
+        bool,
+        typer.Option(
+            "--kv-events", help="Route by what engines publish of their KV caches (vLLM's --kv-events-config)."
+        ),
+    ] = False,
     log_format: Annotated[str, typer.Option(help="text, or json: one object a line.")] = "text",
 ) -> None:
     """Put one door in front of running OpenAI-compatible engines: routing, failover, keys, metrics."""
@@ -39,7 +45,8 @@ def gateway(
         replicas = [_replica(url, upstream_api_key) for url in dict.fromkeys(upstream)]
         logging_to_stderr(log_format=section.log_format)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            raise typer.Exit(runner.run(stack.run_gateway(section, Environment(), replicas, Console())))
+            running = stack.run_gateway(section, Environment(), replicas, Console(), kv_events=kv_events)
+            raise typer.Exit(runner.run(running))
 
 
 def _replica(url: str, api_key: str | None) -> Replica:

@@ -31,6 +31,9 @@ class Believed:
     def cleared(self, slot: int) -> None:
         self.lines.append(("cleared", slot, ()))
 
+    def unsure(self, slot: int, texts: Sequence[int]) -> None:
+        self.lines.append(("unsure", slot, tuple(texts)))
+
 
 def store(
     cache: EngineCache, names: Sequence[int], tokens: Sequence[int], parent: int | None = None, lora: str | None = None
@@ -86,6 +89,30 @@ def test_what_changes_is_told() -> None:
     assert told(index) == [("lost", HERE, (1003,)), ("found", HERE, (1003,)), ("cleared", HERE, ())]
 
 
+def test_what_is_not_known_any_more_is_told() -> None:
+    index, here, _ = two_engines()
+    store(here, [71, 72], PROMPT[:4])
+    index.link(HERE, TEXTS, COUNTS, PROMPT)
+    told(index)
+    here.forgotten()
+    assert told(index) == [("unsure", HERE, TEXTS[:2])]
+    assert held(index) == [None, None, None]
+
+
+def test_a_text_that_is_no_longer_linked_is_not_told_of_again() -> None:
+    index, here, _ = two_engines(most_linked=3)
+    store(here, [71, 72, 73], PROMPT[:6])
+    index.link(HERE, TEXTS, COUNTS, PROMPT)
+    told(index)
+    store(here, [81], (50, 51))
+    index.link(HERE, (2001,), (2,), (50, 51))
+    assert [line for line in told(index) if line[0] == "unsure"] == [
+        ("unsure", slot, (1003,)) for slot in (HERE, THERE)
+    ]
+    here.removed([73], 0)
+    assert told(index) == []
+
+
 def test_engines_name_the_same_block_differently() -> None:
     index, here, there = two_engines()
     store(here, [71, 72, 73], PROMPT[:6])
@@ -113,6 +140,17 @@ def test_a_text_with_no_block_of_its_own_has_that_of_the_one_before() -> None:
     assert [index.holds(HERE, text) for text in (1, 2, 3, 4)] == [None, True, True, True]
     here.removed([72], 0)
     assert [index.holds(HERE, text) for text in (1, 2, 3, 4)] == [None, True, True, False]
+
+
+def test_texts_that_end_within_the_first_block_are_held_with_the_first_that_has_one() -> None:
+    """A chain is followed from its first text on: without them nobody would get to those that are held."""
+    index, here, _ = two_engines()
+    store(here, [71, 72], PROMPT[:4])
+    assert index.link(HERE, (1, 2, 3), (1, 1, 4), PROMPT) == 1
+    assert told(index) == [("found", HERE, (1, 2, 3)), ("lost", THERE, (3,))]
+    here.cleared()
+    store(here, [71, 72], PROMPT[:4])
+    assert told(index)[-1] == ("found", HERE, (1, 2, 3))
 
 
 def test_a_text_whose_place_is_not_known_is_left_out_and_its_blocks_count_for_the_next() -> None:

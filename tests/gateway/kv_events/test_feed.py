@@ -122,3 +122,16 @@ def test_whatever_gets_lost_the_rest_comes_once_and_in_order(heard: list[bool], 
     assert told_seqs[-1:] == [last][: last + 1]
     if "forgotten" not in told.lines:
         assert told_seqs == list(range(last + 1))
+
+
+def test_what_was_heard_is_counted() -> None:
+    feed, _ = started()
+    feed.live(0, batch(stored([7], None, [1, 2]), removed(7)))
+    assert not feed.live(3, one(3))
+    replay(feed, [1, 2, 3])
+    assert feed.live(3, one(3))
+    assert feed.live(4, b"no batch")
+    feed.restart()
+    feed.restart()  # nothing was known any more
+    heard = feed.heard
+    assert (heard.events, heard.gaps, heard.losses) == (5, 1, 2)

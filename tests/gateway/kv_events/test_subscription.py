@@ -1,71 +1,15 @@
 """Over real sockets, from a publisher that numbers, keeps and replays batches as vLLM's does."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-import zmq
-import zmq.asyncio
 
+from gateway.kv_events.heard import Heard
 from gateway.kv_events.source import Source
 from gateway.kv_events.subscription import subscribed
-from tests.gateway.kv_events.batches import Told, batch, stored
-
-END = (-1).to_bytes(8, "big", signed=True)
-
-
-class Publisher:
-    """Publishes on request; what it does not publish is lost on its way, and still kept."""
-
-    def __init__(self, folder: Path, most_kept: int = 10_000) -> None:
-        self.source = Source(0, f"ipc://{folder}/events", f"ipc://{folder}/replay", "")
-        self.kept: list[tuple[int, bytes]] = []
-        self.asked: list[int] = []
-        self.dropped: list[int] = []
-        """Left out of the next answers, one of each, as ZeroMQ does when a reader is slow."""
-        self._most_kept = most_kept
-        self._seq = 0
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator["Publisher"]:
-        context = zmq.asyncio.Context()
-        self._out = context.socket(zmq.PUB)
-        self._out.bind(self.source.endpoint)
-        self._questions = context.socket(zmq.ROUTER)
-        self._questions.bind(self.source.replay_endpoint or "")
-        answering = asyncio.create_task(self._answer())
-        try:
-            yield self
-        finally:
-            answering.cancel()
-            context.destroy(linger=0)
-
-    async def _answer(self) -> None:
-        while True:
-            who, _, start = await self._questions.recv_multipart()
-            self.asked.append(int.from_bytes(start, "big"))
-            dropped = self.dropped.pop(0) if self.dropped else None
-            for seq, payload in list(self.kept):
-                if seq >= self.asked[-1] and seq != dropped:
-                    await self._questions.send_multipart([who, b"", b"", seq.to_bytes(8, "big"), payload])
-            await self._questions.send_multipart([who, b"", b"", END, b""])
-
-    async def make(self, *, is_lost: bool = False) -> None:
-        """The next batch: the block of its own number is stored."""
-        payload = batch(stored([self._seq], None, [1, 2]))
-        self.kept = [*self.kept, (self._seq, payload)][-self._most_kept :]
-        if not is_lost:
-            await self._out.send_multipart([b"", self._seq.to_bytes(8, "big"), payload])
-        self._seq += 1
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Within a minute, or the test fails."""
-    async with asyncio.timeout(60):
-        while not condition():  # noqa: ASYNC110  (what is waited for is at the other end of a socket)
-            await asyncio.sleep(0.01)
+from tests.gateway.kv_events.batches import Told
+from tests.gateway.kv_events.publisher import Publisher, until
 
 
 def lines(*seqs: int) -> list[str]:
@@ -84,24 +28,30 @@ async def test_what_is_published_is_told_and_what_was_before_is_asked_for(tmp_pa
 
 
 async def test_a_gap_is_asked_for(tmp_path: Path) -> None:
-    told = Told()
-    async with Publisher(tmp_path).running() as publisher, subscribed(publisher.source, told, "m/0"):
+    told, heard = Told(), Heard()
+    async with Publisher(tmp_path).running() as publisher, subscribed(publisher.source, told, "m/0", heard):
         await publisher.make()
         await until(lambda: told.lines[1:] == ["cleared", *lines(0)])
         for is_lost in (True, True, False):
             await publisher.make(is_lost=is_lost)
         await until(lambda: told.lines[2:] == lines(0, 1, 2, 3))
         assert publisher.asked[-1] == 1
+        assert (heard.events, heard.gaps, heard.losses) == (4, 1, 0)
+        assert heard.replays == len(publisher.asked)
 
 
 async def test_a_gap_that_is_not_kept_is_told(tmp_path: Path) -> None:
-    told = Told()
-    async with Publisher(tmp_path, most_kept=2).running() as publisher, subscribed(publisher.source, told, "m/0"):
+    told, heard = Told(), Heard()
+    async with (
+        Publisher(tmp_path, most_kept=2).running() as publisher,
+        subscribed(publisher.source, told, "m/0", heard),
+    ):
         await publisher.make()
         await until(lambda: told.lines[1:] == ["cleared", *lines(0)])
         for is_lost in (True, True, True, False):
             await publisher.make(is_lost=is_lost)
         await until(lambda: told.lines[3:] == ["forgotten", *lines(3, 4)])
+        assert (heard.gaps, heard.losses) == (1, 1)
 
 
 async def test_a_restart_begins_anew_though_the_numbers_would_fit(tmp_path: Path) -> None:

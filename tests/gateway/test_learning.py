@@ -1,0 +1,18 @@
+"""What answers teach the gateway about the next request of their model."""
+
+import pytest
+
+from tests.fake_engine import FakeEngine, json_answer
+from tests.gateway.harness import Door
+
+
+@pytest.mark.parametrize("answers", [1, 3])
+def test_the_tokens_of_a_byte_are_those_of_its_answers(door: Door, fake: FakeEngine, answers: int) -> None:
+    """Until then it is a quarter, as in English: 400 bytes would be 100 tokens, and are 40."""
+    usage = {"prompt_tokens": 40, "completion_tokens": 1, "total_tokens": 41}
+    fake.default = json_answer({"id": "c", "object": "text_completion", "choices": [], "usage": usage})
+    for _ in range(answers):
+        door.post("/v1/completions", {"model": "fake", "prompt": "word " * 80, "max_tokens": 1})
+    estimate = door.gateway._relay.estimates.of("fake")
+    assert estimate.tokens_per_unit == pytest.approx(0.1)
+    assert estimate.output_tokens == pytest.approx(1)
