@@ -52,7 +52,7 @@ class Plan:
     system_tokens: int = 600
     user_tokens: int = 120
     output_tokens: int = 16
-    arrivals_s: float = 2.0
+    arrivals_s: float = 1.5
     """Between two conversations, on average."""
     think_s: float = 4.0
     """Between an answer and the next question, on average."""
@@ -281,7 +281,7 @@ def main() -> None:
     parser.add_argument("--kv-cache-memory-bytes", type=int, default=268_435_456)
     for name, value in (("tenants", 6), ("conversations", 24), ("turns", 8), ("system-tokens", 600)):
         parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--arrivals-s", type=float, default=2.0)
+    parser.add_argument("--arrivals-s", type=float, default=1.5)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     plan = Plan(
