@@ -59,6 +59,9 @@ bench-speed: $(VENV)/.dev  ## predicted beside measured speed: PERF=runs.json CO
 bench-gateway: $(VENV)/.dev  ## what the gateway costs beside nginx and whichever peers are installed: ROUNDS=3 OUT=gateway.txt
 	@$(BIN)/python -m benchmarks.gateway_cost --rounds $(or $(ROUNDS),3) $(if $(OUT),--out '$(OUT)')
 
+bench-replay: $(VENV)/.dev  ## conversations over two real engines, under one routing policy after the other [OUT=replay.txt]
+	@$(BIN)/python -m benchmarks.routing_replay $(ARGS) $(if $(OUT),--out '$(OUT)')
+
 bench-overload: $(VENV)/.dev  ## goodput up to three times what an engine can do, with and without admission [OUT=overload.txt]
 	@$(BIN)/python -m benchmarks.overload $(ARGS) $(if $(OUT),--out '$(OUT)')
 

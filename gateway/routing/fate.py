@@ -30,6 +30,10 @@ class Expected(NamedTuple):
         return Expected(int(here * ratio), int(anywhere * ratio), int(once * ratio), loss)
 
 
+NOTHING = Expected(0, 0, 0, "evicted")
+"""Of a prompt that nobody had seen."""
+
+
 def fates(expected: Expected, prompt_tokens: int, cached_tokens: int, loss: Fate) -> dict[Fate, int]:
     """Every prompt token by its fate. `loss` is what became of those that the replica was expected to hold and had to
     compute. Sums to `prompt_tokens`."""

@@ -124,6 +124,7 @@ class PrefixIndex:
         bit = 1 << slot
         runs: list[Run] = []
         last_tick = -1
+        added = 0
         for at in range(len(hashes) - 1, -1, -1):  # deepest first: it is the first to go
             value = hashes[at]
             known_tick = blocks.get(value)
@@ -145,9 +146,11 @@ class PrefixIndex:
             size = sizes.get(value)
             if size is None:
                 size = sizes[value] = ends[at] - (ends[at - 1] if at else 0)
-            self._units[slot] += size
-        while self._units[slot] > capacity or len(blocks) > _MOST_BLOCKS:
-            self._drop_oldest(slot, "evicted")
+            added += size
+        if added:
+            self._units[slot] += added
+            while self._units[slot] > capacity or len(blocks) > _MOST_BLOCKS:
+                self._drop_oldest(slot, "evicted")
         return tuple(runs)
 
     def forget(self, slot: int, loss: Loss) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Generic, Literal, TypeVar
 
-from gateway.routing.fate import Expected, Fate, fates
+from gateway.routing.fate import NOTHING, Expected, Fate, fates
 from gateway.routing.index import Loss, PrefixIndex, Run
 from gateway.routing.load import Load
 from gateway.routing.policies import Policy
@@ -78,6 +78,8 @@ class Pick(Generic[L]):
         expected, self.expected = self.expected, None
         if cached_tokens is None or expected is None:
             return {}
+        if expected is NOTHING and not cached_tokens:
+            return {"no_reuse": prompt_tokens}  # as fates() would say, of nearly every prompt without a history
         scaled = expected.of(prompt_tokens, self.route.prompt_tokens)
         sure_tokens = _SURE * min(expected.here_tokens, scaled.here_tokens)  # some text makes fewer tokens than most
         is_less = cached_tokens + self.slack_tokens < sure_tokens
@@ -186,13 +188,14 @@ class Router(Generic[L]):
         hashes, ends, _ = route.chain
         anywhere, ratio = route.most_blocks or 0, route.tokens_per_unit
         once, loss = self.index.once(hashes, anywhere) if anywhere < len(hashes) else (anywhere, "evicted")
-        most, block_tokens = max(route.prompt_tokens - 1, 0), load.block_tokens
-
-        def found(blocks: int) -> int:  # so much can be found of it, as of what the load itself holds
-            tokens = min(int(ends[blocks - 1] * ratio), most) if blocks else 0
-            return tokens - tokens % block_tokens
-
-        pick.expected = Expected(pick.predicted_tokens, found(anywhere), found(once), loss)
+        if once:
+            most, block_tokens = max(route.prompt_tokens - 1, 0), load.block_tokens
+            tokens = min(int(ends[anywhere - 1] * ratio), most) if anywhere else 0
+            once_tokens = min(int(ends[once - 1] * ratio), most)
+            tokens, once_tokens = tokens - tokens % block_tokens, once_tokens - once_tokens % block_tokens
+            pick.expected = Expected(pick.predicted_tokens, tokens, once_tokens, loss)
+        else:
+            pick.expected = NOTHING
         pick._sure_before = next(iter(pending), tick)
         pending[tick] = True
         capacity = load.kv_capacity_tokens or _UNKNOWN_CAPACITY_TOKENS
