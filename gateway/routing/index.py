@@ -148,10 +148,13 @@ class PrefixIndex:
                 size = sizes[value] = ends[at] - (ends[at - 1] if at else 0)
             added += size
         if added:
-            self._units[slot] += added
-            while self._units[slot] > capacity or len(blocks) > _MOST_BLOCKS:
-                self._drop_oldest(slot, "evicted")
+            self._make_room(slot, added, capacity)
         return tuple(runs)
+
+    def _make_room(self, slot: int, added: int, capacity: int) -> None:
+        self._units[slot] += added
+        while self._units[slot] > capacity or len(self._blocks[slot]) > _MOST_BLOCKS:
+            self._drop_oldest(slot, "evicted")
 
     def forget(self, slot: int, loss: Loss) -> None:
         """What it was sent is there no longer; what its engine says of its cache since is another matter."""
