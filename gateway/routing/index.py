@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 Loss = Literal["evicted", "restarted"]
 """Why a replica no longer holds a block that it held."""
 
-_MOST_BLOCKS = 50_000
+_MOST_BLOCKS = 20_000  # of 64 tokens at least: 1.3 million
 _MOST_LOST = 20_000
 _MOST_MASKS = 1000
 _FEW_SLOTS = 8
@@ -28,7 +28,7 @@ class Run(NamedTuple):
 
 
 class PrefixIndex:
-    """Bounded: 50,000 blocks a replica (about 250 bytes each), and as many that its engine names, the last 20,000 lost
+    """Bounded: 20,000 blocks a replica (about 250 bytes each), and as many that its engine names, the last 20,000 lost
     ones."""
 
     def __init__(self) -> None:
