@@ -9,7 +9,6 @@ then with one engine killed in the middle of them. Ends with status 1 when a str
 import argparse
 import asyncio
 import os
-import platform
 import signal
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from pathlib import Path
 import aiohttp
 import psutil
 
+from benchmarks.output import machine, publish
 from benchmarks.stack import metric, serving
 from gateway.wire import ENDPOINTS, Dialect, EventSplitter, read_event
 from gateway.wire.partial import Partial
@@ -216,14 +216,10 @@ def main() -> None:
     config = _CONFIG.format(dtype=options.dtype, streams=options.streams, kv_bytes=options.kv_cache_memory_bytes)
     with tempfile.TemporaryDirectory(prefix="berth-kill-") as folder, serving(Path(folder), config) as (pid, url):
         lines, failed = asyncio.run(_drill(pid, url, options))
-    machine = f"{os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}"
     part = "one of two replicas" if options.part == "server" else "the engine core of one of two replicas"
-    title = f"kill -9 of {part}, {options.dtype}, at most {options.max_tokens} tokens a stream; {machine}"
+    title = f"kill -9 of {part}, {options.dtype}, at most {options.max_tokens} tokens a stream; {machine()}"
     report = "\n".join([title, "", *lines, ""])
-    sys.stdout.write(report)
-    if options.out is not None:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(report)
+    publish(report, options.out)
     sys.exit(failed > 0)
 
 

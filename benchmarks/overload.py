@@ -10,17 +10,11 @@ the offer. Nobody comes again after a refusal, and everybody gives up after `--p
 
 import argparse
 import asyncio
-import contextlib
 import math
 import os
-import platform
-import re
-import signal
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,13 +24,13 @@ from benchmarks import schedule, workload
 from benchmarks.client import ChatClient, open_session
 from benchmarks.load import closed_loop, open_loop
 from benchmarks.measure import send_lag_s, slos_met, tpot_s, ttft_co_s, ttft_s
+from benchmarks.output import machine, publish
 from benchmarks.record import RequestRecord
 from benchmarks.slo import Slo
+from benchmarks.stack import serving
 from benchmarks.workload import Prompt
 
-_BERTH = "from serving.cli import main; main()"
 _MODEL = "smollm2"
-_START_S = 400.0
 _PROMPT_TOKENS = 64
 _OUTPUT_TOKENS = 16
 _ALONE = 6
@@ -217,28 +211,6 @@ async def _sweep(url: str, file: Path, options: argparse.Namespace) -> list[str]
     return [*said, "", *table(cells, slo), "", late]
 
 
-@contextlib.contextmanager
-def _serving(file: Path, output: Path) -> Iterator[str]:
-    """`berth serve` until the block ends; yields its URL once the engine is ready."""
-    arguments = [sys.executable, "-c", _BERTH, "serve", str(file)]
-    with output.open("wb") as out:
-        process = subprocess.Popen(arguments, stdout=out, stderr=subprocess.STDOUT)
-    try:
-        deadline = time.monotonic() + _START_S
-        while not (found := re.search(r"curl -N (http://[^/]+)/", output.read_text())):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit(f"overload: berth serve did not come up:\n{output.read_text()}")
-            time.sleep(0.2)
-        yield found[1]
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(90)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
 def main() -> None:
     """Entry point of `make bench-overload`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -249,18 +221,13 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="berth-overload-") as folder:
         file = Path(folder) / "berth.yaml"
-        file.write_text(_config(queue=False, slo=Slo(ttft_s=60.0, tpot_s=60.0)))
-        with _serving(file, Path(folder) / "berth.out") as url:
+        with serving(Path(folder), _config(queue=False, slo=Slo(ttft_s=60.0, tpot_s=60.0))) as (_, url):
             lines = asyncio.run(_sweep(url, file, options))
-    machine = f"{os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}"
     load = f"prompts of {_PROMPT_TOKENS}, answers of {_OUTPUT_TOKENS} tokens, Poisson, {options.seconds:g} s a rate"
-    title = f"overload of one engine (SmolLM2-135M, float32, max_num_seqs 64): {load}; {machine}"
+    title = f"overload of one engine (SmolLM2-135M, float32, max_num_seqs 64): {load}; {machine()}"
     busy = f"load average of the last 5 minutes, with what else ran on this machine: {os.getloadavg()[1]:.1f}"
     report = "\n".join([title, "", *lines, busy, ""])
-    sys.stdout.write(report)
-    if options.out is not None:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(report)
+    publish(report, options.out)
 
 
 if __name__ == "__main__":

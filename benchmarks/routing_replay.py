@@ -9,8 +9,6 @@ engine's own blocks.
 
 import argparse
 import asyncio
-import os
-import platform
 import random
 import sys
 import tempfile
@@ -22,6 +20,7 @@ from pathlib import Path
 import aiohttp
 import orjson
 
+from benchmarks.output import machine, publish
 from benchmarks.stack import metric, serving
 from benchmarks.statistics import percentile
 from benchmarks.workload import WORDS
@@ -243,7 +242,7 @@ def table(rows: Sequence[Row]) -> list[str]:
     for r in rows:
         lines.append(
             f"{r.policy:<14} {r.turns:>8} {r.errors:>6} {100 * r.hit_share:>6.1f} {100 * r.oracle_share:>9.1f}"
-            f" {100 * r.hit_share / r.oracle_share:>12.1f} {100 * r.predicted_share:>12.1f}"
+            f" {100 * r.hit_share / r.oracle_share if r.oracle_share else 100:>12.1f} {100 * r.predicted_share:>12.1f}"
             f"  {r.ttft_p50_s:>8.3f} {r.ttft_p90_s:>7.3f} {r.ttft_p99_s:>7.3f} {r.max_over_mean:>14.2f}"
         )
     base = next((r for r in rows if r.policy == "round_robin"), None)
@@ -294,17 +293,13 @@ def main() -> None:
     config = _CONFIG.format(policy="prefix", kv_bytes=options.kv_cache_memory_bytes)
     with tempfile.TemporaryDirectory(prefix="berth-replay-") as folder, serving(Path(folder), config) as (_, url):
         rows = asyncio.run(_play(url, Path(folder) / "berth.yaml", options, plan))
-    machine = f"{os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}"
     title = (
         f"{plan.conversations} conversations of {plan.turns} turns, {plan.tenants} system prompts of about"
         f" {plan.system_tokens} tokens; two engines, vLLM on CPU, SmolLM2-135M, {options.kv_cache_memory_bytes:,} bytes"
-        f" of KV cache each; seed {options.seed}; {machine}"
+        f" of KV cache each; seed {options.seed}; {machine()}"
     )
     report = "\n".join([title, "", *table(rows), ""])
-    sys.stdout.write(report)
-    if options.out is not None:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(report)
+    publish(report, options.out)
 
 
 if __name__ == "__main__":
