@@ -6,7 +6,7 @@ forgotten. Over that lies what an engine says itself (`found`, `dropped`): as lo
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Literal, NamedTuple
 
@@ -76,20 +76,15 @@ class PrefixIndex:
     def match(self, hashes: Sequence[int]) -> list[tuple[tuple[int, ...], int]]:
         """Who holds how many leading blocks: slots and a number of blocks, the shortest first; those that hold none are
         left out."""
-        holders = self._holders
         found: list[tuple[tuple[int, ...], int]] = []
-        alive = holders.get(hashes[0], 0) if hashes else 0
-        if not alive:
-            return found
-        depth = 0
-        for depth, value in enumerate(hashes):
-            mask = holders.get(value, 0) & alive
-            if mask != alive:
-                found.append((self._slots_of(alive & ~mask), depth))
-                if not mask:
-                    return found
-                alive = mask
-        found.append((self._slots_of(alive), depth + 1))
+        held = self._holders.get
+        alive = held(hashes[0], 0) if hashes else 0
+        at = 0  # all of `alive` hold this block and those before it
+        while alive:
+            at = _last_of(alive, held, hashes, at)
+            rest = held(hashes[at + 1], 0) & alive if at + 1 < len(hashes) else 0
+            found.append((self._slots_of(alive & ~rest), at + 1))
+            at, alive = at + 1, rest
         return found
 
     def _slots_of(self, mask: int) -> tuple[int, ...]:
@@ -248,3 +243,18 @@ class PrefixIndex:
             self._lost[value] = loss
             if len(self._lost) > _MOST_LOST:
                 self._lost.popitem(last=False)
+
+
+def _last_of(mask: int, held: Callable[[int, int], int], hashes: Sequence[int], at: int) -> int:
+    """The last block that all in `mask` hold, from `at` on, which they do. By bisection: whoever holds a block holds
+    those before it, since the tail of a chain is the first to go."""
+    low, high = at, len(hashes)
+    step = high - low - 1  # first a look at the very last one
+    while high - low > 1:
+        middle = low + step
+        if held(hashes[middle], 0) & mask == mask:
+            low = middle
+        else:
+            high = middle
+        step = (high - low) // 2
+    return low

@@ -6,6 +6,7 @@ _KEPT = 64
 _LEAST = 8
 _QUANTILE = 0.9
 _LEAST_WORK_TOKENS = 32
+_LEAST_S = 1e-6
 _EVERY = 8
 
 
@@ -26,7 +27,7 @@ class PrefillRate:
 
     def learn(self, work_tokens: int, elapsed_s: float) -> bool:
         """One request had its first token after `elapsed_s`; too little work says nothing. True when the rate moved."""
-        if work_tokens < _LEAST_WORK_TOKENS or elapsed_s <= 0:
+        if work_tokens < _LEAST_WORK_TOKENS or elapsed_s < _LEAST_S:
             return False
         self._rates.append(work_tokens / elapsed_s)
         self._fresh += 1
