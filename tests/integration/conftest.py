@@ -13,7 +13,8 @@ models:
     replicas: 2
     max_model_len: 2048
     max_num_seqs: 16
-    kv_cache_memory_bytes: 268435456
+    dtype: float32
+    kv_cache_memory_bytes: 536870912
     env: {VLLM_ENABLE_RESPONSES_API_STORE: "1"}
     extra_args: [--enable-auto-tool-choice, --tool-call-parser=hermes]
 """
