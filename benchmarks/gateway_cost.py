@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import json
 import os
-import platform
 import shutil
 import signal
 import statistics
@@ -25,6 +24,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.output import machine, publish
 from benchmarks.trend import trend
 
 _RIG = Path(__file__).parent / "rig"
@@ -293,12 +293,7 @@ def main() -> None:
         how = f"medians of {options.rounds} rounds; one core a gateway, engine and load on another"
     models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     cpu = models[0].split(":")[1].strip() if models else "unknown processor"
-    machine = f"{cpu}, {os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}"
-    report = f"{machine}\n{how}\n\n{text}\n"
-    sys.stdout.write(report)
-    if options.out is not None:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(report)
+    publish(f"{cpu}, {machine()}\n{how}\n\n{text}\n", options.out)
 
 
 if __name__ == "__main__":

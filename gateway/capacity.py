@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from gateway.admission.gate import Gate
+from gateway.background import working
 from gateway.figures import KV_USAGE, EngineFigures, read_figures
 from gateway.replica import Pool, Replica
 from gateway.upstream import Upstream
@@ -86,13 +87,10 @@ async def measuring(pool: Pool, gate: Gate, upstream: Upstream, timeout_s: Calla
             gate.refresh()
             await asyncio.sleep(_REFRESH_S)
 
-    task = asyncio.create_task(forever(), name="measure replicas")
     try:
-        yield
+        async with working(forever(), "measure replicas"):
+            yield
     finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
         gate.close()  # before the connections are: whoever waits would be given one of them
 
 

@@ -208,12 +208,13 @@ class Mirrors(Collector):
             count.omit("not_ready")
             return None
         route = self._route(call)
-        self._pool.router.look(route)
+        router = self._pool.router
+        router.look(route)
         found = with_room(found, route)
         if not found:  # nobody may have to wait for a shadow
             count.omit("full")
             return None
-        place = self._pool.router.pick(route, found)
+        place = router.place(route, router.policy(route, found))
         replica = place.load
         shadow = Shadow(call, place, count, self._watch, self.timeouts, self._clock)
         lines = b"%bx-request-id: %b\r\n" % (forwarded, self._request_ids.new().encode())

@@ -14,6 +14,7 @@ import orjson
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from gateway.background import ended
 from gateway.errors import UpstreamError
 from gateway.kv_events.heard import Heard
 from gateway.kv_events.source import PATH, Source, read_sources
@@ -58,7 +59,7 @@ class Precise(Collector):
             try:
                 yield
             finally:
-                await _ended(task)
+                await ended(task)
                 for replica in list(self._listening):
                     await self.leave(replica)
 
@@ -109,7 +110,7 @@ class Precise(Collector):
         self._asked.discard(replica)
         task = self._listening.pop(replica, None)
         if task is not None:
-            await _ended(task)
+            await ended(task)
         self._heard.pop(replica, None)
 
     def answered(self, replica: Replica, call: Call) -> None:
@@ -169,9 +170,3 @@ def _gauge(name: str, about: str) -> GaugeMetricFamily:
 
 def _counter(name: str, about: str) -> CounterMetricFamily:
     return CounterMetricFamily(f"berth_kv_{name}", about, labels=("replica",))
-
-
-async def _ended(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task

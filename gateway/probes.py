@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 
 import orjson
 
+from gateway.background import working
 from gateway.errors import ConnectError, UpstreamError
 from gateway.replica import ModelCard, Pool, Replica
 from gateway.upstream import Upstream
@@ -34,13 +35,8 @@ async def probing(
             pool.sweep()
             await asyncio.sleep(interval_s)
 
-    task = asyncio.create_task(forever(), name="probe replicas")
-    try:
+    async with working(forever(), "probe replicas"):
         yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
 
 
 async def probe(replica: Replica, upstream: Upstream, timeout_s: float) -> None:
