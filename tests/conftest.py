@@ -1,6 +1,7 @@
 """Fixtures shared by all rooms' tests."""
 
-from collections.abc import Iterator
+import gc
+from collections.abc import Generator, Iterator
 
 import pytest
 from hypothesis import settings
@@ -9,6 +10,19 @@ from tests.fake_engine import FakeEngine, running
 
 settings.register_profile("untimed", deadline=None)  # what a test takes says more about the machine than about us
 settings.load_profile("untimed")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failed test's report parses its source. What is collected meanwhile (a task whose exception nobody asked for)
+    must not parse as well: CPython 3.11's parser is not to be entered twice, and pytest ends with an internal error."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        if was_on:
+            gc.enable()
 
 
 @pytest.fixture

@@ -2,14 +2,16 @@
 
 import math
 
-_SPAN_S = 10.0
+_SPAN_S = 40.0
+"""Several times what a whole batch of long answers takes: until the first of it is done nobody is served, and a rate
+over less than that would fall to nothing each time."""
 _LEAST_BUSY_S = 1.0
 _LEAST_SERVED = 4
 
 
 class Drain:
-    """Tokens served over seconds in which somebody waited, both faded out over the last ten: an idle hour says nothing
-    about how fast a line moves, and neither does the last line but for its first seconds."""
+    """Tokens served over seconds in which somebody waited, both faded out over the last forty: an idle hour says
+    nothing about how fast a line moves, and neither does the last line but for its first seconds."""
 
     __slots__ = ("_busy_s", "_served", "_since_s", "_tokens")
 

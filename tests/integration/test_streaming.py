@@ -52,12 +52,14 @@ async def test_a_client_that_leaves_frees_the_engine_within_a_second(stack: Stac
     body = {"model": MODEL, "stream": stage != "unstreamed", **BODIES[path]}
     async with aiohttp.ClientSession() as session:
         task = asyncio.create_task(_read_some(session, f"{stack.url}/v1/{path}", body))
-        if stage == "before the first token":
-            await asyncio.sleep(0.02)  # the request is in the gateway or the engine; its prefill has hardly begun
-        else:
-            await asyncio.to_thread(wait_until, "the engine computes", lambda: running() > 0, 10)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        try:
+            if stage == "before the first token":
+                await asyncio.sleep(0.02)  # the request is in the gateway or the engine; its prefill has hardly begun
+            else:
+                await asyncio.to_thread(wait_until, "the engine computes", lambda: running() > 0, 10)
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
         took_s = await asyncio.to_thread(wait_until, "the engine is free", lambda: running() == 0, 5)
     assert took_s < 1.0
     assert stack.metric("berth_requests_in_flight") == 0
@@ -106,7 +108,7 @@ async def test_prefix_caching_and_continuous_batching_are_on(stack: Stack) -> No
 def test_metrics_tell_predicted_and_confirmed_capacity(stack: Stack) -> None:
     for replica in ("smollm2/0", "smollm2/1"):
         predicted = stack.metric("berth_engine_kv_cache_predicted_tokens", replica=replica)
-        assert predicted == 11_648  # 268,435,456 B / (128 tokens x 23,040 B) = 91 blocks of 128 tokens
+        assert predicted == 11_648  # 536,870,912 B / (128 tokens x 46,080 B) = 91 blocks of 128 tokens
         assert stack.metric("berth_engine_kv_cache_tokens", replica=replica) == predicted
 
 

@@ -45,3 +45,14 @@ def test_a_line_that_stands_still_is_said_to_take_longer_and_longer() -> None:
     assert waits[1] is not None
     assert waits[2] is not None
     assert waits[0] < waits[1] < waits[2]
+
+
+def test_between_two_batches_of_long_answers_a_line_is_not_taken_for_a_dead_one() -> None:
+    drain = Drain()
+    drain.opened(0.0)
+    for batch in range(1, 9):  # sixteen at once every fifteen seconds, and nobody in between: 107 tokens a second
+        for _ in range(16):
+            drain.served(100, batch * 15.0)
+    wait_s = drain.wait_s(1600, 8 * 15.0 + 14.9)
+    assert wait_s is not None
+    assert 15.0 < wait_s < 20.0
