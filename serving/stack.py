@@ -198,6 +198,7 @@ def _shaped(section: ModelSection, environment: Environment) -> tuple[ModelSecti
             update={
                 "model": str(demo.model_folder(cache)),
                 "max_num_seqs": section.max_num_seqs or demo.MAX_NUM_SEQS,
+                "dtype": demo.DTYPE if section.dtype == "auto" else section.dtype,
                 "extra_args": (*demo.EXTRA_ARGS, *section.extra_args),
             }
         )

@@ -18,6 +18,7 @@ BERTH = str(Path(sys.executable).with_name("berth"))
 KEY = "berth-test-key"
 MODEL = "smollm2"
 _START_S = 300.0
+_LAST_LINES = 40
 
 
 def berth(*args: str, env: dict[str, str] | None = None, timeout_s: float = 120.0) -> subprocess.CompletedProcess[str]:
@@ -59,9 +60,19 @@ class Stack:
     def get(self, path: str) -> str:
         """GET with the key."""
         request = urllib.request.Request(self.url + path, headers={"authorization": f"Bearer {KEY}"})
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            text: str = answer.read().decode()
-            return text
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                text: str = answer.read().decode()
+                return text
+        except OSError as error:
+            raise AssertionError(f"GET {path}: {error!r}; berth ({self._life()}) said last:\n{self._last()}") from error
+
+    def _life(self) -> str:
+        status = self.process.poll()
+        return "still there" if status is None else f"ended with {status}"
+
+    def _last(self) -> str:
+        return "\n".join(self.text().splitlines()[-_LAST_LINES:])
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of the samples of `name` whose labels include `labels`."""
@@ -89,7 +100,7 @@ class Stack:
     def is_ready(self) -> bool:
         """Whether it has announced itself."""
         if self.process.poll() is not None:
-            raise AssertionError(f"berth ended with {self.process.returncode}:\n{self.text()}")
+            raise AssertionError(f"berth {self._life()}:\n{self.text()}")
         return "curl -N" in self.text()
 
     def everything_ended(self) -> bool:
@@ -108,7 +119,8 @@ def _alive(pid: int) -> bool:
 def started(folder: Path, *args: str, env: dict[str, str] | None = None, cwd: Path | None = None) -> Iterator[Stack]:
     """`berth serve ARGS`, just started; stopped in order (or killed by the test) when the block ends."""
     output = folder / "berth.out"
-    variables = {**os.environ, "BERTH_STATE_DIR": str(folder / "state"), "BERTH_API_KEY": KEY, **(env or {})}
+    variables = {**os.environ, "BERTH_STATE_DIR": str(folder / "state"), "BERTH_API_KEY": KEY}
+    variables |= {"PYTHONFAULTHANDLER": "1", **(env or {})}  # should it crash, its output says where
     with output.open("wb") as out:
         process = subprocess.Popen(
             [BERTH, "serve", *args], stdout=out, stderr=subprocess.STDOUT, env=variables, cwd=cwd
