@@ -17,7 +17,7 @@ from sizing.speculation import drafter, read_speculation
 from sizing.weights import weights_per_rank
 from tests.sizing.models import SMOLLM2, published_configs
 from tests.sizing.test_layers_oracle import decoder
-from tests.sizing.vllm_oracle import outcome
+from tests.sizing.vllm_oracle import outcome, processor_block_size
 
 # importing vLLM and torch warns of their own deprecations, which are not ours to fix
 pytestmark = [
@@ -180,7 +180,7 @@ def test_a_drafter_weighs_and_keeps_what_vllms_does(
     cache = engine_cache(
         model,
         Serving(
-            block_size=16 if "Latent" in str(model.layers) else 128,
+            block_size=processor_block_size(model),
             tensor_parallel_size=ranks,
             max_num_batched_tokens=engine.max_in_flight_tokens,
             async_scheduling=False,

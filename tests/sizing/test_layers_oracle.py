@@ -14,7 +14,7 @@ from sizing.config_json import parse_config
 from sizing.engine_cache import Serving, engine_cache
 from sizing.parameters import count_parameters
 from tests.sizing.models import SMOLLM2, published_configs
-from tests.sizing.vllm_oracle import outcome
+from tests.sizing.vllm_oracle import outcome, processor_block_size
 
 # importing vLLM and torch warns of their own deprecations, which are not ours to fix
 pytestmark = [
@@ -260,7 +260,7 @@ def test_layers_parameters_and_capacity_are_those_of_vllms_model(
     cache = engine_cache(
         ours,
         Serving(
-            block_size=16 if "Latent" in str(ours.layers) else 128,
+            block_size=processor_block_size(ours),
             max_num_batched_tokens=engine.max_in_flight_tokens,
             async_scheduling=False,
             enable_prefix_caching=engine.cache_config.enable_prefix_caching,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+from sizing.model import ModelShape
 from sizing.pages import ChunkedPage, CrossPage, FullPage, LatentPage, Page, SlidingLatentPage, SlidingPage, StatePage
 
 
@@ -143,3 +144,11 @@ def outcome(config: Any, stages: Sequence[Sequence[Any]], available: Sequence[in
     scheduler = kv_cache_utils.generate_scheduler_kv_cache_config(workers)
     tokens, concurrency = kv_cache_utils.get_kv_cache_capacity(config, scheduler)
     return Outcome(scheduler.num_blocks, tokens, concurrency, longest)
+
+
+def processor_block_size(shape: ModelShape) -> int:
+    """Tokens a block of vLLM's on this processor: its latent attention has another kernel where there is AMX."""
+    import torch
+
+    has_amx: bool = torch.cpu._is_amx_tile_supported()
+    return 16 if "Latent" in str(shape.layers) and not has_amx else 128
