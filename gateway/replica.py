@@ -208,6 +208,8 @@ class Pool:
         """Called when a replica gets no more requests, and before its slot is free for another one."""
         self.other_names: tuple[str, ...] = ()
         """What may be asked for by everybody, beside the models served: who asks for what is not there is told."""
+        self.backed: frozenset[str] = frozenset()
+        """Models that others stand in for: one that no engine serves is away, and not unknown."""
         self.retry_budget = RetryBudget(self._health.retry_budget, clock)
         self._replicas: list[Replica] = []
         self._remotes: dict[str, Replica] = {}
@@ -344,8 +346,10 @@ class Pool:
         if found:
             _log.warning("every replica of '%s' is out; those that may be there are tried all the same", model)
             return tuple(found)
-        if serving or any(replica.state == "starting" and not replica.models for replica in self._replicas):
-            states = ", ".join(f"{replica.name} {replica.state}" for replica in serving) or "engines still starting"
+        is_early = any(replica.state == "starting" and not replica.models for replica in self._replicas)
+        if serving or is_early or model in self.backed:
+            nobody = "engines still starting" if is_early else "no engine serves it now"
+            states = ", ".join(f"{replica.name} {replica.state}" for replica in serving) or nobody
             fault = Fault(
                 503, f"no replica of '{model}' is ready ({states})", code="not_ready", retry_after_s=_RETRY_AFTER_S
             )

@@ -11,7 +11,7 @@ from serving.config import DoorConfig
 from serving.errors import ConfigError
 from serving.reading import apply_flags, read_yaml, said, validated
 from serving.routes import check_routes
-from serving.sections import Section
+from serving.sections import HandlingSection, Section
 
 _SHAPE = "http://host:port or unix:/path/to.sock"
 
@@ -39,15 +39,14 @@ class EngineSection(Section):
         parts = urlsplit(url)
         if "@" in parts.netloc:
             raise ValueError("no user or password here: name a variable in api_key_env")
-        if parts.scheme not in ("http", "https") or not _has_host_and_port(url) or parts.path or parts.query:
+        if parts.scheme not in ("http", "https") or not _has_host_and_port(url) or parts[2:] != ("", "", ""):
             raise ValueError(f"'{url}' is not like {_SHAPE}")
         return url
 
     @model_validator(mode="after")
     def _default_name(self) -> Self:
         if not self.name:
-            name = self.url.rpartition("/")[2]
-            object.__setattr__(self, "name", name)
+            object.__setattr__(self, "name", self.url.rpartition("/")[2])
         return self
 
 
@@ -68,12 +67,18 @@ class FrontConfig(DoorConfig):
                 raise ValueError(f"two engines are named '{engine.name}': give one of them another 'name'")
         return engines
 
+    @field_validator("models")
+    @classmethod
+    def _each_is_said_once(cls, models: tuple[HandlingSection, ...]) -> tuple[HandlingSection, ...]:
+        names = [model.name for model in models]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"'{name}' is there twice")
+        return models
+
     @model_validator(mode="after")
     def _names_are_one_things(self) -> Self:
-        models, remotes = [model.name for model in self.models], [remote.name for remote in self.remotes]
-        for name in models:
-            if models.count(name) > 1:
-                raise ValueError(f"models: '{name}' is there twice")
+        remotes = [remote.name for remote in self.remotes]
         for engine in self.engines:
             if engine.name in remotes:
                 raise ValueError(f"remote '{engine.name}' has the name of an engine: give one of them another")
@@ -139,7 +144,8 @@ def _flag_url(url: str) -> str:
     try:
         return EngineSection(url=url).url
     except ValidationError:
-        raise ConfigError(f"--upstream {url}: expected {_SHAPE}") from None
+        shown = url.rpartition("@")[2]  # what is before it could be a password
+        raise ConfigError(f"--upstream {shown}: expected {_SHAPE}, and keys in --upstream-api-key") from None
 
 
 def _has_host_and_port(url: str) -> bool:

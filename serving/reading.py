@@ -76,7 +76,10 @@ class _UniqueKeys(yaml.SafeLoader):
 
 def _first_complaint(kind: type[BaseModel], error: ValidationError) -> str:
     """One line for the first thing wrong: key, reason, and the nearest key that exists."""
-    first = error.errors()[0]
+    errors = error.errors()
+    first, places = errors[0], [each["loc"] for each in errors]
+    # a list of one that is wrong is also too short: what follows from what is below it is not said
+    own = [loc for loc in places if not any(loc != below and loc == below[: len(loc)] for below in places)]
     where = ".".join(str(part) for part in first["loc"]) or "(top level)"
     reason = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
@@ -87,7 +90,7 @@ def _first_complaint(kind: type[BaseModel], error: ValidationError) -> str:
         reason = "missing"
     elif first["type"] not in ("value_error", "string_pattern_mismatch"):
         reason = f"{reason}, found {first['input']!r}"
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    more = f" (and {len(own) - 1} more)" if len(own) > 1 else ""
     return f"{where}: {reason}{more}"
 
 
