@@ -15,7 +15,7 @@ from serving.environment import Environment
 from serving.front import FrontConfig, load_front
 
 _FILE = typer.Argument(
-    metavar="[FILE.yaml]",
+    metavar="FILE.yaml",
     help="Engines, and keys, models, remotes, routes and gateway as in a berth.yaml; SIGHUP reads it again.",
     show_default=False,
 )
@@ -30,9 +30,9 @@ def gateway(
             show_default=False,
         ),
     ] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on. [default: 8000]")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on (default: 8000).")] = None,
     host: Annotated[
-        str | None, typer.Option(help="Address to listen on; a public one needs API keys. [default: 127.0.0.1]")
+        str | None, typer.Option(help="Address to listen on; a public one needs API keys (default: 127.0.0.1).")
     ] = None,
     upstream_api_key: Annotated[
         str | None,
@@ -42,8 +42,7 @@ def gateway(
     routing: Annotated[
         str | None,
         typer.Option(
-            help="prefix (where the prompt's beginning is cached), least_work, round_robin, session, latency. "
-            "[default: prefix]"
+            help="prefix (default: where the prompt's beginning is cached), least_work, round_robin, session, latency."
         ),
     ] = None,
     kv_events: Annotated[
@@ -52,7 +51,7 @@ def gateway(
             "--kv-events", help="Route by what engines publish of their KV caches (vLLM's --kv-events-config)."
         ),
     ] = False,
-    log_format: Annotated[str | None, typer.Option(help="text, or json: one object a line. [default: text]")] = None,
+    log_format: Annotated[str | None, typer.Option(help="text (default), or json: one object a line.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check FILE and its keys, say what is in it, end.")
     ] = False,

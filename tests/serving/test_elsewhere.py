@@ -14,6 +14,7 @@ import pytest
 from gateway.app import Gateway
 from gateway.identity import new_key
 from gateway.replica import ModelCard
+from serving import elsewhere
 from serving.config import door_settings
 from serving.elsewhere import Elsewhere
 from serving.environment import Environment
@@ -229,6 +230,18 @@ async def test_they_are_said_once_all_engines_have_been_seen_and_again_after_a_r
         await engines.reload(lambda: load_front(str(tmp_path / "front.yaml"), (), {}))
         await _until(caplog, "no engine serves 'spook' (models)")
     assert caplog.text.count("no engine serves") == 2
+
+
+async def test_an_engine_that_does_not_come_holds_nothing_up_for_ever(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(elsewhere, "_SEEN_BY_S", 0.0)
+    engines, gateway = _unwatched(TWO + "models: [{name: y}]", tmp_path)
+    async with engines.watched():
+        await asyncio.sleep(0.5)  # nobody has been seen: of nobody is nothing said
+        assert caplog.text == ""
+        gateway.pool.replicas[0].models = (ModelCard("x"),)
+        await _until(caplog, "no engine serves 'y' (models), as the configuration has it; served: x")
 
 
 async def test_who_leaves_is_not_counted_and_the_end_waits_for_nobody(
