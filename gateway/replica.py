@@ -359,14 +359,14 @@ class Pool:
         raise RefusedError(Fault(404, message, code="model_not_found", param="model", should_retry=False))
 
     def unready_models(self) -> list[str]:
-        """The models that no replica can answer for now; ["(unknown)"] while nothing has been discovered."""
-        cards = self.cards()
-        if not cards:
+        """The models that no replica can answer for now, but for those that leave with their last one; ["(unknown)"]
+        while nothing has been discovered."""
+        staying = [replica for replica in self._replicas if replica.state != "draining"]
+        names = list(dict.fromkeys(card.name for replica in staying for card in replica.models))
+        if not names:
             return ["(unknown)"]
         return [
-            card.name
-            for card in cards
-            if not any((r.state == "ready" or r.is_suspect) and r.serves(card.name) for r in self._replicas)
+            name for name in names if not any((r.state == "ready" or r.is_suspect) and r.serves(name) for r in staying)
         ]
 
 

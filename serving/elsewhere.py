@@ -68,8 +68,13 @@ class Elsewhere(Rereading[FrontConfig]):
         """Who has left the file may be here yet, under a name that somebody else is to have now."""
         pool = self._gateway.pool
         engines = {replica.name: replica.url for replica in pool.replicas}
+        names = {replica.url: replica.name for replica in pool.replicas}
         remotes = {remote.name for remote in pool.remotes}
         for engine in new.engines:
+            if names.get(engine.url, engine.name) != engine.name:
+                raise ConfigError(
+                    f"{engine.url} is '{names[engine.url]}' until it has answered what it has: give it that 'name'"
+                )
             if engines.get(engine.name, engine.url) != engine.url:
                 raise ConfigError(
                     f"engine '{engine.name}' is {engines[engine.name]}, which has to answer what it has first: give "

@@ -49,8 +49,8 @@ class Front:
     door: Door
     file: Path
 
-    def ask(self, **headers: str) -> httpx2.Response:
-        return self.door.post(CHAT, body_for("chat", stream=True), **headers)
+    def ask(self, key: str = "") -> httpx2.Response:
+        return self.door.post(CHAT, body_for("chat", stream=True), x_api_key=key)
 
     def reload(self, text: str) -> httpx2.Response:
         self.file.write_text(text)
@@ -116,6 +116,20 @@ def test_engines_come_and_go_under_a_running_stream(fake: FakeEngine, second: Fa
         assert front.door.is_at_rest
 
 
+def test_a_model_that_leaves_with_its_engine_is_not_waited_for(fake: FakeEngine, tmp_path: Path) -> None:
+    gate = threading.Event()
+    with running(FakeEngine(models=("other",))) as other, _fronted(tmp_path / "f.yaml", _engines(fake, other)) as front:
+        fake.enqueue(Script(chunks=chat_stream().chunks, gates={1: gate}))
+        with front.door.connection() as sock:
+            sock.sendall(request_bytes(CHAT, STREAM, "connection: close"))
+            receive_until(sock, b"role")
+            front.reload(_engines(other))
+            assert front.names == [_name(fake), _name(other)]
+            assert front.door.get("/ready").json() == {"ready": True, "waiting_for": []}
+            gate.set()
+            receive_rest(sock)
+
+
 def test_an_engine_that_comes_back_while_it_is_leaving_stays(fake: FakeEngine, tmp_path: Path) -> None:
     gate = threading.Event()
     with running(FakeEngine()) as second, _fronted(tmp_path / "front.yaml", _engines(fake, second)) as front:
@@ -126,6 +140,8 @@ def test_an_engine_that_comes_back_while_it_is_leaving_stays(fake: FakeEngine, t
             sock.sendall(request_bytes(CHAT, STREAM, "connection: close"))
             receive_until(sock, b"role")
             front.reload(_engines(second))
+            refused = front.reload(f"engines: [{{url: '{fake.url}', name: other}}]")
+            assert "give it that 'name'" in refused.json()["error"]["message"]
             assert front.reload(_engines(second, fake)).json()["changes"] == [f"engine {_name(fake)} added"]
             wait_until(lambda: front.door.gateway.pool.replicas[0].state == "ready")
             gate.set()
@@ -140,7 +156,7 @@ def test_what_holds_for_callers_is_read_again_too(fake: FakeEngine, tmp_path: Pa
     with _fronted(tmp_path / "front.yaml", _engines(fake)) as front:
         assert front.ask().status_code == 200
         assert front.reload(_engines(fake, more=keys)).json()["changes"] == ["gateway.keys changed"]
-        assert (front.ask().status_code, front.ask(x_api_key=key).status_code) == (401, 200)
+        assert (front.ask().status_code, front.ask(key).status_code) == (401, 200)
 
 
 def test_engines_are_asked_with_their_keys(fake: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,11 +7,12 @@ import pytest
 
 from gateway.config import GatewayConfig, Hedge, Slo, Step
 from serving.change import compare_front
-from serving.config import HandlingSection, ModelSection, door_settings, load_stack
+from serving.config import ModelSection, door_settings, load_stack
 from serving.elsewhere import engine_keys
 from serving.environment import Environment
 from serving.errors import ConfigError
 from serving.front import FrontConfig, load_front
+from serving.sections import HandlingSection
 
 ENVIRONMENT = Environment(api_key=None)
 ENGINES = "engines: [{url: 'http://a:8000'}, {url: 'unix:/run/b.sock'}]\n"
