@@ -195,6 +195,7 @@ class Gateway:
         self._mirrors.timeouts = config.timeouts
         self._junction.use(config.rules)
         self.pool.other_names = tuple(card.name for card in self._junction.cards(()))
+        self.pool.backed = frozenset(config.chains)
 
     def _is_there(self, model: str) -> bool:
         return bool(self.pool.stand_ins(Step(model)))

@@ -208,6 +208,8 @@ class Pool:
         """Called when a replica gets no more requests, and before its slot is free for another one."""
         self.other_names: tuple[str, ...] = ()
         """What may be asked for by everybody, beside the models served: who asks for what is not there is told."""
+        self.backed: frozenset[str] = frozenset()
+        """Models that others stand in for: one that no engine serves is away, and not unknown."""
         self.retry_budget = RetryBudget(self._health.retry_budget, clock)
         self._replicas: list[Replica] = []
         self._remotes: dict[str, Replica] = {}
@@ -344,8 +346,10 @@ class Pool:
         if found:
             _log.warning("every replica of '%s' is out; those that may be there are tried all the same", model)
             return tuple(found)
-        if serving or any(replica.state == "starting" and not replica.models for replica in self._replicas):
-            states = ", ".join(f"{replica.name} {replica.state}" for replica in serving) or "engines still starting"
+        is_early = any(replica.state == "starting" and not replica.models for replica in self._replicas)
+        if serving or is_early or model in self.backed:
+            nobody = "engines still starting" if is_early else "no engine serves it now"
+            states = ", ".join(f"{replica.name} {replica.state}" for replica in serving) or nobody
             fault = Fault(
                 503, f"no replica of '{model}' is ready ({states})", code="not_ready", retry_after_s=_RETRY_AFTER_S
             )
@@ -355,14 +359,14 @@ class Pool:
         raise RefusedError(Fault(404, message, code="model_not_found", param="model", should_retry=False))
 
     def unready_models(self) -> list[str]:
-        """The models that no replica can answer for now; ["(unknown)"] while nothing has been discovered."""
-        cards = self.cards()
-        if not cards:
+        """The models that no replica can answer for now, but for those that leave with their last one; ["(unknown)"]
+        while nothing has been discovered."""
+        staying = [replica for replica in self._replicas if replica.state != "draining"]
+        names = list(dict.fromkeys(card.name for replica in staying for card in replica.models))
+        if not names:
             return ["(unknown)"]
         return [
-            card.name
-            for card in cards
-            if not any((r.state == "ready" or r.is_suspect) and r.serves(card.name) for r in self._replicas)
+            name for name in names if not any((r.state == "ready" or r.is_suspect) and r.serves(name) for r in staying)
         ]
 
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from serving.config import GatewaySection, ModelSection, StackConfig
 from serving.errors import ConfigError
+from serving.front import EngineSection, FrontConfig
+from serving.sections import HandlingSection, Section
 
 _FIXED_IN_GATEWAY = {
     "host": "the port is open",
@@ -13,7 +15,7 @@ _FIXED_IN_GATEWAY = {
     "tracing": "the exporter is running",
     "health": "the breakers keep their records",
 }
-_FREE_IN_MODEL = {"replicas", "fallbacks", "fallback_on", "ttft_deadline_s", "hedge", "routing", "slo"}
+_FREE_IN_MODEL = {"replicas", *HandlingSection.model_fields}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,27 @@ def compare(old: StackConfig, new: StackConfig) -> Change:
     )
 
 
+def compare_front(old: FrontConfig, new: FrontConfig) -> tuple[str, ...]:
+    """What changes from `old` to `new`, for people, as `Change.lines`. Raises ConfigError for what needs a restart."""
+    before = {engine.url: engine for engine in old.engines}
+    after = {engine.url: engine for engine in new.engines}
+    for url in before.keys() & after.keys():
+        if before[url].name != after[url].name:
+            raise ConfigError(f"engines: the name of {url} cannot change while its requests are counted; restart berth")
+    rest = (f"{key} changed" for key in ("models", "remotes", "routes") if getattr(old, key) != getattr(new, key))
+    return (*_gateway_lines(old.gateway, new.gateway), *rest, *_engine_lines(before, after))
+
+
+def _engine_lines(before: dict[str, EngineSection], after: dict[str, EngineSection]) -> Iterator[str]:
+    for url, engine in (before | after).items():
+        if url not in before:
+            yield f"engine {engine.name} added"
+        elif url not in after:
+            yield f"engine {engine.name} removed"
+        else:
+            yield from (f"engine {engine.name}: {key} changed" for key in _differing(before[url], engine))
+
+
 def _check_model(old: ModelSection, new: ModelSection) -> None:
     for key in _differing(old, new):
         if key not in _FREE_IN_MODEL:
@@ -77,7 +100,5 @@ def _model_lines(counts: dict[str, tuple[int, int]]) -> Iterator[str]:
             yield f"{name}: {now} replicas, were {was}"
 
 
-def _differing(
-    old: GatewaySection | ModelSection | StackConfig, new: GatewaySection | ModelSection | StackConfig
-) -> list[str]:
+def _differing(old: Section, new: Section) -> list[str]:
     return [key for key in type(old).model_fields if getattr(old, key) != getattr(new, key)]

@@ -1,34 +1,32 @@
-"""The only reader of files and the environment: `berth.yaml`, flags and variables -> a checked, frozen StackConfig."""
+"""What `berth serve` is told and what every door is: `berth.yaml`, flags and variables, checked and frozen."""
 
 import difflib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, Self
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from gateway.access_log import LogFormat
 from gateway.admission.line import Priority
 from gateway.admission.rates import CallerLimits
-from gateway.config import TROUBLES, Chain, GatewayConfig, Hedge, Remote, Slo, Step, Trouble
+from gateway.config import TROUBLES, Chain, GatewayConfig, Hedge, Remote, Slo, Step
 from gateway.identity import KeyHash, hash_key
 from gateway.kv_events.source import require_extra
 from gateway.routing import PolicyName
 from serving.environment import Environment
 from serving.errors import ConfigError
 from serving.quantity import token_count
+from serving.reading import apply_flags, read_yaml, said, validated
 from serving.routes import RouteSection, check_routes
 from serving.sections import (
     Count,
+    HandlingSection,
     HealthSection,
-    HedgeSection,
     QueueSection,
     RemoteSection,
-    Seconds,
     Section,
-    SloSection,
     TimeoutsSection,
     is_loopback,
 )
@@ -63,7 +61,7 @@ _OUR_FLAGS = frozenset(
 """What placement decides: given twice, the engine would not be the one that was sized."""
 
 
-class ModelSection(Section):
+class ModelSection(HandlingSection):
     """One model to serve. Engine settings are spelt as vLLM's flags; what is not set is left to sizing."""
 
     model: str = Field(min_length=1)
@@ -89,14 +87,6 @@ class ModelSection(Section):
     """Each engine says what is in its KV cache as it changes, so that the gateway knows instead of guessing."""
     extra_args: tuple[str, ...] = ()
     env: Mapping[str, str] = Field(default_factory=dict)
-    fallbacks: tuple[str, ...] = ()
-    """Who stands in, in this order, before the first byte has gone out: other models here, or `remotes`, by name."""
-    fallback_on: tuple[Trouble, ...] | None = None
-    ttft_deadline_s: Seconds | None = None
-    hedge: HedgeSection | None = None
-    slo: SloSection | None = None
-    routing: PolicyName | None = None
-    """Other than the gateway's."""
 
     @model_validator(mode="before")
     @classmethod
@@ -130,17 +120,6 @@ class ModelSection(Section):
             raise ValueError("kv_events and --kv-events-config say the same: leave one of them out")
         if any(arg.startswith(("--data-parallel", "-dp")) for arg in self.extra_args):
             raise ValueError("kv_events needs engines of one data-parallel rank: use 'replicas' for more of them")
-        return self
-
-    @model_validator(mode="after")
-    def _fallbacks_make_sense(self) -> "ModelSection":
-        late = self.fallback_on is None or "late" in self.fallback_on
-        if not self.fallbacks and (self.fallback_on is not None or self.ttft_deadline_s is not None):
-            raise ValueError("fallback_on and ttft_deadline_s say when to use 'fallbacks', and there are none")
-        if self.ttft_deadline_s is not None and not late:
-            raise ValueError("ttft_deadline_s is only used with 'late' in fallback_on")
-        if self.fallback_on is not None and late and self.ttft_deadline_s is None:
-            raise ValueError("fallback_on 'late' needs ttft_deadline_s to say when that is")
         return self
 
     @model_validator(mode="after")
@@ -208,23 +187,49 @@ class GatewaySection(Section):
         return keys
 
 
-class StackConfig(Section):
-    """Everything `berth serve` was told."""
+class DoorConfig(Section):
+    """What there is to say about a door, whoever starts the engines behind it."""
 
-    models: tuple[ModelSection, ...] = Field(min_length=1)
+    models: tuple[HandlingSection, ...] = ()
     remotes: tuple[RemoteSection, ...] = ()
     routes: tuple[RouteSection, ...] = ()
     gateway: GatewaySection = GatewaySection()
-    start_timeout_s: Annotated[float, Field(gt=0)] = 1800.0
-    """How long one engine may take to become healthy; a 400 GB checkpoint from a cold disk takes a while."""
-    calibrate: bool = True
-    """Keep what the engines measure at start, for the next answer of sizing."""
 
     @field_validator("gateway", mode="before")
     @classmethod
     def _empty_section(cls, value: object) -> object:
         """`gateway:` with nothing below it is null in YAML."""
         return {} if value is None else value
+
+    @model_validator(mode="after")
+    def _stand_ins_make_sense(self) -> Self:
+        names = [*(model.name for model in self.models), *(remote.name for remote in self.remotes)]
+        for remote in self.remotes:
+            if names.count(remote.name) > 1:
+                raise ValueError(f"remote '{remote.name}' has the name of another remote or model")
+        for model in self.models:
+            where = f"fallbacks of '{model.name}'"
+            if model.name in model.fallbacks:
+                raise ValueError(f"{where}: a model cannot stand in for itself")
+            for name in model.fallbacks:
+                if model.fallbacks.count(name) > 1:
+                    raise ValueError(f"{where}: '{name}' is there twice")
+        return self
+
+    @property
+    def hears_caches(self) -> bool:
+        """Whether engines are asked what their KV caches hold."""
+        return False
+
+
+class StackConfig(DoorConfig):
+    """Everything `berth serve` was told."""
+
+    models: tuple[ModelSection, ...] = Field(min_length=1)
+    start_timeout_s: Annotated[float, Field(gt=0)] = 1800.0
+    """How long one engine may take to become healthy; a 400 GB checkpoint from a cold disk takes a while."""
+    calibrate: bool = True
+    """Keep what the engines measure at start, for the next answer of sizing."""
 
     @field_validator("models")
     @classmethod
@@ -237,27 +242,24 @@ class StackConfig(Section):
 
     @model_validator(mode="after")
     def _names_exist(self) -> "StackConfig":
-        names = [*(model.name for model in self.models), *(remote.name for remote in self.remotes)]
-        for remote in self.remotes:
-            if names.count(remote.name) > 1:
-                raise ValueError(f"remote '{remote.name}' has the name of another remote or model")
+        models, remotes = [model.name for model in self.models], [remote.name for remote in self.remotes]
         for model in self.models:
             for name in model.fallbacks:
-                _check_fallback(model, name, names)
-        check_routes(self.routes, [model.name for model in self.models], [remote.name for remote in self.remotes])
+                _check_fallback(model, name, [*models, *remotes])
+        check_routes(self.routes, models, remotes)
         return self
+
+    @property
+    def hears_caches(self) -> bool:
+        """Whether engines publish what their KV caches hold."""
+        return any(model.kv_events for model in self.models)
 
 
 def _check_fallback(model: ModelSection, name: str, names: Sequence[str]) -> None:
-    where = f"fallbacks of '{model.name}'"
-    if name == model.name:
-        raise ValueError(f"{where}: a model cannot stand in for itself")
-    if model.fallbacks.count(name) > 1:
-        raise ValueError(f"{where}: '{name}' is there twice")
     if name not in names:
         near = difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names)}"
-        raise ValueError(f"{where}: neither a model nor a remote is named '{name}'; {hint}")
+        raise ValueError(f"fallbacks of '{model.name}': neither a model nor a remote is named '{name}'; {hint}")
 
 
 def child_environment(overrides: Mapping[str, str], secrets: frozenset[str] = frozenset()) -> dict[str, str]:
@@ -288,11 +290,14 @@ def load_stack(target: str | None, environment: Environment, overrides: Mapping[
     `overrides` are flags given, by their key in `models[0]` or `gateway.<key>`. Raises ConfigError.
     """
     if target is not None and target.endswith((".yaml", ".yml")):
-        source, raw = target, _read_yaml(Path(target))
+        source, raw = target, read_yaml(Path(target), "models")
+        if "engines" in raw:
+            way_out = f"use berth gateway {source}, or leave them out"
+            raise said(source, f"engines: those run already, and berth serve starts its own; {way_out}")
     else:
         source, raw = "", {"models": [{"model": target or DEMO_MODEL}]}
-    _apply(raw, overrides, source)
-    config = _validated(raw, source)
+    apply_flags(raw, overrides, source)
+    config = validated(StackConfig, raw, source)
     base = Path(source).parent if source == target else Path()
     models = tuple(_located(model, base, source) for model in config.models)
     return config.model_copy(update={"models": models})
@@ -303,10 +308,17 @@ def key_variables(config: StackConfig) -> frozenset[str]:
     return frozenset(remote.api_key_env for remote in config.remotes if remote.api_key_env)
 
 
+def door_settings(config: DoorConfig, environment: Environment) -> GatewayConfig:
+    """The gateway's own settings out of all that a file says. Raises as `gateway_config` does."""
+    return gateway_config(
+        config.gateway, environment, config.models, config.remotes, config.routes, kv_events=config.hears_caches
+    )
+
+
 def gateway_config(
     section: GatewaySection,
     environment: Environment,
-    models: Sequence[ModelSection] = (),
+    models: Sequence[HandlingSection] = (),
     remotes: Sequence[RemoteSection] = (),
     routes: Sequence[RouteSection] = (),
     *,
@@ -314,10 +326,9 @@ def gateway_config(
 ) -> GatewayConfig:
     """The gateway's own settings, with who stands in for which of `models` and which requests are led elsewhere. Raises
     ConfigError for a public address without keys, a remote's key that is not in the environment, or isolated callers
-    that no key is for; the gateway's own where engines publish KV events (`kv_events`: engines started elsewhere) and
-    what reads them is not installed."""
-    hears_caches = kv_events or any(model.kv_events for model in models)
-    if hears_caches:
+    that no key is for; the gateway's own where engines publish KV events (`kv_events`) and what reads them is not
+    installed."""
+    if kv_events:
         require_extra()
     keys = [KeyHash(key.caller, key.sha256, key.admin, key.priority, key.limits()) for key in section.keys]
     if environment.api_key:
@@ -344,7 +355,7 @@ def gateway_config(
         slos={model.name: Slo(**model.slo.model_dump()) for model in models if model.slo},
         routing=section.routing,
         routings={model.name: model.routing for model in models if model.routing},
-        kv_events=hears_caches,
+        kv_events=kv_events,
         rules=tuple(route.parsed() for route in routes),
         isolated=_isolated(section.isolate_caches, [key.caller for key in keys]),
         log_format=section.log_format,
@@ -363,23 +374,27 @@ def _isolated(wanted: bool | tuple[str, ...], callers: Sequence[str]) -> frozens
     return frozenset(named)
 
 
-def _remote(section: RemoteSection) -> Remote:
-    variable = section.api_key_env
+def named_key(variable: str | None, whose: str) -> str | None:
+    """The key in the variable that a section names; None when it names none. Raises ConfigError."""
     api_key = os.environ.get(variable) if variable else None
     if variable and not api_key:
-        raise ConfigError(f"remote '{section.name}': its key is to be in {variable}, which is not set")
+        raise ConfigError(f"{whose}: its key is to be in {variable}, which is not set")
+    return api_key
+
+
+def _remote(section: RemoteSection) -> Remote:
     return Remote(
         name=section.name,
         base_url=section.base_url,
         model=section.model,
-        api_key=api_key,
+        api_key=named_key(section.api_key_env, f"remote '{section.name}'"),
         input_usd=section.input_usd,
         output_usd=section.output_usd,
         speaks=frozenset(section.speaks),
     )
 
 
-def _chain(model: ModelSection, remotes: Mapping[str, Remote]) -> Chain:
+def _chain(model: HandlingSection, remotes: Mapping[str, Remote]) -> Chain:
     return Chain(
         steps=tuple(Step(name, remotes.get(name)) for name in model.fallbacks),
         on=TROUBLES if model.fallback_on is None else frozenset(model.fallback_on),
@@ -387,106 +402,10 @@ def _chain(model: ModelSection, remotes: Mapping[str, Remote]) -> Chain:
     )
 
 
-def gateway_section(raw: Mapping[str, object]) -> GatewaySection:
-    """The section from flags alone (`berth gateway`). Raises ConfigError."""
-    try:
-        return GatewaySection.model_validate(dict(raw))
-    except ValidationError as error:
-        raise ConfigError(_first_complaint(error)) from None
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML's safe loader, with a key given twice as the mistake it is."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"'{key}' is given twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)  # noqa: S506  (a SafeLoader)
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: expected a mapping with 'models', found {type(raw).__name__}")
-    return raw
-
-
-def _apply(raw: dict[str, Any], overrides: Mapping[str, object], source: str) -> None:
-    """Flags win over the file; a flag about a model needs exactly one model to be about."""
-    for key, value in overrides.items():
-        if value is None:
-            continue
-        section, _, name = key.rpartition(".")
-        if section:
-            target = raw.setdefault(section, {})
-        else:
-            models = raw.get("models")
-            if not isinstance(models, list) or len(models) != 1:
-                flag = "--" + name.replace("_", "-")
-                raise _said(source, f"{flag} needs exactly one model; set '{name}' under the model it is for")
-            models[0] = {"model": models[0]} if isinstance(models[0], str) else models[0]
-            target = models[0]
-        if isinstance(target, dict):
-            target[name] = value
-
-
-def _validated(raw: dict[str, Any], source: str) -> StackConfig:
-    try:
-        return StackConfig.model_validate(raw)
-    except ValidationError as error:
-        raise _said(source, _first_complaint(error)) from None
-
-
-def _first_complaint(error: ValidationError) -> str:
-    """One line for the first thing wrong: key, reason, and the nearest key that exists."""
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"]) or "(top level)"
-    reason = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        known = _keys_at(first["loc"][:-1])
-        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
-        reason = f"unknown key; did you mean '{near[0]}'?" if near else f"unknown key; known: {', '.join(known)}"
-    elif first["type"] == "missing":
-        reason = "missing"
-    elif first["type"] not in ("value_error", "string_pattern_mismatch"):
-        reason = f"{reason}, found {first['input']!r}"
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{where}: {reason}{more}"
-
-
-def _keys_at(location: tuple[int | str, ...]) -> list[str]:
-    """The keys allowed in the section at `location`."""
-    section: type[BaseModel] = StackConfig
-    for part in location:
-        if isinstance(part, str) and part in section.model_fields:
-            section = _section_of(section.model_fields[part].annotation) or section
-    return list(section.model_fields)
-
-
-def _section_of(annotation: object) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((found for arg in get_args(annotation) if (found := _section_of(arg))), None)
-
-
 def _public_name(model: str) -> str:
     if model == DEMO_MODEL:
         return "smollm2"
     return Path(model).expanduser().resolve().name if _is_path(model) else model
-
-
-def _said(source: str, complaint: str) -> ConfigError:
-    """A complaint with the file it is about; what came from flags needs no place."""
-    return ConfigError(f"{source}: {complaint}" if source else complaint)
 
 
 def _is_path(model: str) -> bool:
@@ -502,7 +421,7 @@ def _located(model: ModelSection, base: Path, source: str) -> ModelSection:
     if folder.is_dir():
         return model.model_copy(update={"model": str(folder.resolve())})
     if _is_path(model.model) or model.model.count("/") != 1:
-        raise _said(source, f"model '{model.model}': no such folder, and not a Hub id (those look like Qwen/Qwen3-8B)")
+        raise said(source, f"model '{model.model}': no such folder, and not a Hub id (those look like Qwen/Qwen3-8B)")
     return model
 
 

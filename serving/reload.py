@@ -1,32 +1,25 @@
-"""Puts a configuration that was read again in force: settings at once, engines in the background."""
+"""Puts `berth serve`'s configuration, read again, in force: settings at once, engines in the background."""
 
 import asyncio
-import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
 from gateway.app import Gateway
-from gateway.errors import ConfigError as GatewayConfigError
 from serving.change import Change, compare
-from serving.config import StackConfig, child_environment, gateway_config, key_variables
+from serving.config import StackConfig, child_environment, door_settings, key_variables
 from serving.environment import Environment
-from serving.errors import ServingError
 from serving.fleet import Fleet, numbered_apart
 from serving.placement import Folders, Placement
-from serving.signals import on_hangup
+from serving.rereading import Rereading
 from serving.supervisor import Supervisor
-from sizing.errors import SizingError
-
-_log = logging.getLogger("berth.serving")
 
 Again = Callable[[], StackConfig]
 """Reads the configuration anew. Raises ConfigError."""
 
 
-class Reloader:
-    """One reload after the other, while `is_open`. `place` puts engines on what is free; it is called in a thread."""
+class Reloader(Rereading[StackConfig]):
+    """The engines follow too. `place` puts them on what is free; it is called in a thread."""
 
     def __init__(
         self,
@@ -37,61 +30,22 @@ class Reloader:
         folders: Folders,
         place: Callable[[StackConfig, Folders], list[Placement]],
     ) -> None:
-        self.config = config
+        super().__init__(config, again, gateway)
         self.fleet = Fleet(gateway, self._keep)
-        self.is_open = False
-        self._again = again
         self._environment = environment
-        self._gateway = gateway
         self._folders = folders
         self._place = place
         self._reloads = 0
-        self._turn = asyncio.Lock()
-        self._asked: set[asyncio.Task[None]] = set()
 
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Take SIGHUP and POST /admin/reload while the block runs, if there is anything to read again."""
-        if self._again is None:
-            yield
-            return
-        again = self._again
-
-        async def reload() -> tuple[str, ...]:
-            return await self.reload(again)
-
-        def hung_up() -> None:
-            task = asyncio.create_task(self._reload_and_say(again), name="reload")
-            self._asked.add(task)
-            task.add_done_callback(self._asked.discard)
-
-        self._gateway.reload = reload
-        with on_hangup(hung_up):
-            yield
-        self._gateway.reload = None
-
-    async def reload(self, again: Again) -> tuple[str, ...]:
-        """What changed, a line each. Raises the gateway's ConfigError, and then nothing did."""
-        async with self._turn:
-            if not self.is_open:
-                raise GatewayConfigError("engines are still starting, or stopping already")
-            try:
-                return await self._reload(again)
-            except (ServingError, SizingError, OSError) as error:
-                raise GatewayConfigError(str(error)) from error
-
-    async def _reload(self, again: Again) -> tuple[str, ...]:
-        new = await asyncio.to_thread(again)
+    async def _follow(self, new: StackConfig) -> tuple[str, ...]:
         change = compare(self.config, new)
-        settings = gateway_config(new.gateway, self._environment, new.models, new.remotes, new.routes)
+        settings = door_settings(new, self._environment)
         added = await self._placed(new, change)
         self.config = new
         self._gateway.reconfigure(settings)
         self.fleet.grow(added)
         for model, count in change.removed:
             self.fleet.shrink(model, count, new.gateway.drain_timeout_s)
-        for line in change.lines or ("nothing changed",):
-            _log.info("configuration read again: %s", line)
         return change.lines
 
     async def _placed(self, new: StackConfig, change: Change) -> list[Placement]:
@@ -112,9 +66,3 @@ class Reloader:
     def _keep(self, placement: Placement) -> Supervisor:
         environment = partial(child_environment, secrets=key_variables(self.config))
         return Supervisor(placement, self._gateway, environment, start_timeout_s=self.config.start_timeout_s)
-
-    async def _reload_and_say(self, again: Again) -> None:
-        try:
-            await self.reload(again)
-        except GatewayConfigError as error:
-            _log.error("the old configuration stays in force: %s", error)

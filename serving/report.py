@@ -9,6 +9,7 @@ from rich.table import Table
 
 from gateway.app import Gateway
 from serving.engine import argv
+from serving.front import FrontConfig
 from serving.placement import Placement
 from serving.progress import Progress
 from serving.supervisor import Supervisor
@@ -79,6 +80,18 @@ def announce_door(console: Console, gateway: Gateway, url: str) -> None:
     models = ", ".join(card.name for card in gateway.pool.cards()) or "asking the upstreams"
     lines = (f"Berth is at {url}/v1", f"  models    {models}", f"  API keys  {who}", f"  metrics   {url}/metrics")
     for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def show_front(config: FrontConfig, console: Console) -> None:
+    """What a file of `berth gateway` says, as it was understood."""
+    engines = [f"  {engine.name:20}  {engine.url}" for engine in config.engines]
+    models = [
+        f"  {model.name}: {', '.join(sorted(model.model_fields_set - {'name'})) or 'as all'}" for model in config.models
+    ]
+    counts = (("remotes", config.remotes), ("routes", config.routes), ("keys", config.gateway.keys))
+    rest = ", ".join(f"{len(found)} {what}" for what, found in counts)
+    for line in ("engines", *engines, *(("models", *models) if models else ()), rest):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 

@@ -133,22 +133,31 @@ class RouteSection(Section):
         return tuple((model, weight) for model, weight in self.split.items() if weight > 0)
 
 
-def check_routes(routes: Sequence[RouteSection], models: Sequence[str], remotes: Sequence[str]) -> None:
-    """Raises ValueError, in one line, for a rule that leads to what is not served, or that no request can reach."""
+def check_routes(routes: Sequence[RouteSection], models: Sequence[str] | None, remotes: Sequence[str]) -> None:
+    """Raises ValueError, in one line, for a rule that leads to what is not served, or that no request can reach.
+    `models` None: which there are is not known yet."""
     for at, route in enumerate(routes):
         where = f"routes.{at}"
         if route.name in remotes:
             raise ValueError(f"{where}: '{route.name}' is the name of a remote")
-        if route.name is not None and route.name not in models and not (route.to or route.split):
-            raise ValueError(f"{where}: '{route.name}' is no model here, so the rule needs 'to' or 'split'")
         for target in route.targets():
-            if target not in models:
-                near = difflib.get_close_matches(target, models, n=1)
-                hint = f"did you mean '{near[0]}'?" if near else f"served: {', '.join(models)}"
-                raise ValueError(f"{where}: no model is named '{target}'; {hint}")
+            if target in remotes:
+                raise ValueError(f"{where}: '{target}' is a remote: those only stand in, in a model's 'fallbacks'")
+        if models is not None:
+            _check_names(where, route, models)
         for before, earlier in enumerate(routes[:at]):
             if _takes_all_of(earlier, route):
                 raise ValueError(f"{where}: no request reaches it, because routes.{before} takes them all")
+
+
+def _check_names(where: str, route: RouteSection, models: Sequence[str]) -> None:
+    if route.name is not None and route.name not in models and not (route.to or route.split):
+        raise ValueError(f"{where}: '{route.name}' is no model here, so the rule needs 'to' or 'split'")
+    for target in route.targets():
+        if target not in models:
+            near = difflib.get_close_matches(target, models, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"served: {', '.join(models)}"
+            raise ValueError(f"{where}: no model is named '{target}'; {hint}")
 
 
 def _takes_all_of(earlier: RouteSection, later: RouteSection) -> bool:

@@ -1,15 +1,16 @@
-"""The parts of `berth.yaml` about waiting, health and stand-ins, checked."""
+"""The parts of `berth.yaml` about waiting, health, stand-ins and how a model's requests are handled, checked."""
 
 import ipaddress
-from typing import Annotated
+from typing import Annotated, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from gateway.breaker import BreakerConfig
-from gateway.config import OPENAI_DIALECTS, Health, Hedge, Queue, Timeouts
+from gateway.config import OPENAI_DIALECTS, Health, Hedge, Queue, Timeouts, Trouble
 from gateway.outliers import OutlierConfig
 from gateway.retry_budget import RetryBudgetConfig
+from gateway.routing import PolicyName
 from gateway.wire import Dialect
 
 Count = Annotated[int, Field(gt=0, strict=True)]
@@ -52,6 +53,31 @@ class SloSection(Section):
     def _promises_something(self) -> "SloSection":
         if self.ttft_s is None and self.tpot_s is None:
             raise ValueError("give ttft_s, tpot_s or both, or leave the slo out")
+        return self
+
+
+class HandlingSection(Section):
+    """How requests for one model are handled, by its public name."""
+
+    name: str = Field(min_length=1)
+    fallbacks: tuple[str, ...] = ()
+    """Who stands in, in this order, before the first byte has gone out: other models here, or `remotes`, by name."""
+    fallback_on: tuple[Trouble, ...] | None = None
+    ttft_deadline_s: Seconds | None = None
+    hedge: HedgeSection | None = None
+    slo: SloSection | None = None
+    routing: PolicyName | None = None
+    """Other than the gateway's."""
+
+    @model_validator(mode="after")
+    def _fallbacks_make_sense(self) -> Self:
+        late = self.fallback_on is None or "late" in self.fallback_on
+        if not self.fallbacks and (self.fallback_on is not None or self.ttft_deadline_s is not None):
+            raise ValueError("fallback_on and ttft_deadline_s say when to use 'fallbacks', and there are none")
+        if self.ttft_deadline_s is not None and not late:
+            raise ValueError("ttft_deadline_s is only used with 'late' in fallback_on")
+        if self.fallback_on is not None and late and self.ttft_deadline_s is None:
+            raise ValueError("fallback_on 'late' needs ttft_deadline_s to say when that is")
         return self
 
 

@@ -1,4 +1,4 @@
-"""One `berth serve` from its config to its end: models, placement, door, engines, drain."""
+"""One `berth serve` or `berth gateway` from its config to its end: models, placement, door, engines, drain."""
 
 import asyncio
 import logging
@@ -17,19 +17,19 @@ import psutil
 from rich.console import Console
 
 from gateway.app import Gateway
-from gateway.replica import Replica
 from serving import calibrating, demo, door, report
 from serving.config import (
     DEMO_MODEL,
-    GatewaySection,
     ModelSection,
     StackConfig,
     child_environment,
-    gateway_config,
+    door_settings,
     visible_gpus,
 )
+from serving.elsewhere import Elsewhere
 from serving.environment import Environment
 from serving.errors import PlacementError
+from serving.front import FrontConfig
 from serving.placement import Folders, Known, Placement, place
 from serving.preflight import engine_release, is_cpu_build, require_engine
 from serving.progress import Progress
@@ -86,8 +86,7 @@ async def run(config: StackConfig, environment: Environment, console: Console, a
     """Serve until told to stop; returns the exit status. `again` reads the configuration anew for a reload, if it came
     from a file. Raises ServingError for what cannot start."""
     with telemetry(config.gateway.tracing, environment) as told:
-        settings = gateway_config(config.gateway, environment, config.models, config.remotes, config.routes)
-        gateway = Gateway(settings, tracing=told.tracing, readers=told.readers)
+        gateway = Gateway(door_settings(config, environment), tracing=told.tracing, readers=told.readers)
         return await _run(config, environment, gateway, console, again)
 
 
@@ -116,22 +115,26 @@ async def _run(
 
 
 async def run_gateway(
-    section: GatewaySection, environment: Environment, replicas: list[Replica], console: Console, *, kv_events: bool
+    config: FrontConfig,
+    environment: Environment,
+    console: Console,
+    api_key: str | None,
+    again: Callable[[], FrontConfig] | None,
 ) -> int:
-    """The gateway alone, in front of engines started elsewhere, until told to stop; `kv_events`: those that publish
-    what their KV caches hold are listened to."""
-    with telemetry(section.tracing, environment) as told:
-        settings = gateway_config(section, environment, kv_events=kv_events)
-        gateway = Gateway(settings, tracing=told.tracing, readers=told.readers)
-        for replica in replicas:
-            gateway.add(replica)
-        listener = door.bind(section.host, section.port)
+    """The gateway alone, in front of engines started elsewhere, until told to stop; returns the exit status. `api_key`
+    is for engines that name no variable with theirs, `again` as in `run`. Raises ServingError."""
+    with telemetry(config.gateway.tracing, environment) as told:
+        gateway = Gateway(door_settings(config, environment), tracing=told.tracing, readers=told.readers)
+        engines = Elsewhere(config, again, environment, gateway, api_key)
+        listener = door.bind(config.gateway.host, config.gateway.port)
         try:
-            with Signals.handled(console) as signals:
-                async with door.open_door(gateway, listener):
+            with Signals.handled(console) as signals, engines.listening():
+                async with door.open_door(gateway, listener), engines.watched():
                     report.announce_door(console, gateway, door.url_of(listener))
+                    engines.is_open = True
                     await signals.stop.wait()
-                    await _drained(gateway, section.drain_timeout_s, signals)
+                    engines.is_open = False
+                    await _drained(gateway, engines.config.gateway.drain_timeout_s, signals)
         finally:
             listener.close()
     return 0

@@ -10,9 +10,25 @@ import typer.main
 import yaml
 
 from serving.cli import app
-from serving.config import GatewaySection, KeySection, ModelSection, StackConfig, TracingSection, gateway_config
+from serving.config import (
+    GatewaySection,
+    KeySection,
+    ModelSection,
+    StackConfig,
+    TracingSection,
+    door_settings,
+)
+from serving.elsewhere import engine_keys
 from serving.environment import Environment
-from serving.sections import HealthSection, QueueSection, RemoteSection, Section, TimeoutsSection
+from serving.front import EngineSection, FrontConfig
+from serving.sections import (
+    HandlingSection,
+    HealthSection,
+    QueueSection,
+    RemoteSection,
+    Section,
+    TimeoutsSection,
+)
 from tests.readme import README, written
 
 ROOT = README.parent
@@ -24,7 +40,7 @@ LINES = [
     for line in block.replace("\\\n", " ").splitlines()
     if kind == "sh" or line.startswith("$ ")  # what a console block shows besides is output
 ]
-(EXAMPLE,) = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
+EXAMPLE, FRONT = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
 BERTH = [shlex.split(line, comments=True)[1:] for line in LINES if line.startswith("berth ")]
 
 
@@ -47,9 +63,23 @@ def test_every_command_shown_is_one_berth_takes(args: list[str]) -> None:
 def test_the_example_configuration_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EXAMPLE_API_KEY", "secret")
     config = StackConfig.model_validate(yaml.safe_load(EXAMPLE))
-    gateway_config(config.gateway, Environment(api_key=None), config.models, config.remotes)
+    door_settings(config, Environment(api_key=None))
     assert [model.name for model in config.models] == ["qwen", "small", "my-finetune"]
     assert config.models[0].max_model_len == 32_768
+
+
+def test_the_example_for_engines_that_run_is_valid_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("EXAMPLE_API_KEY", "ENGINE_KEY"):
+        monkeypatch.setenv(variable, "secret")
+    config = FrontConfig.model_validate(yaml.safe_load(FRONT))
+    door_settings(config, Environment(api_key=None))
+    assert engine_keys(config.engines, None) == {"http://10.0.0.5:8000": "secret", "http://10.0.0.6:8000": None}
+    assert config.unserved(frozenset({"qwen"})) == []
+
+
+@pytest.mark.parametrize("section", [FrontConfig, EngineSection, HandlingSection], ids=lambda section: section.__name__)
+def test_it_has_every_key_that_is_its_own(section: type[Section]) -> None:
+    assert {key for key in section.model_fields if not re.search(rf"\b{key}\b", FRONT)} == set()
 
 
 def test_the_example_says_what_the_defaults_are() -> None:

@@ -2,58 +2,82 @@
 
 import asyncio
 from typing import Annotated
-from urllib.parse import urlsplit
 
 import typer
 import uvloop
 from rich.console import Console
 
-from gateway.replica import Replica
-from serving import stack
+from serving import report, stack
 from serving.commands.common import failing_in_one_line, logging_to_stderr
-from serving.config import gateway_section
+from serving.config import door_settings
+from serving.elsewhere import engine_keys
 from serving.environment import Environment
-from serving.errors import ConfigError
+from serving.front import FrontConfig, load_front
+
+_FILE = typer.Argument(
+    metavar="FILE.yaml",
+    help="Engines, and keys, models, remotes, routes and gateway as in a berth.yaml; SIGHUP reads it again.",
+    show_default=False,
+)
 
 
 def gateway(
-    upstream: Annotated[list[str], typer.Option(help="An engine: http://host:port or unix:/path. Repeatable.")],
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
-    host: Annotated[str, typer.Option(help="Address to listen on; a public one needs API keys.")] = "127.0.0.1",
+    file: Annotated[str | None, _FILE] = None,
+    upstream: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="An engine: http://host:port or unix:/path. Repeatable. Beside FILE: instead of its engines.",
+            show_default=False,
+        ),
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on (default: 8000).")] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on; a public one needs API keys (default: 127.0.0.1).")
+    ] = None,
     upstream_api_key: Annotated[
-        str | None, typer.Option(envvar="BERTH_UPSTREAM_API_KEY", help="The key the engines ask for.")
+        str | None,
+        typer.Option(envvar="BERTH_UPSTREAM_API_KEY", help="The key of engines that have no api_key_env in FILE."),
     ] = None,
     max_in_flight: Annotated[int | None, typer.Option(help="Requests taken at once; more get 503.")] = None,
     routing: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="prefix (where the prompt's beginning is cached), least_work, round_robin, session, latency."
+            help="prefix (default: where the prompt's beginning is cached), least_work, round_robin, session, latency."
         ),
-    ] = "prefix",
+    ] = None,
     kv_events: Annotated[
         bool,
         typer.Option(
             "--kv-events", help="Route by what engines publish of their KV caches (vLLM's --kv-events-config)."
         ),
     ] = False,
-    log_format: Annotated[str, typer.Option(help="text, or json: one object a line.")] = "text",
+    log_format: Annotated[str | None, typer.Option(help="text (default), or json: one object a line.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check FILE and its keys, say what is in it, end.")
+    ] = False,
 ) -> None:
     """Put one door in front of running OpenAI-compatible engines: routing, failover, keys, metrics."""
+    overrides = {
+        "gateway.host": host,
+        "gateway.port": port,
+        "gateway.max_in_flight": max_in_flight,
+        "gateway.routing": routing,
+        "gateway.log_format": log_format,
+    }
+    console = Console()
     with failing_in_one_line("berth gateway"):
-        raw = {"host": host, "port": port, "max_in_flight": max_in_flight, "log_format": log_format, "routing": routing}
-        section = gateway_section(raw)
-        replicas = [_replica(url, upstream_api_key) for url in dict.fromkeys(upstream)]
-        logging_to_stderr(log_format=section.log_format)
+        environment = Environment()
+
+        def load() -> FrontConfig:
+            return load_front(file, upstream or (), overrides, kv_events=kv_events)
+
+        config = load()
+        if dry_run:
+            engine_keys(config.engines, upstream_api_key)
+            door_settings(config, environment)
+            report.show_front(config, console)
+            return
+        logging_to_stderr(log_format=config.gateway.log_format)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            running = stack.run_gateway(section, Environment(), replicas, Console(), kv_events=kv_events)
-            raise typer.Exit(runner.run(running))
-
-
-def _replica(url: str, api_key: str | None) -> Replica:
-    url = url.rstrip("/").removesuffix("/v1")
-    if url.startswith("unix:/"):
-        return Replica(url.rpartition("/")[2], url, api_key=api_key)
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path:
-        raise ConfigError(f"--upstream {url}: expected http://host:port or unix:/path/to.sock")
-    return Replica(parts.netloc.rpartition("@")[2], url, api_key=api_key)
+            again = None if file is None else load
+            raise typer.Exit(runner.run(stack.run_gateway(config, environment, console, upstream_api_key, again)))

@@ -12,8 +12,9 @@ import pytest
 
 from gateway.errors import ConfigError
 from gateway.kv_events import source
-from serving.config import ModelSection, gateway_config, gateway_section
+from serving.config import StackConfig, door_settings
 from serving.environment import Environment
+from serving.front import load_front
 from tests.fake_engine import FakeEngine, Script, Seen, json_answer, running
 from tests.gateway.harness import Door, door_before, wait_until
 from tests.gateway.kv_events.batches import CLEARED, removed, stored
@@ -181,10 +182,12 @@ def test_nobody_is_asked_where_it_is_not_wanted() -> None:
 
 def test_without_its_packages_it_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(source, "find_spec", lambda _: None)
-    models = (ModelSection(model="demo", kv_events=True),)
-    section, environment = gateway_section({}), Environment()
-    with pytest.raises(ConfigError, match=r"pip install 'berth\[events\]'"):
-        gateway_config(section, environment, models)
-    with pytest.raises(ConfigError, match=r"pip install 'berth\[events\]'"):
-        gateway_config(section, environment, kv_events=True)
-    assert not gateway_config(section, environment, (ModelSection(model="demo"),)).kv_events
+    environment = Environment()
+    for config in (_stack(kv_events=True), load_front(None, ["http://e:1"], {}, kv_events=True)):
+        with pytest.raises(ConfigError, match=r"pip install 'berth\[events\]'"):
+            door_settings(config, environment)
+    assert not door_settings(_stack(kv_events=False), environment).kv_events
+
+
+def _stack(*, kv_events: bool) -> StackConfig:
+    return StackConfig.model_validate({"models": [{"model": "demo", "kv_events": kv_events}]})

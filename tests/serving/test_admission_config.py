@@ -5,9 +5,10 @@ import pytest
 from gateway.admission.rates import CallerLimits
 from gateway.config import Queue, Slo
 from serving.change import compare
-from serving.config import GatewaySection, ModelSection, StackConfig, gateway_config, gateway_section
+from serving.config import GatewaySection, ModelSection, StackConfig, gateway_config
 from serving.environment import Environment
 from serving.errors import ConfigError
+from serving.reading import validated
 
 ENVIRONMENT = Environment(api_key=None)
 KEY = {"caller": "ann", "sha256": "0" * 64}
@@ -32,9 +33,9 @@ def test_the_defaults_are_the_gateways() -> None:
 
 def test_the_keys_of_one_caller_have_one_limit() -> None:
     same = [{**KEY, "max_in_flight": 2}, {**KEY, "sha256": "1" * 64, "max_in_flight": 2, "priority": "high"}]
-    assert len(gateway_section({"keys": same}).keys) == 2
+    assert len(validated(GatewaySection, {"keys": same}, "").keys) == 2
     with pytest.raises(ConfigError, match="the keys of 'ann' have different limits: they share one"):
-        gateway_section({"keys": [same[0], {**same[1], "max_in_flight": 3}]})
+        validated(GatewaySection, {"keys": [same[0], {**same[1], "max_in_flight": 3}]}, "")
 
 
 @pytest.mark.parametrize(
@@ -48,7 +49,7 @@ def test_the_keys_of_one_caller_have_one_limit() -> None:
 )
 def test_what_makes_no_sense_is_said_in_one_line(raw: dict[str, object], complaint: str) -> None:
     with pytest.raises(ConfigError) as refused:
-        gateway_section(raw)
+        validated(GatewaySection, raw, "")
     assert str(refused.value).startswith(complaint)
     assert "\n" not in str(refused.value)
 

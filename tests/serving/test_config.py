@@ -11,13 +11,13 @@ from serving.config import (
     KeySection,
     child_environment,
     gateway_config,
-    gateway_section,
     load_stack,
     visible_gpus,
 )
 from serving.environment import Environment
 from serving.errors import ConfigError
 from serving.quantity import token_count
+from serving.reading import validated
 from serving.sections import is_loopback
 
 ENVIRONMENT = Environment(api_key=None)
@@ -43,7 +43,7 @@ def test_keys_may_be_allowed_to_reload_and_the_log_may_be_json() -> None:
 )
 def test_what_telling_cannot_be(raw: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=r"log_format|sample_ratio|endpoint"):
-        gateway_section(raw)
+        validated(GatewaySection, raw, "")
 
 
 def test_limits_on_waiting_and_on_size() -> None:
@@ -57,7 +57,9 @@ def test_limits_on_waiting_and_on_size() -> None:
         "client_s": 7,
     }
     sizes = {"max_body_mib": 1, "max_answer_mib": 2, "max_event_mib": 3}
-    config = gateway_config(gateway_section({"timeouts": given, "continue_streams": False, **sizes}), ENVIRONMENT)
+    config = gateway_config(
+        validated(GatewaySection, {"timeouts": given, "continue_streams": False, **sizes}, ""), ENVIRONMENT
+    )
     assert config.timeouts == Timeouts(1, 2, 3, 4, 5, 6, 7)
     assert (config.max_body_bytes, config.max_answer_bytes, config.max_event_bytes) == (2**20, 2 * 2**20, 3 * 2**20)
     assert not config.continue_streams
@@ -65,7 +67,7 @@ def test_limits_on_waiting_and_on_size() -> None:
 
 def test_what_is_not_said_is_as_the_gateway_has_it() -> None:
     assert gateway_config(GatewaySection(), ENVIRONMENT) == GatewayConfig()
-    some = gateway_section({"timeouts": {"gap_s": 20, "total_s": None}})
+    some = validated(GatewaySection, {"timeouts": {"gap_s": 20, "total_s": None}}, "")
     assert gateway_config(some, ENVIRONMENT).timeouts == Timeouts(gap_s=20)
 
 
@@ -75,7 +77,7 @@ def test_what_is_not_said_is_as_the_gateway_has_it() -> None:
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), "soon"])
 def test_a_wait_is_a_number_of_seconds(key: str, value: object) -> None:
     with pytest.raises(ConfigError, match=rf"^timeouts\.{key}: "):
-        gateway_section({"timeouts": {key: value}})
+        validated(GatewaySection, {"timeouts": {key: value}}, "")
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,10 @@ def _routes(route: str) -> str:
             _routes("{name: far, to: v1}") + "\nremotes: [{name: far, base_url: 'https://x.example/v1', model: m}]",
             "routes.0: 'far' is the name of a remote",
         ),
+        (
+            _routes("{name: chat, to: far}") + "\nremotes: [{name: far, base_url: 'https://x.example/v1', model: m}]",
+            "routes.0: 'far' is a remote: those only stand in, in a model's 'fallbacks'",
+        ),
         (MODELS + "gateway: {isolate_caches: maybe}", "gateway.isolate_caches"),
     ],
 )
