@@ -58,7 +58,7 @@ _KNOWN_IN: Mapping[Dialect, frozenset[str]] = {"messages": frozenset({"top_k"})}
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class StandIn:
     """One step taken: `place` is where to go on from if it fails; `call.model` is the step's name."""
 
     place: int
@@ -79,16 +79,16 @@ def trouble_of(error: GatewayError, *, of_remote: bool = False) -> Trouble | Non
     return "failed" if isinstance(error, UpstreamError) else None
 
 
-def next_attempt(
+def next_stand_in(
     chain: Chain, place: int, trouble: Trouble, call: Call, is_there: Callable[[Step], bool]
-) -> Attempt | None:
+) -> StandIn | None:
     """The first step from `place` on (0 at first) that can take `call`, the request as it came, after `trouble`."""
     if trouble not in chain.on:
         return None
     for at in range(place, len(chain.steps)):
         step = chain.steps[at]
         if is_there(step) and (moved := adapted(call, step)) is not None:
-            return Attempt(at + 1, step, moved)
+            return StandIn(at + 1, step, moved)
     return None
 
 

@@ -38,8 +38,11 @@ _NOT_RETURNED = {
 _NOT_RETURNED_OF_STREAM = _NOT_RETURNED | {b"cache-control", b"x-accel-buffering"}
 _UNCOLLECTED = b"cache-control: no-cache\r\nx-accel-buffering: no\r\n"  # proxies in front must not collect a stream
 _JSON = b"application/json"
+_OWN = b"x-request-id: %b\r\nrequest-id: %b\r\n"
+_OWN_PLACED = _OWN + b"x-berth-replica: %b\r\nx-berth-predicted-cached-tokens: %d\r\n"
 
-
+JSON = b"content-type: application/json\r\n"
+"""Of the gateway's own answers."""
 STREAM = b"content-type: text/event-stream; charset=utf-8\r\n" + _UNCOLLECTED
 """Of a stream that is opened before its engine has said a word."""
 
@@ -114,6 +117,14 @@ def request_id_headers(request_id: str) -> list[Header]:
     """Under the names that the two SDKs look for."""
     rid = request_id.encode()
     return [(b"x-request-id", rid), (b"request-id", rid)]
+
+
+def own(request_id: str, replica: str | None, predicted_tokens: int) -> bytes:
+    """What every answer carries, as lines: the request id under both SDKs' names, and who answered, if anybody did."""
+    rid = request_id.encode()
+    if replica is None:
+        return _OWN % (rid, rid)
+    return _OWN_PLACED % (rid, rid, replica.encode(), predicted_tokens)
 
 
 def lines(headers: Iterable[Header]) -> bytes:

@@ -1,4 +1,4 @@
-"""What all requests share on their way, and what the caller's end of one has to be able to do."""
+"""What all requests share on their way, and what those who do a part of one's work have to be able to ask of it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,9 +20,11 @@ from gateway.owners import Owners
 from gateway.precise import Precise
 from gateway.replica import Pool
 from gateway.routing import Estimates
+from gateway.settlement import Outcome
 from gateway.tracing import Tracing
 from gateway.upstream import Upstream
 from gateway.watch import Watch
+from gateway.wire import Fault
 
 
 class Client(Protocol):
@@ -77,3 +79,23 @@ class Relay:
     junction: Junction | None = None
     precise: Precise | None = None
     """None: no engine says what its KV cache holds."""
+
+
+class Request(Protocol):
+    """One request, as those see it that do a part of its work: what is here ends it, exactly once."""
+
+    relay: Relay
+    client: Client
+    request_id: str
+
+    def end_with(self, fault: Fault, outcome: Outcome) -> None:
+        """The answer is this, or the end of it, where the caller has been sent something."""
+
+    def end_stream(self, event: bytes, status: int, outcome: Outcome) -> None:
+        """The end of its stream is `event`, and what it says has this status."""
+
+    def settle(self, outcome: Outcome, status: int) -> None:
+        """The caller has been sent all that it gets, under this status."""
+
+    def stumble(self) -> None:
+        """A bug of ours, whose exception is being handled: it must not take a connection, place or count with it."""

@@ -1,7 +1,7 @@
 """A broken stream being taken up on another replica: asks what `gateway.continuation` wants asked, hands on the rest.
 
-Stands between the exchange and the new replica's connection for as long as that replica answers: what comes back are
-events of the caller's own dialect, which the exchange relays like any others.
+Stands between the takeover (`gateway.takeover`) and the new replica's connection for as long as that replica answers:
+what comes back are events of the caller's own dialect, which are relayed like any others.
 """
 
 import logging
@@ -10,6 +10,7 @@ from typing import Protocol
 from gateway.continuation import Ask, Continuation
 from gateway.errors import AnswerError, BrokenError, UpstreamError
 from gateway.headers import Header, is_event_stream
+from gateway.upstream import Sink
 from gateway.wire import Fault, read_fault
 from gateway.wire.remainder import CannotContinueError
 
@@ -20,8 +21,8 @@ _MOST_ANSWER_BYTES = 64 * 2**20
 class Resumed(Protocol):
     """Whose stream goes on."""
 
-    def ask(self, ask: Ask) -> None:
-        """Send this to the replica."""
+    def ask(self, ask: Ask, sink: Sink) -> None:
+        """Send this to the replica; the answer is for `sink`."""
 
     def resumed(self, events: bytes) -> None:
         """The next events of the caller's stream."""
@@ -117,7 +118,7 @@ class Resumption:
             self._resumed.completed(step)
         else:
             self._asked = step
-            self._resumed.ask(step)
+            self._resumed.ask(step, self)
 
     def _fail(self, error: UpstreamError) -> None:
         if not self._is_over:

@@ -17,15 +17,22 @@ NOBODY = "(none)"
 """Stands for the model and the replica of a request that ended before it had one."""
 
 
-class Move(NamedTuple):
-    """A request that went on elsewhere: `retry` before its first byte had gone out, `continuation` after it,
-    `fallback` to another model or provider, `hedge` to a second replica that was faster."""
+MoveKind = Literal["retry", "continuation", "fallback", "hedge"]
+"""retry: before its first byte had gone out; continuation: after it; fallback: to another model or provider; hedge: to
+a second replica that was faster."""
 
-    kind: Literal["retry", "continuation", "fallback", "hedge"]
+
+class Move(NamedTuple):
+    """A request that went on elsewhere."""
+
+    kind: MoveKind
     at_s: float
     replica: str
     """The one that failed, or was slower."""
     reason: str
+
+
+NO_MOVES: tuple[Move, ...] = ()
 
 
 class Settlement(NamedTuple):
@@ -48,7 +55,7 @@ class Settlement(NamedTuple):
     tpot_s: float | None
     usage: Usage
     trace: Trace | None = None
-    moves: tuple[Move, ...] = ()
+    moves: tuple[Move, ...] = NO_MOVES
     predicted_tokens: int | None = None
     """Prompt tokens expected in its replica's KV cache when it was chosen."""
     fates: Mapping[Fate, int] = NO_FATES

@@ -10,7 +10,7 @@ import pytest
 
 from gateway.config import Chain, Remote, Step, Trouble
 from gateway.errors import AnswerError, BrokenError, ConnectError, GatewayError, RefusedError
-from gateway.fallback import Attempt, adapted, cost_usd, next_attempt, remote_path, trouble_of
+from gateway.fallback import StandIn, adapted, cost_usd, next_stand_in, remote_path, trouble_of
 from gateway.wire import ENDPOINTS, Call, Dialect, Fault, Usage, parse_call
 from tests.gateway.harness import PATHS
 
@@ -56,7 +56,7 @@ def test_a_provider_that_does_not_have_the_model_is_passed_over(status: int, tro
 # Who is next
 def _walk(chain: Chain, trouble: Trouble, call: Call, is_there: Callable[[Step], bool] = _anyone) -> list[str]:
     names, place = [], 0
-    while (attempt := next_attempt(chain, place, trouble, call, is_there)) is not None:
+    while (attempt := next_stand_in(chain, place, trouble, call, is_there)) is not None:
         names.append(attempt.step.name)
         place = attempt.place
     return names
@@ -90,8 +90,8 @@ def test_another_model_here_gets_the_same_bytes_under_its_own_name() -> None:
     body = b'{ "min_tokens": 2, "model":"%b", "messages" : [ {"content":"model"} ] }'
     call = parse_call(ENDPOINTS[PATHS["chat"]], body % b"big")
     assert isinstance(call, Call)
-    attempt = next_attempt(CHAIN, 0, "late", call, _anyone)
-    assert isinstance(attempt, Attempt)
+    attempt = next_stand_in(CHAIN, 0, "late", call, _anyone)
+    assert isinstance(attempt, StandIn)
     assert (attempt.place, attempt.call.model) == (1, "small")
     assert attempt.call.body == body % b"small"
 

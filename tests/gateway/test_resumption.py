@@ -381,8 +381,10 @@ def _connection(door: Door) -> Connection:
     """To an engine, of the only request in flight."""
     (request,) = door.gateway._relay.watch.watched
     assert isinstance(request, Exchange)
-    assert request._connection is not None
-    return request._connection
+    assert request._course is not None
+    assert request._course.attempt is not None
+    assert request._course.attempt.connection is not None
+    return request._course.attempt.connection
 
 
 @pytest.mark.parametrize("path", ["/tokenize", "/v1/completions"])

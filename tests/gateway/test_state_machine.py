@@ -20,6 +20,7 @@ from uvicorn.server import ServerState
 from gateway.admission.door import Admission
 from gateway.admission.gate import Gate
 from gateway.admission.rates import Accounts
+from gateway.attempt import Attempt
 from gateway.config import GatewayConfig, Queue
 from gateway.cost import Cost
 from gateway.errors import ConnectError
@@ -274,6 +275,12 @@ class _Caller:
         self.complete += 1
 
 
+def _request_of(attempt: Attempt) -> Exchange:
+    request = attempt._request
+    assert isinstance(request, Exchange)
+    return request
+
+
 class _CountingKeyring(Keyring):
     """Counts the requests that were opened."""
 
@@ -465,9 +472,10 @@ class Gateway(RuleBasedStateMachine):
     @rule(data=st.data())
     def be_silent(self, data: st.DataObject) -> None:
         line = data.draw(st.sampled_from([line for line in self.lines if line.is_open]))
-        if isinstance(line.connection._sink, Exchange):
+        sink = line.connection._sink
+        if isinstance(sink, Attempt):
             line.connection.is_heard = False
-            line.connection._sink.tick(1e6)
+            _request_of(sink).tick(1e6)
         self._step()
 
     @rule(number=st.integers(0, 9))
@@ -542,9 +550,10 @@ class Gateway(RuleBasedStateMachine):
     @invariant()
     def whoever_waits_is_in_line_and_nobody_else(self) -> None:
         running = [exchange for exchange in self._exchanges() if not exchange._is_over]
-        standing = [exchange for exchange in running if exchange._stand is not None]
+        courses = [exchange._course for exchange in running if exchange._course is not None]
+        standing = [course for course in courses if course.stand is not None]
         assert sum(desk.line.count for desk in self.gate.desks.values()) == len(standing) <= 2
-        assert all(exchange._place is None for exchange in standing)
+        assert all(course.attempt is None or course.attempt.place is None for course in standing)
 
     def _exchanges(self) -> list[Exchange]:
         turns = [caller.protocol._running for caller in self.callers]
@@ -567,9 +576,11 @@ class Gateway(RuleBasedStateMachine):
             idle = self.wires[f"http://{line.replica}"].engine.idle
             sink = line.connection._sink
             if sink is not None:
-                assert isinstance(sink, Exchange)
-                assert sink._connection is line.connection
-                assert not sink._is_over
+                assert isinstance(sink, Attempt)
+                assert sink.connection is line.connection
+                course = _request_of(sink)._course
+                assert course is not None
+                assert course.attempt is sink
                 assert line.connection not in idle
             elif line.is_open:
                 assert line.connection in idle or line.connection.is_cut
@@ -583,8 +594,9 @@ class Gateway(RuleBasedStateMachine):
         for caller in self.callers:
             turn = caller.protocol._running
             exchange = turn._exchange if isinstance(turn, Turn) else None
-            if exchange is not None and exchange._connection is not None:
-                assert exchange._connection.is_paused == caller.protocol.flow.write_paused
+            attempt = exchange._course.attempt if exchange is not None and exchange._course is not None else None
+            if attempt is not None and attempt.connection is not None:
+                assert attempt.connection.is_paused == caller.protocol.flow.write_paused
         for wire in self.wires.values():
             assert not any(connection.is_paused for connection in wire.engine.idle)
 

@@ -219,7 +219,10 @@ def test_a_client_that_does_not_read_is_not_held_against_the_engine(
     fake.enqueue(Script(chunks=((0.0, big),) * 200 + ((0.0, b"data: [DONE]\n\n"),)))
     with asked(door, "chat") as sock:
         request = wait_for_one(door)
-        wait_until(lambda: request._connection is not None and request._connection.is_paused)
+        assert request._course is not None
+        attempt = request._course.attempt
+        assert attempt is not None
+        wait_until(lambda: attempt.connection is not None and attempt.connection.is_paused)
         for _ in range(3):
             clock.now_s += 3 * GAP_S
             ticks(door, clock, 2)
