@@ -1,91 +1,127 @@
 """Which replica holds which blocks of which prompts, as far as one can tell from what it was sent.
 
-One table for all replicas, a bit for each, makes a lookup one pass over the chain. Each replica has an LRU of its
-blocks as its engine has one: of a chain the last block is the older, and what does not fit into its KV cache is
-forgotten. Over that lies what an engine says itself (`found`, `dropped`): as long as it does, its word counts.
+One table for all replicas, by runs of blocks (`runs.Run`) with a bit for each replica: a lookup takes one step for each
+run that the chain goes through, and a prompt that nobody has seen is one run, however long. Each replica has an LRU as
+its engine has one: of a chain the last block is the older, and what does not fit into its KV cache is forgotten. Over
+that lies what an engine says itself (`found`, `dropped`): as long as it does, its word counts.
 """
 
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+import sys
+from bisect import bisect_right
+from collections.abc import Sequence
 from itertools import islice
-from typing import Literal, NamedTuple
 
-Loss = Literal["evicted", "restarted"]
-"""Why a replica no longer holds a block that it held."""
+from gateway.routing.lost import Loss, Lost
+from gateway.routing.runs import Cache, Run, common
+from gateway.routing.words import Words
 
 _MOST_BLOCKS = 20_000  # of 64 tokens at least: 1.3 million
-_MOST_LOST = 20_000
 _MOST_MASKS = 1000
 _FEW_SLOTS = 8
+_LITTLE = 0.001
 
-
-class Run(NamedTuple):
-    """Neighbouring blocks of a chain that were last used together, before this request."""
-
-    end: int
-    """Behind its last block, counted from the chain's start."""
-    tick: int
+Found = list[tuple[tuple[int, ...], int]]
 
 
 class PrefixIndex:
-    """Bounded: 20,000 blocks a replica (about 250 bytes each), and as many that its engine names, the last 20,000 lost
-    ones."""
+    """Bounded: 20,000 blocks a replica, and as many that its engine names, the last 20,000 lost ones.
+
+    A chain's hashes are chained: equal hashes are equal prefixes, so a block is at the same place of each chain.
+    """
 
     def __init__(self) -> None:
-        self._holders: dict[int, int] = {}
-        """By block, a bit for each replica."""
-        self._sizes: dict[int, int] = {}
-        """By block, in units; not of those that are only said to be somewhere."""
-        self._blocks: dict[int, OrderedDict[int, int]] = {}
-        """By slot and block, when it was last used: ticks grow with each request."""
-        self._units: dict[int, int] = {}
-        self._fresh: dict[int, dict[int, int]] = {}
-        """By slot, blocks that nobody has computed there yet, and how many requests are about to."""
-        self._said: dict[int, dict[int, None]] = {}
-        """By slot, the blocks that its engine says it holds: it holds them, whatever is forgotten of `_blocks`."""
+        self._runs: dict[int, Run] = {}
+        """By their first block."""
+        self._caches: dict[int, Cache] = {}
         self._slots: dict[int, tuple[int, ...]] = {}
-        self._lost: OrderedDict[int, Loss] = OrderedDict()
+        self._lost = Lost()
+        self._words: Words | None = None
 
     def add(self) -> int:
         """A slot for one more replica."""
-        slot = next(slot for slot in range(len(self._blocks) + 1) if slot not in self._blocks)
-        self._blocks[slot] = OrderedDict()
-        self._units[slot] = 0
-        self._fresh[slot] = {}
-        self._said[slot] = {}
+        slot = next(slot for slot in range(len(self._caches) + 1) if slot not in self._caches)
+        self._caches[slot] = Cache(slot)
         return slot
 
     def remove(self, slot: int) -> None:
         """The replica is gone."""
-        self._doubt(slot, list(self._said[slot]), "restarted")
+        self._doubt(slot, self._said(slot), "restarted")
         self.forget(slot, "restarted")
-        del self._blocks[slot], self._units[slot], self._fresh[slot], self._said[slot]
+        del self._caches[slot]
 
     def blocks(self, slot: int) -> int:
         """How many blocks the replica is believed to hold, by what it was sent."""
-        return len(self._blocks[slot])
-
-    def said(self, slot: int) -> int:
-        """How many its engine says it holds."""
-        return len(self._said[slot])
+        return self._caches[slot].blocks
 
     def units(self, slot: int) -> int:
         """And their size."""
-        return self._units[slot]
+        return self._caches[slot].units
 
-    def match(self, hashes: Sequence[int]) -> list[tuple[tuple[int, ...], int]]:
+    def said(self, slot: int) -> int:
+        """How many its engine says it holds."""
+        return len(self._said(slot))
+
+    # Who holds what
+    def match(self, hashes: tuple[int, ...]) -> tuple[Found, int]:
         """Who holds how many leading blocks: slots and a number of blocks, the shortest first; those that hold none are
-        left out."""
-        found: list[tuple[tuple[int, ...], int]] = []
-        held = self._holders.get
-        alive = held(hashes[0], 0) if hashes else 0
-        at = 0  # all of `alive` hold this block and those before it
-        while alive:
-            at = _last_of(alive, held, hashes, at)
-            rest = held(hashes[at + 1], 0) & alive if at + 1 < len(hashes) else 0
-            found.append((self._slots_of(alive & ~rest), at + 1))
-            at, alive = at + 1, rest
-        return found
+        left out. And the latest tick of the last block that anybody holds, told by eight of its holders at most; 0:
+        only their engines say that they hold it."""
+        if self._words is not None:
+            return self._match_said(hashes, self._words)
+        found: Found = []
+        deepest, run = None, self._runs.get(hashes[0]) if hashes else None
+        alive, at, count = -1, 0, len(hashes)  # all of `alive` hold the chain up to `at`
+        while run is not None:
+            own = run.hashes
+            end = at + len(own)
+            is_whole = end <= count and hashes[end - 1] == own[-1]
+            if not is_whole:
+                end = at + common(own, hashes, at)
+            stay = alive & run.full
+            if stay != alive:
+                stay = self._stop(found, run, alive, at, end)
+            if stay or found[-1][1] > at:
+                deepest = run
+            alive, at = stay, end
+            run = self._runs.get(hashes[at]) if alive and is_whole and at < count else None
+        if deepest is None:
+            return found, 0
+        if alive:
+            found.append((self._slots_of(alive), at))
+        return found, self._last_used(found[-1][0], deepest)
+
+    def _stop(self, found: Found, run: Run, alive: int, at: int, end: int) -> int:
+        """Name those of `alive` that hold the chain up to `at` and not up to `end`, which lies in `run` or at its end;
+        returns the others."""
+        if run.part is None:
+            stay = alive & run.full
+            if at:
+                found.append((self._slots_of(alive & ~stay), at))
+            return stay
+        for blocks, mask in run.stops(alive, end - at):
+            alive &= ~mask
+            if mask and at + blocks:
+                found.append((self._slots_of(mask), at + blocks))
+        return alive
+
+    def _match_said(self, hashes: tuple[int, ...], words: Words) -> tuple[Found, int]:
+        found: Found = []
+        alive, at = -1, 0
+        for at, value in enumerate((*hashes, 0)):
+            stay = alive & words.mask(value, at) if at < len(hashes) else 0
+            if stay != alive and at:
+                found.append((self._slots_of(alive & ~stay), at))
+            alive = stay
+            if not alive:
+                break
+        deepest = words.place_of(hashes[at - 1]) if at else None
+        return found, self._last_used(found[-1][0], deepest) if deepest else 0
+
+    def _last_used(self, slots: Sequence[int], run: Run) -> int:
+        caches = self._caches
+        if len(slots) == 1:
+            return caches[slots[0]].used.get(run, 0)
+        return max([caches[slot].used.get(run, 0) for slot in slots[:_FEW_SLOTS]])
 
     def _slots_of(self, mask: int) -> tuple[int, ...]:
         """The slots of the bits in `mask`; a few masks are asked for again and again."""
@@ -96,165 +132,248 @@ class PrefixIndex:
             slots = self._slots[mask] = tuple(slot for slot in range(mask.bit_length()) if mask >> slot & 1)
         return slots
 
-    def last_used(self, slots: Sequence[int], value: int) -> int:
-        """The latest tick of a block that all of these hold, told by eight of them at most; 0: only their engines say
-        that they hold it."""
-        return max(self._blocks[slot].get(value, 0) for slot in slots[:_FEW_SLOTS])
-
-    def once(self, hashes: Sequence[int], start: int) -> tuple[int, Loss]:
+    def once(self, hashes: tuple[int, ...], start: int) -> tuple[int, Loss]:
         """How far behind `start` the chain goes on in blocks that were held once, and why they are not any more."""
-        lost = self._lost
-        reason: Loss = "evicted"
-        end = start
-        while end < len(hashes) and (found := lost.get(hashes[end])) is not None:
-            reason = found
-            end += 1
-        return end, reason
+        return self._lost.once(hashes, start)
 
-    def touch(self, slot: int, hashes: Sequence[int], ends: Sequence[int], tick: int, capacity: int) -> tuple[Run, ...]:
+    # What a replica is sent
+    def touch(
+        self, slot: int, hashes: tuple[int, ...], ends: Sequence[int], tick: int, capacity: int
+    ) -> list[tuple[int, int]]:
         """The replica computes or uses these blocks now, and holds `capacity` units at most. Returns when it had last
-        used those that it held, deepest first. `computed` or `forget_new` is to follow."""
-        blocks, holders, sizes = self._blocks[slot], self._holders, self._sizes
-        fresh = self._fresh[slot]
-        bit = 1 << slot
-        runs: list[Run] = []
-        last_tick = -1
-        added = 0
-        for at in range(len(hashes) - 1, -1, -1):  # deepest first: it is the first to go
-            value = hashes[at]
-            known_tick = blocks.get(value)
-            blocks[value] = tick
-            if known_tick is not None:
-                blocks.move_to_end(value)
-                if known_tick != last_tick:
-                    last_tick = known_tick
-                    runs.append(Run(at + 1, known_tick))
-                if value in fresh:
-                    fresh[value] += 1
+        used those that it held: up to which block at which tick, the latest first. `computed` or `forget_new` is to
+        follow."""
+        cache, runs = self._caches[slot], self._runs
+        before: list[tuple[int, int]] = []
+        above, at, count = None, 0, len(hashes)
+        while at < count:
+            run = runs.get(hashes[at])
+            if run is None:
+                above = self._new(cache, hashes, at, ends, tick, above)
+                at += len(above.hashes)
                 continue
-            fresh[value] = 1
-            mask = holders.get(value)
-            if mask is None:
-                self._lost.pop(value, None)
-                mask = 0
-            holders[value] = mask | bit
-            size = sizes.get(value)
-            if size is None:
-                size = sizes[value] = ends[at] - (ends[at - 1] if at else 0)
-            added += size
-        if added:
-            self._make_room(slot, added, capacity)
-        return tuple(runs)
+            end = at + len(run.hashes)
+            if run.part is not None or end > count or hashes[end - 1] != run.hashes[-1]:
+                run = self._fit(run, slot, hashes, at)
+            at += len(run.hashes)
+            known = cache.use(run, tick)
+            if known is not None:
+                before.append((at, known))
+            run.above = above
+            above = run
+        if above is not None:
+            cache.order[tick] = above
+            if cache.units > capacity or cache.blocks > _MOST_BLOCKS:
+                self._make_room(cache, capacity)
+        return before
 
-    def _make_room(self, slot: int, added: int, capacity: int) -> None:
-        self._units[slot] += added
-        while self._units[slot] > capacity or len(self._blocks[slot]) > _MOST_BLOCKS:
-            self._drop_oldest(slot, "evicted")
+    def _new(
+        self, cache: Cache, hashes: tuple[int, ...], at: int, ends: Sequence[int], tick: int, above: Run | None
+    ) -> Run:
+        """What nobody holds of a chain from `at` on, in one run."""
+        words = self._words
+        if words is None:
+            self._lost.found(hashes, at)
+            own = hashes[at:]
+        else:
+            own = hashes[at : words.next_place(hashes, at)]
+            for value in own:
+                self._lost.drop(value)
+        run = self._runs[own[0]] = Run(own, at, ends, cache.bit, above)
+        if words is not None:
+            words.place(run)
+        cache.used[run] = tick
+        cache.fresh[run] = tick, 1
+        cache.blocks += len(own)
+        cache.units += run.size
+        return run
+
+    def _fit(self, run: Run, slot: int, hashes: tuple[int, ...], at: int) -> Run:
+        """What of a run lies on this chain; where the replica holds a part of it, no more than that."""
+        blocks = common(run.hashes, hashes, at)
+        if run.part:
+            blocks = min(blocks, run.held(slot))
+        return self._split(run, blocks) if blocks < len(run.hashes) else run
+
+    def _split(self, run: Run, at: int) -> Run:
+        """In two, in all caches: the head, which is new, and the run as its tail. Returns the head."""
+        hashes, bits = run.hashes, run.full
+        head = self._runs[hashes[0]] = Run(hashes[:at], run.start, run.ends, bits, run.above)
+        self._runs[hashes[at]] = run
+        for slot in self._slots_of(bits):
+            self._caches[slot].copy(run, head)
+        run.hashes, run.above = hashes[at:], head
+        run.start += at
+        run.size -= head.size
+        part, run.part = run.part, None
+        for slot, blocks in (part or {}).items():
+            cache = self._caches[slot]
+            cache.copy(run, head)
+            head.hold(slot, min(blocks, at))
+            if blocks > at:
+                run.hold(slot, blocks - at)
+            else:
+                cache.leave(run)
+        if self._words is not None:
+            self._words.place(head)
+        return head
+
+    def _make_room(self, cache: Cache, capacity: int) -> None:
+        """Let go of what was used longest ago, the tail first, block by block as engines do; a run that is next to
+        nothing goes at once."""
+        order = cache.order
+        little = capacity * _LITTLE
+        while (over := cache.units - capacity) > 0 or cache.blocks > _MOST_BLOCKS:
+            run = order[next(iter(order))]
+            size = run.size if run.part is None else run.units(0, run.held(cache.slot))
+            if size <= over or size <= little:
+                self._drop(cache, run, "evicted")
+                continue
+            begin, ends = run.start, run.ends
+            end = begin + run.held(cache.slot)
+            keep = bisect_right(ends, ends[end - 1] - max(over, 0), begin, end)
+            keep = min(keep, end - max(cache.blocks - _MOST_BLOCKS, 0)) - begin
+            if keep > 0:
+                self._trim(cache, run, keep, "evicted")
+            else:
+                self._drop(cache, run, "evicted")
+
+    def _drop(self, cache: Cache, run: Run, loss: Loss | None) -> None:
+        """The replica holds nothing of a run, of those last used then the deepest. None: it never did."""
+        if run.part is None:
+            cache.blocks -= len(run.hashes)
+            cache.units -= run.size
+        else:
+            held = run.held(cache.slot)
+            cache.blocks -= held
+            cache.units -= run.units(0, held)
+            run.leave(cache.slot)
+        cache.leave(run)
+        run.full &= ~cache.bit
+        if not run.full:
+            self._shorten(run, loss)
+
+    def _trim(self, cache: Cache, run: Run, keep: int, loss: Loss) -> None:
+        """It holds only the first `keep` blocks of it, fewer than before."""
+        held = run.held(cache.slot)
+        cache.blocks -= held - keep
+        cache.units -= run.units(keep, held)
+        run.full &= ~cache.bit
+        run.hold(cache.slot, keep)
+        if not run.full:
+            self._shorten(run, loss)
+
+    def _shorten(self, run: Run, loss: Loss | None) -> None:
+        """Nobody holds all of it any more."""
+        gone = run.hashes
+        if run.part:
+            gone = run.shorten()
+        else:
+            del self._runs[gone[0]]
+        if self._words is not None:
+            self._let_go(gone, loss, self._words)
+        elif loss is not None:
+            self._lost.add(gone, loss)
+
+    def _let_go(self, hashes: Sequence[int], loss: Loss | None, words: Words) -> None:
+        """Nobody was sent these, as far as it is known still."""
+        words.misplace(hashes)
+        if loss is not None:
+            for value in hashes:
+                if value not in words.holders:
+                    self._lost.add((value,), loss)
 
     def forget(self, slot: int, loss: Loss) -> None:
         """What it was sent is there no longer; what its engine says of its cache since is another matter."""
-        while self._blocks[slot]:
-            self._drop_oldest(slot, loss)
+        self.forget_older(slot, sys.maxsize, loss)
 
     def forget_older(self, slot: int, tick: int, loss: Loss) -> None:
         """Of what the replica last used at `tick` or before, nothing is there any more."""
-        blocks = self._blocks[slot]
-        while blocks and next(iter(blocks.values())) <= tick:
-            self._drop_oldest(slot, loss)
+        cache = self._caches[slot]
+        while cache.order and (oldest := next(iter(cache.order))) <= tick:
+            self._drop(cache, cache.order[oldest], loss)
 
-    def computed(self, slot: int, hashes: Sequence[int]) -> None:
+    def computed(self, slot: int, hashes: tuple[int, ...]) -> None:
         """A request that touched these blocks has its first token: they are there, whatever becomes of it."""
-        fresh = self._fresh[slot]
+        fresh = self._caches[slot].fresh
         if fresh:
-            for value in hashes:
-                fresh.pop(value, None)
+            for run in self._path(hashes):
+                fresh.pop(run, None)
 
-    def forget_new(self, slot: int, hashes: Sequence[int]) -> None:
-        """A request that touched these blocks has had no token: what only it was about to compute is not there."""
-        blocks, fresh = self._blocks[slot], self._fresh[slot]
-        for value in hashes:
-            requests = fresh.get(value, 0)
+    def forget_new(self, slot: int, hashes: tuple[int, ...], tick: int) -> None:
+        """A request that touched these blocks at `tick` has had no token: what only it was about to compute is not
+        there."""
+        cache = self._caches[slot]
+        for run in reversed(self._path(hashes)):
+            since, requests = cache.fresh.get(run, (tick + 1, 0))
+            if since > tick:
+                continue  # it was there, or is so anew
             if requests > 1:
-                fresh[value] = requests - 1
-            elif requests:
-                del blocks[value]
-                self._let_go(slot, value, None, self._sizes[value])
+                cache.fresh[run] = since, requests - 1
+            else:
+                self._drop(cache, run, None)
+
+    def _path(self, hashes: tuple[int, ...]) -> list[Run]:
+        """The runs that the chain consists of, as far as they are held by anybody; whole ones only."""
+        path: list[Run] = []
+        at, count = 0, len(hashes)
+        while at < count and (run := self._runs.get(hashes[at])) is not None:
+            at += len(run.hashes)
+            if at > count or run.hashes[-1] != hashes[at - 1]:
+                break
+            path.append(run)
+        return path
 
     # What an engine says of its own cache
     def found(self, slot: int, hashes: Sequence[int]) -> None:
         """It holds these."""
-        said, holders, bit = self._said[slot], self._holders, 1 << slot
+        words = self._heard()
         for value in hashes:
-            mask = holders.get(value)
-            if mask is None:
-                self._lost.pop(value, None)
-                mask = 0
-            holders[value] = mask | bit
-            said[value] = None
+            words.say(slot, value)
+            self._lost.drop(value)
+        said = words.said(slot)
         if len(said) > _MOST_BLOCKS:
             self._doubt(slot, list(islice(said, len(said) - _MOST_BLOCKS)), "evicted")
 
     def dropped(self, slot: int, hashes: Sequence[int]) -> None:
         """It does not hold these; what nobody has computed there yet, and somebody is about to, stays."""
-        blocks, fresh = self._blocks[slot], self._fresh[slot]
+        words, cache = self._heard(), self._caches[slot]
         self._doubt(slot, hashes, "evicted")
         for value in hashes:
-            if value in blocks and value not in fresh:
-                del blocks[value]
-                self._let_go(slot, value, "evicted", self._sizes[value])
+            run = words.place_of(value)
+            if run is not None and run in cache.used and run not in cache.fresh:
+                self._drop_from(cache, run, run.hashes.index(value))
+
+    def _drop_from(self, cache: Cache, run: Run, at: int) -> None:
+        """The block at `at` of a run is gone, and with it what was last used when it was, and lies behind it."""
+        while (deepest := cache.order[cache.used[run]]) is not run:
+            self._drop(cache, deepest, "evicted")
+        if not at:
+            self._drop(cache, run, "evicted")
+        elif at < run.held(cache.slot):
+            self._trim(cache, run, at, "evicted")
 
     def emptied(self, slot: int, tick: int) -> None:
         """It held nothing a moment ago; what was last used at `tick` or later is about to be computed, and stays."""
-        self._doubt(slot, list(self._said[slot]), "restarted")
+        self._doubt(slot, self._said(slot), "restarted")
         self.forget_older(slot, tick - 1, "restarted")
 
     def unsaid(self, slot: int, hashes: Sequence[int]) -> None:
         """Nobody says any more whether it holds these: what was sent there is all that is known, as of any other."""
         self._doubt(slot, hashes, "evicted")
 
+    def _heard(self) -> Words:
+        """An engine speaks: from now on every block may have a fate of its own."""
+        if self._words is None:
+            self._words = Words(self._runs.values())
+            self._lost.apart()
+        return self._words
+
+    def _said(self, slot: int) -> list[int]:
+        return list(self._words.said(slot)) if self._words else []
+
     def _doubt(self, slot: int, hashes: Sequence[int], loss: Loss) -> None:
         """Its engine's word on these counts no longer."""
-        said, blocks = self._said[slot], self._blocks[slot]
         for value in hashes:
-            if value in said:
-                del said[value]
-                if value not in blocks:
-                    self._let_go(slot, value, loss, 0)
-
-    def _drop_oldest(self, slot: int, loss: Loss) -> None:
-        value, _ = self._blocks[slot].popitem(last=False)
-        self._let_go(slot, value, loss, self._sizes[value])
-
-    def _let_go(self, slot: int, value: int, loss: Loss | None, size: int) -> None:
-        """One of two reasons to believe that it holds this block is gone: that it was sent there (one of `_blocks`, of
-        this size), or that its engine says so (size 0). Without the other one it does not hold it; where nobody does,
-        it is lost, unless it never was there (None)."""
-        self._fresh[slot].pop(value, None)
-        self._units[slot] -= size
-        if value in self._said[slot]:
-            return
-        mask = self._holders[value] & ~(1 << slot)
-        if mask:
-            self._holders[value] = mask
-            return
-        del self._holders[value]
-        self._sizes.pop(value, None)
-        if loss is not None:
-            self._lost[value] = loss
-            if len(self._lost) > _MOST_LOST:
-                self._lost.popitem(last=False)
-
-
-def _last_of(mask: int, held: Callable[[int, int], int], hashes: Sequence[int], at: int) -> int:
-    """The last block that all in `mask` hold, from `at` on, which they do. By bisection: whoever holds a block holds
-    those before it, since the tail of a chain is the first to go."""
-    low, high = at, len(hashes)
-    step = high - low - 1  # first a look at the very last one
-    while high - low > 1:
-        middle = low + step
-        if held(hashes[middle], 0) & mask == mask:
-            low = middle
-        else:
-            high = middle
-        step = (high - low) // 2
-    return low
+            if self._words is not None and self._words.unsay(slot, value):
+                self._lost.add((value,), loss)

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import Generic, Literal, TypeVar
 
 from gateway.routing.fate import NOTHING, Expected, Fate, fates
-from gateway.routing.index import Loss, PrefixIndex, Run
+from gateway.routing.index import PrefixIndex
 from gateway.routing.load import Load
+from gateway.routing.lost import Loss
 from gateway.routing.policies import Policy
 from gateway.routing.route import Route
 
@@ -22,10 +23,10 @@ class Pick(Generic[L]):
     __slots__ = (
         "_ahead_tokens",
         "_router",
-        "_runs",
         "_sure_before",
         "_tick",
         "_ttft_s",
+        "_used",
         "expected",
         "is_open",
         "is_trial",
@@ -47,7 +48,7 @@ class Pick(Generic[L]):
         self.uncached_tokens = route.prompt_tokens - self.predicted_tokens
         self._ahead_tokens = load.queued_tokens
         self._ttft_s: float | None = None
-        self._runs: tuple[Run, ...] = ()
+        self._used: Sequence[tuple[int, int]] = ()
         self._sure_before = tick
         self.expected: Expected | None = None
         self.is_open = self.is_waiting = True
@@ -156,15 +157,15 @@ class Router(Generic[L]):
     def look(self, route: Route) -> None:
         """Find out who holds the route's prefix."""
         ends, ratio, most = route.chain.ends, route.tokens_per_unit, max(route.prompt_tokens - 1, 0)
-        found = self.index.match(route.chain.hashes)
+        found, tick = self.index.match(route.chain.hashes)
         cached: dict[int, int] = {}
         for slots, depth in found:
             cached.update(dict.fromkeys(slots, min(int(ends[depth - 1] * ratio), most)))
         route.cached_tokens = cached  # also when nothing is found, which an earlier look may have
         blocks = route.used_ago = 0
         if found:
-            slots, blocks = found[-1]
-            route.used_ago = self._ticks + 1 - self.index.last_used(slots, route.chain.hashes[blocks - 1])
+            blocks = found[-1][1]
+            route.used_ago = self._ticks + 1 - tick
         route.most_blocks = blocks if route.most_blocks is None else min(blocks, route.most_blocks)
 
     def pick(self, route: Route, candidates: Sequence[L], policy: Policy[L] | None = None) -> Pick[L]:
@@ -199,7 +200,7 @@ class Router(Generic[L]):
         pick._sure_before = next(iter(pending), tick)
         pending[tick] = True
         capacity = load.kv_capacity_tokens or _UNKNOWN_CAPACITY_TOKENS
-        pick._runs = self.index.touch(load.slot, hashes, ends, tick, int(capacity / ratio))
+        pick._used = self.index.touch(load.slot, hashes, ends, tick, int(capacity / ratio))
 
     # Called by a pick
     def prefilled(self, pick: Pick[L]) -> None:
@@ -210,7 +211,7 @@ class Router(Generic[L]):
     def abandoned(self, pick: Pick[L]) -> None:
         """Its new blocks are not, nor will they be."""
         if self._was_pending(pick):
-            self.index.forget_new(pick.load.slot, pick.route.chain.hashes)
+            self.index.forget_new(pick.load.slot, pick.route.chain.hashes, pick._tick)
 
     def _was_pending(self, pick: Pick[L]) -> bool:
         """Whether its replica is still the one it was placed on; it is pending no more."""
@@ -222,7 +223,7 @@ class Router(Generic[L]):
         slot = pick.load.slot
         route = pick.route
         missing = _first_missing(route, prompt_tokens, cached_tokens + pick.slack_tokens)
-        tick = max((run.tick for run in pick._runs if run.end > missing), default=None)
+        tick = next((tick for end, tick in pick._used if end > missing), None)  # the latest
         if slot < 0 or tick is None or tick >= pick._sure_before:
             return "no_reuse"  # what was expected may not have been computed yet when this request looked for it
         self.index.forget_older(slot, tick, "evicted")
