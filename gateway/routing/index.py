@@ -35,6 +35,7 @@ class PrefixIndex:
         self._caches: dict[int, Cache] = {}
         self._slots: dict[int, tuple[int, ...]] = {}
         self._lost = Lost()
+        self.once = self._lost.once
         self._words: Words | None = None
 
     def add(self) -> int:
@@ -132,10 +133,6 @@ class PrefixIndex:
             slots = self._slots[mask] = tuple(slot for slot in range(mask.bit_length()) if mask >> slot & 1)
         return slots
 
-    def once(self, hashes: tuple[int, ...], start: int) -> tuple[int, Loss]:
-        """How far behind `start` the chain goes on in blocks that were held once, and why they are not any more."""
-        return self._lost.once(hashes, start)
-
     # What a replica is sent
     def touch(
         self, slot: int, hashes: tuple[int, ...], ends: Sequence[int], tick: int, capacity: int
@@ -213,7 +210,7 @@ class PrefixIndex:
             if blocks > at:
                 run.hold(slot, blocks - at)
             else:
-                cache.leave(run)
+                cache.leave_for(run, head)
         if self._words is not None:
             self._words.place(head)
         return head
@@ -221,25 +218,41 @@ class PrefixIndex:
     def _make_room(self, cache: Cache, capacity: int) -> None:
         """Let go of what was used longest ago, the tail first, block by block as engines do; a run that is next to
         nothing goes at once."""
-        order = cache.order
+        order, used = cache.order, cache.used
         little = capacity * _LITTLE
         while (over := cache.units - capacity) > 0 or cache.blocks > _MOST_BLOCKS:
-            run = order[next(iter(order))]
+            tick, run = order.popitem(last=False)
             size = run.size if run.part is None else run.units(0, run.held(cache.slot))
-            if size <= over or size <= little:
-                self._drop(cache, run, "evicted")
-                continue
-            begin, ends = run.start, run.ends
-            end = begin + run.held(cache.slot)
-            keep = bisect_right(ends, ends[end - 1] - max(over, 0), begin, end)
-            keep = min(keep, end - max(cache.blocks - _MOST_BLOCKS, 0)) - begin
-            if keep > 0:
+            keep = 0 if size <= over or size <= little else self._spared(cache, run, over)
+            if keep:
                 self._trim(cache, run, keep, "evicted")
+                left: Run | None = run
             else:
-                self._drop(cache, run, "evicted")
+                self._leave(cache, run, "evicted")
+                left = run.above
+            if left is not None and used.get(left) == tick:
+                order[tick] = left
+                order.move_to_end(tick, last=False)
+
+    def _spared(self, cache: Cache, run: Run, over: int) -> int:
+        """How many blocks of the oldest run may stay."""
+        begin, ends = run.start, run.ends
+        end = begin + run.held(cache.slot)
+        keep = bisect_right(ends, ends[end - 1] - max(over, 0), begin, end)
+        return max(min(keep, end - max(cache.blocks - _MOST_BLOCKS, 0)) - begin, 0)
 
     def _drop(self, cache: Cache, run: Run, loss: Loss | None) -> None:
         """The replica holds nothing of a run, of those last used then the deepest. None: it never did."""
+        order, tick, above = cache.order, cache.used[run], run.above
+        if above is not None and cache.used.get(above) == tick:
+            order[tick] = above
+        else:
+            del order[tick]
+        self._leave(cache, run, loss)
+
+    def _leave(self, cache: Cache, run: Run, loss: Loss | None) -> None:
+        del cache.used[run]
+        cache.fresh.pop(run, None)
         if run.part is None:
             cache.blocks -= len(run.hashes)
             cache.units -= run.size
@@ -248,7 +261,6 @@ class PrefixIndex:
             cache.blocks -= held
             cache.units -= run.units(0, held)
             run.leave(cache.slot)
-        cache.leave(run)
         run.full &= ~cache.bit
         if not run.full:
             self._shorten(run, loss)
@@ -295,10 +307,12 @@ class PrefixIndex:
 
     def computed(self, slot: int, hashes: tuple[int, ...]) -> None:
         """A request that touched these blocks has its first token: they are there, whatever becomes of it."""
-        fresh = self._caches[slot].fresh
-        if fresh:
-            for run in self._path(hashes):
-                fresh.pop(run, None)
+        fresh, runs = self._caches[slot].fresh, self._runs
+        at, count = 0, len(hashes) if fresh else 0
+        while at < count and (run := runs.get(hashes[at])) is not None:
+            at += len(run.hashes)
+            if run in fresh and at <= count and run.hashes[-1] == hashes[at - 1]:
+                del fresh[run]
 
     def forget_new(self, slot: int, hashes: tuple[int, ...], tick: int) -> None:
         """A request that touched these blocks at `tick` has had no token: what only it was about to compute is not

@@ -36,7 +36,8 @@ class Lost:
         runs[hashes[0]] = hashes, loss
         self._blocks += len(hashes)
         while self._blocks > _MOST_BLOCKS:
-            self._pop(next(iter(runs)))
+            _, (oldest, _) = runs.popitem(last=False)
+            self._blocks -= len(oldest)
 
     def _pop(self, first: int) -> tuple[tuple[int, ...], Loss]:
         found = self._runs.pop(first)

@@ -2,7 +2,7 @@
 
 from gateway.routing.chain import Chain
 
-_NO_HITS: dict[int, int] = {}
+NO_HITS: dict[int, int] = {}
 
 
 class Route:
@@ -27,7 +27,7 @@ class Route:
         self.session = session
         """A hash of what all requests of one conversation or user have in common; below 2**64."""
         self.tokens_per_unit = tokens_per_unit
-        self.cached_tokens = _NO_HITS
+        self.cached_tokens = NO_HITS
         """By a load's slot, how much of the prompt it holds, in tokens: never the last one, which is always computed.
         Slots that hold nothing are not in it."""
         self.most_blocks: int | None = None

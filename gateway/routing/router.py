@@ -8,7 +8,7 @@ from gateway.routing.index import PrefixIndex
 from gateway.routing.load import Load
 from gateway.routing.lost import Loss
 from gateway.routing.policies import Policy
-from gateway.routing.route import Route
+from gateway.routing.route import NO_HITS, Route
 
 L = TypeVar("L", bound=Load)
 
@@ -156,17 +156,18 @@ class Router(Generic[L]):
 
     def look(self, route: Route) -> None:
         """Find out who holds the route's prefix."""
-        ends, ratio, most = route.chain.ends, route.tokens_per_unit, max(route.prompt_tokens - 1, 0)
         found, tick = self.index.match(route.chain.hashes)
+        if not found:
+            route.cached_tokens = NO_HITS  # which an earlier look may have had
+            route.used_ago = route.most_blocks = 0
+            return
+        ends, ratio, most = route.chain.ends, route.tokens_per_unit, max(route.prompt_tokens - 1, 0)
         cached: dict[int, int] = {}
         for slots, depth in found:
             cached.update(dict.fromkeys(slots, min(int(ends[depth - 1] * ratio), most)))
-        route.cached_tokens = cached  # also when nothing is found, which an earlier look may have
-        blocks = route.used_ago = 0
-        if found:
-            blocks = found[-1][1]
-            route.used_ago = self._ticks + 1 - tick
-        route.most_blocks = blocks if route.most_blocks is None else min(blocks, route.most_blocks)
+        route.cached_tokens = cached
+        route.used_ago = self._ticks + 1 - tick
+        route.most_blocks = depth if route.most_blocks is None else min(depth, route.most_blocks)
 
     def pick(self, route: Route, candidates: Sequence[L], policy: Policy[L] | None = None) -> Pick[L]:
         """Choose, charge and remember, all at once: whoever is next sees it. `candidates` is not empty; `policy` is
@@ -188,7 +189,7 @@ class Router(Generic[L]):
         route, tick, pending = pick.route, pick._tick, self._pending[load.slot]
         hashes, ends, _ = route.chain
         anywhere, ratio = route.most_blocks or 0, route.tokens_per_unit
-        once, loss = self.index.once(hashes, anywhere) if anywhere < len(hashes) else (anywhere, "evicted")
+        once, loss = self.index.once(hashes, anywhere)
         if once:
             most, block_tokens = max(route.prompt_tokens - 1, 0), load.block_tokens
             tokens = min(int(ends[anywhere - 1] * ratio), most) if anywhere else 0
@@ -197,7 +198,8 @@ class Router(Generic[L]):
             pick.expected = Expected(pick.predicted_tokens, tokens, once_tokens, loss)
         else:
             pick.expected = NOTHING
-        pick._sure_before = next(iter(pending), tick)
+        if pending:
+            pick._sure_before = next(iter(pending))
         pending[tick] = True
         capacity = load.kv_capacity_tokens or _UNKNOWN_CAPACITY_TOKENS
         pick._used = self.index.touch(load.slot, hashes, ends, tick, int(capacity / ratio))

@@ -116,17 +116,12 @@ class Cache:
         if run in self.fresh:
             self.fresh[head] = self.fresh[run]
 
-    def leave(self, run: Run) -> None:
-        """It holds nothing of this, nor of what is behind it."""
+    def leave_for(self, run: Run, head: Run) -> None:
+        """Of a run that was cut in two only the head is held."""
         tick = self.used.pop(run)
         self.fresh.pop(run, None)
-        above = run.above
-        if self.order[tick] is not run:
-            return
-        if above is not None and self.used.get(above) == tick:
-            self.order[tick] = above
-        else:
-            del self.order[tick]
+        if self.order[tick] is run:
+            self.order[tick] = head
 
 
 def common(own: Sequence[int], hashes: Sequence[int], at: int) -> int:
