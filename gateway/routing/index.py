@@ -17,7 +17,6 @@ from gateway.routing.words import Words
 
 _MOST_BLOCKS = 20_000  # of 64 tokens at least: 1.3 million
 _MOST_MASKS = 1000
-_FEW_SLOTS = 8
 _LITTLE = 0.001
 
 Found = list[tuple[tuple[int, ...], int]]
@@ -65,13 +64,13 @@ class PrefixIndex:
     # Who holds what
     def match(self, hashes: tuple[int, ...]) -> tuple[Found, int]:
         """Who holds how many leading blocks: slots and a number of blocks, the shortest first; those that hold none are
-        left out. And the latest tick of the last block that anybody holds, told by eight of its holders at most; 0:
-        only their engines say that they hold it."""
+        left out. And when the last block that anybody holds was last used: the latest tick; 0: an engine says that it
+        holds it, and nobody was sent it."""
         if self._words is not None:
             return self._match_said(hashes, self._words)
         found: Found = []
-        deepest, run = None, self._runs.get(hashes[0]) if hashes else None
-        alive, at, count = -1, 0, len(hashes)  # all of `alive` hold the chain up to `at`
+        run = self._runs.get(hashes[0]) if hashes else None
+        alive, at, count, tick = -1, 0, len(hashes), 0  # all of `alive` hold the chain up to `at`
         while run is not None:
             own = run.hashes
             end = at + len(own)
@@ -82,14 +81,12 @@ class PrefixIndex:
             if stay != alive:
                 stay = self._stop(found, run, alive, at, end)
             if stay or found[-1][1] > at:
-                deepest = run
+                tick = run.tick
             alive, at = stay, end
             run = self._runs.get(hashes[at]) if alive and is_whole and at < count else None
-        if deepest is None:
-            return found, 0
-        if alive:
+        if alive and at:
             found.append((self._slots_of(alive), at))
-        return found, self._last_used(found[-1][0], deepest)
+        return found, tick
 
     def _stop(self, found: Found, run: Run, alive: int, at: int, end: int) -> int:
         """Name those of `alive` that hold the chain up to `at` and not up to `end`, which lies in `run` or at its end;
@@ -116,13 +113,7 @@ class PrefixIndex:
             if not alive:
                 break
         deepest = words.place_of(hashes[at - 1]) if at else None
-        return found, self._last_used(found[-1][0], deepest) if deepest else 0
-
-    def _last_used(self, slots: Sequence[int], run: Run) -> int:
-        caches = self._caches
-        if len(slots) == 1:
-            return caches[slots[0]].used.get(run, 0)
-        return max([caches[slot].used.get(run, 0) for slot in slots[:_FEW_SLOTS]])
+        return found, deepest.tick if deepest else 0
 
     def _slots_of(self, mask: int) -> tuple[int, ...]:
         """The slots of the bits in `mask`; a few masks are asked for again and again."""
@@ -156,7 +147,7 @@ class PrefixIndex:
             known = cache.use(run, tick)
             if known is not None:
                 before.append((at, known))
-            run.above = above
+            run.above, run.tick = above, tick
             above = run
         if above is not None:
             cache.order[tick] = above
@@ -176,7 +167,7 @@ class PrefixIndex:
             own = hashes[at : words.next_place(hashes, at)]
             for value in own:
                 self._lost.drop(value)
-        run = self._runs[own[0]] = Run(own, at, ends, cache.bit, above)
+        run = self._runs[own[0]] = Run(own, at, ends, cache.bit, above, tick)
         if words is not None:
             words.place(run)
         cache.used[run] = tick
@@ -195,7 +186,7 @@ class PrefixIndex:
     def _split(self, run: Run, at: int) -> Run:
         """In two, in all caches: the head, which is new, and the run as its tail. Returns the head."""
         hashes, bits = run.hashes, run.full
-        head = self._runs[hashes[0]] = Run(hashes[:at], run.start, run.ends, bits, run.above)
+        head = self._runs[hashes[0]] = Run(hashes[:at], run.start, run.ends, bits, run.above, run.tick)
         self._runs[hashes[at]] = run
         for slot in self._slots_of(bits):
             self._caches[slot].copy(run, head)

@@ -60,6 +60,8 @@ def prefix(route: Route, candidates: Sequence[L]) -> L:
     limit_s = min(waits) * _NEAR + _NEAR_S
     if route.used_ago > len(candidates):
         holders = _holders(route, candidates, waits, limit_s)
+        if len(holders) == 1:
+            return holders[0][1]
         if holders:
             waits = [wait_s for wait_s, _ in holders]
             return _least([load for _, load in holders], waits, min(waits) * _NEAR + _NEAR_S)
@@ -81,6 +83,8 @@ def _holders(route: Route, candidates: Sequence[L], waits: Sequence[float], limi
     """Those that hold nearly the most, half of the prompt at least, and do not take too long; with their waits."""
     held = route.cached_tokens.get
     good = _GOOD_SHARE * route.prompt_tokens
+    if max(route.cached_tokens.values(), default=0) < good:
+        return []
     found = [
         (tokens, wait_s, load)
         for load, wait_s in zip(candidates, waits, strict=False)

@@ -35,3 +35,9 @@ class Route:
         what the request itself has left somewhere was not there for it to find."""
         self.used_ago = 0
         """Requests since the last one that had all the blocks of the chain that anybody holds."""
+
+    def tokens_of(self, blocks: int) -> int:
+        """So many leading blocks of the chain, without the prompt's last token."""
+        if not blocks:
+            return 0
+        return min(int(self.chain.ends[blocks - 1] * self.tokens_per_unit), max(self.prompt_tokens - 1, 0))

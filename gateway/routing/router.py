@@ -161,11 +161,10 @@ class Router(Generic[L]):
             route.cached_tokens = NO_HITS  # which an earlier look may have had
             route.used_ago = route.most_blocks = 0
             return
-        ends, ratio, most = route.chain.ends, route.tokens_per_unit, max(route.prompt_tokens - 1, 0)
-        cached: dict[int, int] = {}
-        for slots, depth in found:
-            cached.update(dict.fromkeys(slots, min(int(ends[depth - 1] * ratio), most)))
-        route.cached_tokens = cached
+        slots, depth = found[0]
+        cached = route.cached_tokens = dict.fromkeys(slots, route.tokens_of(depth))
+        for slots, depth in found[1:]:
+            cached.update(dict.fromkeys(slots, route.tokens_of(depth)))
         route.used_ago = self._ticks + 1 - tick
         route.most_blocks = depth if route.most_blocks is None else min(depth, route.most_blocks)
 
@@ -188,12 +187,10 @@ class Router(Generic[L]):
     def _remember(self, pick: Pick[L], load: L) -> None:
         route, tick, pending = pick.route, pick._tick, self._pending[load.slot]
         hashes, ends, _ = route.chain
-        anywhere, ratio = route.most_blocks or 0, route.tokens_per_unit
+        anywhere = route.most_blocks or 0
         once, loss = self.index.once(hashes, anywhere)
         if once:
-            most, block_tokens = max(route.prompt_tokens - 1, 0), load.block_tokens
-            tokens = min(int(ends[anywhere - 1] * ratio), most) if anywhere else 0
-            once_tokens = min(int(ends[once - 1] * ratio), most)
+            tokens, once_tokens, block_tokens = route.tokens_of(anywhere), route.tokens_of(once), load.block_tokens
             tokens, once_tokens = tokens - tokens % block_tokens, once_tokens - once_tokens % block_tokens
             pick.expected = Expected(pick.predicted_tokens, tokens, once_tokens, loss)
         else:
@@ -202,7 +199,7 @@ class Router(Generic[L]):
             pick._sure_before = next(iter(pending))
         pending[tick] = True
         capacity = load.kv_capacity_tokens or _UNKNOWN_CAPACITY_TOKENS
-        pick._used = self.index.touch(load.slot, hashes, ends, tick, int(capacity / ratio))
+        pick._used = self.index.touch(load.slot, hashes, ends, tick, int(capacity / route.tokens_per_unit))
 
     # Called by a pick
     def prefilled(self, pick: Pick[L]) -> None:

@@ -11,10 +11,10 @@ class Run:
     has next, and where the last hashes are equal, all before them are.
     """
 
-    __slots__ = ("above", "ends", "full", "hashes", "part", "size", "start")
+    __slots__ = ("above", "ends", "full", "hashes", "part", "size", "start", "tick")
 
     def __init__(
-        self, hashes: tuple[int, ...], start: int, ends: Sequence[int], full: int, above: "Run | None"
+        self, hashes: tuple[int, ...], start: int, ends: Sequence[int], full: int, above: "Run | None", tick: int
     ) -> None:
         self.hashes = hashes
         self.start = start
@@ -28,6 +28,8 @@ class Run:
         """By slot, how many leading blocks others hold: fewer than all."""
         self.above = above
         """The run that the chain comes from."""
+        self.tick = tick
+        """When it was last used, wherever that was."""
 
     def held(self, slot: int) -> int:
         """How many of its blocks the replica at `slot` holds, which holds some."""

@@ -71,8 +71,8 @@ class Model(RuleBasedStateMachine):
         self.slots = [self.index.add() for _ in self.caches]
         self.ticks = 0
         self.open: list[tuple[int, str, int]] = []
-        self.once: set[int] = set()
-        """Blocks that somebody held."""
+        self.last: dict[int, int] = {}
+        """Blocks that somebody held, and when one last used them."""
         self.is_lost_told = True
         """Until a request is lost: what only it was about to compute was never there."""
 
@@ -85,7 +85,7 @@ class Model(RuleBasedStateMachine):
         assert {(at, tick) for start, (end, tick) in zip(starts, found, strict=False) for at in range(start, end)} == (
             before
         )
-        self.once.update(hashes(text))
+        self.last.update(dict.fromkeys(hashes(text), self.ticks))
         self.open.append((slot, text, self.ticks))
         if not is_open:
             self._end(len(self.open) - 1, is_lost=False)
@@ -137,13 +137,12 @@ class Model(RuleBasedStateMachine):
         found, tick = self.index.match(chain)
         assert found == [(tuple(depths[depth]), depth) for depth in sorted(depths)]
         deepest = max(depths, default=0)
-        last = [self.caches[slot].blocks[chain[deepest - 1]] for slot in depths.get(deepest, ())]
-        assert tick == max(last, default=0)
+        assert tick == (self.last[chain[deepest - 1]] if deepest else 0)
         self._check_once(chain, deepest)
 
     def _check_once(self, chain: tuple[int, ...], deepest: int) -> None:
         end, _ = self.index.once(chain, deepest)
-        known = [value in self.once for value in (*chain, 0)]
+        known = [value in self.last for value in (*chain, 0)]
         assert end <= max(deepest, known.index(False))
         if self.is_lost_told:
             assert end == known.index(False)
