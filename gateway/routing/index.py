@@ -70,8 +70,9 @@ class PrefixIndex:
             return self._match_said(hashes, self._words)
         found: Found = []
         run = self._runs.get(hashes[0]) if hashes else None
-        alive, at, count, tick = -1, 0, len(hashes), 0  # all of `alive` hold the chain up to `at`
-        while run is not None:
+        above, tick = None, 0
+        alive, at, count = -1, 0, len(hashes)  # all of `alive` hold the chain up to `at`
+        while run is not None and run.above is above:
             own = run.hashes
             end = at + len(own)
             is_whole = end <= count and hashes[end - 1] == own[-1]
@@ -82,7 +83,7 @@ class PrefixIndex:
                 stay = self._stop(found, run, alive, at, end)
             if stay or found[-1][1] > at:
                 tick = run.tick
-            alive, at = stay, end
+            alive, at, above = stay, end, run
             run = self._runs.get(hashes[at]) if alive and is_whole and at < count else None
         if alive and at:
             found.append((self._slots_of(alive), at))
@@ -140,6 +141,8 @@ class PrefixIndex:
                 above = self._new(cache, hashes, at, ends, tick, above)
                 at += len(above.hashes)
                 continue
+            if run.above is not above and not self._adopt(run, above, at):
+                break
             end = at + len(run.hashes)
             if run.part is not None or end > count or hashes[end - 1] != run.hashes[-1]:
                 run = self._fit(run, slot, hashes, at)
@@ -147,12 +150,12 @@ class PrefixIndex:
             known = cache.use(run, tick)
             if known is not None:
                 before.append((at, known))
-            run.above, run.tick = above, tick
+            run.tick = tick
             above = run
         if above is not None:
             cache.order[tick] = above
-            if cache.units > capacity or cache.blocks > _MOST_BLOCKS:
-                self._make_room(cache, capacity)
+        if cache.units > capacity or cache.blocks > _MOST_BLOCKS:
+            self._make_room(cache, capacity)
         return before
 
     def _new(
@@ -176,6 +179,15 @@ class PrefixIndex:
         cache.units += run.size
         return run
 
+    def _adopt(self, run: Run, above: Run | None, at: int) -> bool:
+        """Whether a run that was found behind `above`, where it was not put, belongs there: it does where an engine has
+        dropped what was before it. Else two blocks have the same hash, for which somebody may have taken pains: the
+        chain ends there, and nobody else's is touched."""
+        if self._words is None or run.start != at or not run.is_loose:
+            return False
+        run.above = above
+        return True
+
     def _fit(self, run: Run, slot: int, hashes: tuple[int, ...], at: int) -> Run:
         """What of a run lies on this chain; where the replica holds a part of it, no more than that."""
         blocks = common(run.hashes, hashes, at)
@@ -187,7 +199,7 @@ class PrefixIndex:
         """In two, in all caches: the head, which is new, and the run as its tail. Returns the head."""
         hashes, bits = run.hashes, run.full
         head = self._runs[hashes[0]] = Run(hashes[:at], run.start, run.ends, bits, run.above, run.tick)
-        self._runs[hashes[at]] = run
+        self._runs.setdefault(hashes[at], run)  # never another one's
         for slot in self._slots_of(bits):
             self._caches[slot].copy(run, head)
         run.hashes, run.above = hashes[at:], head
@@ -271,7 +283,7 @@ class PrefixIndex:
         gone = run.hashes
         if run.part:
             gone = run.shorten()
-        else:
+        elif self._runs.get(gone[0]) is run:
             del self._runs[gone[0]]
         if self._words is not None:
             self._let_go(gone, loss, self._words)
@@ -298,12 +310,10 @@ class PrefixIndex:
 
     def computed(self, slot: int, hashes: tuple[int, ...]) -> None:
         """A request that touched these blocks has its first token: they are there, whatever becomes of it."""
-        fresh, runs = self._caches[slot].fresh, self._runs
-        at, count = 0, len(hashes) if fresh else 0
-        while at < count and (run := runs.get(hashes[at])) is not None:
-            at += len(run.hashes)
-            if run in fresh and at <= count and run.hashes[-1] == hashes[at - 1]:
-                del fresh[run]
+        fresh = self._caches[slot].fresh
+        if fresh:
+            for run in self._path(hashes):
+                fresh.pop(run, None)
 
     def forget_new(self, slot: int, hashes: tuple[int, ...], tick: int) -> None:
         """A request that touched these blocks at `tick` has had no token: what only it was about to compute is not
@@ -321,12 +331,13 @@ class PrefixIndex:
     def _path(self, hashes: tuple[int, ...]) -> list[Run]:
         """The runs that the chain consists of, as far as they are held by anybody; whole ones only."""
         path: list[Run] = []
-        at, count = 0, len(hashes)
-        while at < count and (run := self._runs.get(hashes[at])) is not None:
+        above, at, count = None, 0, len(hashes)
+        while at < count and (run := self._runs.get(hashes[at])) is not None and run.above is above:
             at += len(run.hashes)
             if at > count or run.hashes[-1] != hashes[at - 1]:
                 break
             path.append(run)
+            above = run
         return path
 
     # What an engine says of its own cache

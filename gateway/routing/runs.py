@@ -31,6 +31,12 @@ class Run:
         self.tick = tick
         """When it was last used, wherever that was."""
 
+    @property
+    def is_loose(self) -> bool:
+        """Whether what was before it is not there any more."""
+        above = self.above
+        return above is not None and (not above.full or above.start + len(above.hashes) != self.start)
+
     def held(self, slot: int) -> int:
         """How many of its blocks the replica at `slot` holds, which holds some."""
         return self.part.get(slot, len(self.hashes)) if self.part else len(self.hashes)

@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -146,6 +146,39 @@ class Model(RuleBasedStateMachine):
         assert end <= max(deepest, known.index(False))
         if self.is_lost_told:
             assert end == known.index(False)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 1), st.lists(st.integers(0, 4), min_size=1, max_size=6).map(tuple), st.integers(0, 10)
+        ),
+        max_size=30,
+    ),
+    st.lists(st.booleans(), min_size=30, max_size=30),
+)
+def test_whoever_makes_hashes_collide_breaks_nothing(
+    touches: list[tuple[int, tuple[int, ...], int]], lost: list[bool]
+) -> None:
+    """Hashes that are not chained: what is held may be wrong, but it is bounded, and goes in its turn."""
+    index = PrefixIndex()
+    slots = [index.add(), index.add()]
+    for tick, ((slot, chain, blocks), is_lost) in enumerate(zip(touches, lost, strict=False), 1):
+        index.match(chain)
+        index.once(chain, 0)
+        index.touch(slot, chain, ENDS, tick, blocks * BLOCK)
+        assert index.units(slot) <= blocks * BLOCK
+        if is_lost:
+            index.forget_new(slot, chain, tick)
+        else:
+            index.computed(slot, chain)
+        for cache in index._caches.values():
+            assert cache.blocks == sum(run.held(cache.slot) for run in cache.used)
+    for slot in slots:
+        index.forget(slot, "evicted")
+        assert (index.blocks(slot), index.units(slot)) == (0, 0)
+        assert not index._caches[slot].used
+    assert not index._runs
 
 
 TestModel = Model.TestCase
