@@ -3,6 +3,9 @@
 from collections import OrderedDict
 from collections.abc import Sequence
 
+Found = list[tuple[tuple[int, ...], int]]
+"""Slots, and how many leading blocks of a chain they hold."""
+
 
 class Run:
     """Blocks of a chain that somebody holds, the first one at `start`; where chains part, runs end.

@@ -1,8 +1,8 @@
 """What engines say themselves that they hold, block by block, over what is believed of them by what they were sent."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from gateway.routing.runs import Run
+from gateway.routing.runs import Found, Run
 
 
 class Words:
@@ -47,19 +47,32 @@ class Words:
     def misplace(self, hashes: Iterable[int]) -> None:
         """These are in none."""
         for value in hashes:
-            del self._places[value]
+            self._places.pop(value, None)
 
     def place_of(self, value: int) -> Run | None:
         """The run that it is in."""
         return self._places.get(value)
 
     def next_place(self, hashes: Sequence[int], start: int) -> int:
-        """The next block from `start` on that is in a run, or the chain's end: behind what an engine has dropped, some
+        """The next block behind `start` that is in a run, or the chain's end: behind what an engine has dropped, some
         may be."""
-        return next((at for at in range(start, len(hashes)) if hashes[at] in self._places), len(hashes))
+        return next((at for at in range(start + 1, len(hashes)) if hashes[at] in self._places), len(hashes))
 
-    def mask(self, value: int, at: int) -> int:
-        """Who holds this block, the one at `at` of its chain, for one reason or the other."""
+    def match(self, hashes: Sequence[int], slots_of: Callable[[int], tuple[int, ...]]) -> tuple[Found, int]:
+        """Who holds how many leading blocks, for one reason or the other: as `Sent.match`, block by block."""
+        found: Found = []
+        alive, at = -1, 0
+        for at, value in enumerate((*hashes, 0)):
+            stay = alive & self._mask(value, at) if at < len(hashes) else 0
+            if stay != alive and at:
+                found.append((slots_of(alive & ~stay), at))
+            alive = stay
+            if not alive:
+                break
+        deepest = self._places.get(hashes[at - 1]) if at else None
+        return found, deepest.tick if deepest else 0
+
+    def _mask(self, value: int, at: int) -> int:
         mask = self.holders.get(value, 0)
         run = self._places.get(value)
         if run is None:

@@ -197,7 +197,7 @@ def test_the_slot_of_one_that_is_gone_is_free_and_empty() -> None:
 
 
 def test_no_more_than_so_many_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.routing.index._MOST_BLOCKS", 10)
+    monkeypatch.setattr("gateway.routing.sent._MOST_BLOCKS", 10)
     monkeypatch.setattr("gateway.routing.lost._MOST_BLOCKS", 4)
     index = PrefixIndex()
     slot = index.add()

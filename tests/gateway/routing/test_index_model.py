@@ -156,14 +156,18 @@ class Model(RuleBasedStateMachine):
         max_size=30,
     ),
     st.lists(st.booleans(), min_size=30, max_size=30),
+    st.dictionaries(st.integers(1, 30), st.tuples(st.booleans(), st.integers(0, 4))),
 )
 def test_whoever_makes_hashes_collide_breaks_nothing(
-    touches: list[tuple[int, tuple[int, ...], int]], lost: list[bool]
+    touches: list[tuple[int, tuple[int, ...], int]], lost: list[bool], words: dict[int, tuple[bool, int]]
 ) -> None:
     """Hashes that are not chained: what is held may be wrong, but it is bounded, and goes in its turn."""
     index = PrefixIndex()
     slots = [index.add(), index.add()]
     for tick, ((slot, chain, blocks), is_lost) in enumerate(zip(touches, lost, strict=False), 1):
+        if tick in words:
+            is_held, value = words[tick]
+            (index.found if is_held else index.dropped)(slot, (value,))
         index.match(chain)
         index.once(chain, 0)
         index.touch(slot, chain, ENDS, tick, blocks * BLOCK)
