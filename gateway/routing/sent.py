@@ -142,22 +142,26 @@ class Sent:
         self, cache: Cache, hashes: tuple[int, ...], at: int, ends: Sequence[int], tick: int, above: Run | None
     ) -> Run:
         """What nobody holds of a chain from `at` on, in one run."""
-        words = self._words
-        if words is None:
-            self._lost.found(hashes, at)
-            own = hashes[at:]
-        else:
-            own = hashes[at : words.next_place(hashes, at)]
-            for value in own:
-                self._lost.drop(value)
+        own = self._unheld(hashes, at)
         run = self._runs[own[0]] = Run(own, at, ends, cache.bit, above, tick)
-        if words is not None:
-            words.place(run)
+        if self._words is not None:
+            self._words.place(run)
         cache.used[run] = tick
         cache.fresh[run] = tick, 1
         cache.blocks += len(own)
         cache.units += run.size
         return run
+
+    def _unheld(self, hashes: tuple[int, ...], at: int) -> tuple[int, ...]:
+        lost, words = self._lost, self._words
+        if words is None:
+            if hashes[at] in lost.runs:
+                lost.found(hashes, at)
+            return hashes[at:]
+        own = hashes[at : words.next_place(hashes, at)]
+        for value in own:
+            lost.drop(value)
+        return own
 
     def _adopt(self, run: Run, above: Run | None, at: int) -> bool:
         """Whether a run that was found behind `above`, where it was not put, belongs there: it does where an engine has
@@ -235,7 +239,8 @@ class Sent:
 
     def _leave(self, cache: Cache, run: Run, loss: Loss | None) -> None:
         del cache.used[run]
-        cache.fresh.pop(run, None)
+        if run in cache.fresh:
+            del cache.fresh[run]
         if run.part is None:
             cache.blocks -= len(run.hashes)
             cache.units -= run.size
@@ -244,9 +249,11 @@ class Sent:
             cache.blocks -= held
             cache.units -= run.units(0, held)
             run.leave(cache.slot)
-        run.full &= ~cache.bit
-        if not run.full:
+        if run.full == cache.bit:
+            run.full = 0
             self._shorten(run, loss)
+        else:
+            run.full &= ~cache.bit
 
     def _trim(self, cache: Cache, run: Run, keep: int, loss: Loss) -> None:
         """It holds only the first `keep` blocks of it, fewer than before."""
@@ -261,7 +268,7 @@ class Sent:
     def _shorten(self, run: Run, loss: Loss | None) -> None:
         """Nobody holds all of it any more."""
         gone = run.hashes
-        if run.part:
+        if run.part is not None:
             gone = run.shorten()
         elif self._runs.get(gone[0]) is run:
             del self._runs[gone[0]]
