@@ -62,12 +62,16 @@ class Run:
     def shorten(self) -> tuple[int, ...]:
         """Nobody holds all of it: it ends where the one stops that holds most. Returns what is behind that."""
         part = self.part or {}
-        longest = max(part.values(), default=0)
-        gone = self.hashes[longest:]
-        self.size = self.units(0, longest)
-        self.hashes, self.part = self.hashes[:longest], None
+        gone = self.cut(max(part.values()))
+        self.part = None
         for slot, blocks in part.items():
             self.hold(slot, blocks)
+        return gone
+
+    def cut(self, length: int) -> tuple[int, ...]:
+        """It ends there. Returns what is behind that."""
+        gone, self.hashes = self.hashes[length:], self.hashes[:length]
+        self.size = self.units(0, length)
         return gone
 
     def units(self, first: int, end: int) -> int:

@@ -249,41 +249,39 @@ class Sent:
             cache.blocks -= held
             cache.units -= run.units(0, held)
             run.leave(cache.slot)
-        if run.full == cache.bit:
-            run.full = 0
-            self._shorten(run, loss)
-        else:
-            run.full &= ~cache.bit
+        run.full &= ~cache.bit
+        if not run.full:
+            first = run.hashes[0]
+            if run.part is None and self._runs.get(first) is run:
+                del self._runs[first]
+            self._let_go(run.shorten() if run.part else run.hashes, loss)
 
     def _trim(self, cache: Cache, run: Run, keep: int, loss: Loss) -> None:
         """It holds only the first `keep` blocks of it, fewer than before."""
         held = run.held(cache.slot)
         cache.blocks -= held - keep
+        if run.full == cache.bit and run.part is None:
+            gone = run.cut(keep)
+            cache.units -= run.units(keep, held)
+            self._let_go(gone, loss)
+            return
         cache.units -= run.units(keep, held)
         run.full &= ~cache.bit
         run.hold(cache.slot, keep)
         if not run.full:
-            self._shorten(run, loss)
+            self._let_go(run.shorten(), loss)
 
-    def _shorten(self, run: Run, loss: Loss | None) -> None:
-        """Nobody holds all of it any more."""
-        gone = run.hashes
-        if run.part is not None:
-            gone = run.shorten()
-        elif self._runs.get(gone[0]) is run:
-            del self._runs[gone[0]]
-        if self._words is not None:
-            self._let_go(gone, loss, self._words)
-        elif loss is not None:
-            self._lost.add(gone, loss)
-
-    def _let_go(self, hashes: Sequence[int], loss: Loss | None, words: Words) -> None:
+    def _let_go(self, hashes: tuple[int, ...], loss: Loss | None) -> None:
         """Nobody was sent these, as far as it is known still."""
+        words = self._words
+        if words is None:
+            if loss is not None:
+                self._lost.add(hashes, loss)
+            return
         words.misplace(hashes)
-        if loss is not None:
-            for value in hashes:
-                if value not in words.holders:
-                    self._lost.add((value,), loss)
+        for value in hashes:
+            if loss is not None and value not in words.holders:
+                self._lost.add((value,), loss)
 
     def forget(self, slot: int, loss: Loss) -> None:
         """What it was sent is there no longer; what its engine says of its cache since is another matter."""
