@@ -15,7 +15,7 @@ from gateway.routing.words import Words
 
 _MOST_BLOCKS = 20_000  # of 64 tokens at least: 1.3 million
 _MOST_MASKS = 1000
-_LITTLE = 0.001
+_LITTLE = 0.001  # of a KV cache
 
 
 class Sent:
@@ -31,7 +31,7 @@ class Sent:
         self._slots: dict[int, tuple[int, ...]] = {}
         self._lost = Lost()
         self.once = self._lost.once
-        """What was held once: see there."""
+        """`Lost.once`, without a call in between."""
         self._words: Words | None = None
         """None until an engine speaks."""
 
@@ -238,6 +238,7 @@ class Sent:
         self._leave(cache, run, loss)
 
     def _leave(self, cache: Cache, run: Run, loss: Loss | None) -> None:
+        """It holds nothing of a run; `order` knows already."""
         del cache.used[run]
         if run in cache.fresh:
             del cache.fresh[run]

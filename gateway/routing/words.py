@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
-from gateway.routing.runs import Found, Run
+from gateway.routing.runs import Found, Run, common
 
 
 class Words:
@@ -58,27 +58,35 @@ class Words:
         may be."""
         return next((at for at in range(start + 1, len(hashes)) if hashes[at] in self._places), len(hashes))
 
-    def match(self, hashes: Sequence[int], slots_of: Callable[[int], tuple[int, ...]]) -> tuple[Found, int]:
+    def match(self, hashes: tuple[int, ...], slots_of: Callable[[int], tuple[int, ...]]) -> tuple[Found, int]:
         """Who holds how many leading blocks, for one reason or the other: as `Sent.match`, block by block."""
         found: Found = []
-        alive, at = -1, 0
-        for at, value in enumerate((*hashes, 0)):
-            stay = alive & self._mask(value, at) if at < len(hashes) else 0
+        said = self.holders.get
+        alive, at, sent, end = -1, 0, 0, 0  # all of `alive` hold the chain up to `at`; up to `end`, `sent` were sent it
+        for value in hashes:
+            if at == end:
+                sent, end = self._sent(hashes, at)
+            stay = alive & (sent | said(value, 0))
             if stay != alive and at:
                 found.append((slots_of(alive & ~stay), at))
             alive = stay
             if not alive:
                 break
+            at += 1
+        if alive and at:
+            found.append((slots_of(alive), at))
         deepest = self._places.get(hashes[at - 1]) if at else None
         return found, deepest.tick if deepest else 0
 
-    def _mask(self, value: int, at: int) -> int:
-        mask = self.holders.get(value, 0)
-        run = self._places.get(value)
+    def _sent(self, hashes: tuple[int, ...], at: int) -> tuple[int, int]:
+        """Who was sent the block at `at`, and up to where the same are."""
+        run = self._places.get(hashes[at])
         if run is None:
-            return mask
-        mask |= run.full
+            return 0, at + 1
+        if run.start == at and run.part is None:
+            return run.full, at + common(run.hashes, hashes, at)
+        mask = run.full
         for slot, blocks in run.part.items() if run.part else ():
             if run.start + blocks > at:
                 mask |= 1 << slot
-        return mask
+        return mask, at + 1
