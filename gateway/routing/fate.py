@@ -2,7 +2,7 @@
 
 from typing import Literal, NamedTuple
 
-from gateway.routing.index import Loss
+from gateway.routing.lost import Loss
 
 Fate = Literal["hit", "no_reuse", "evicted", "routed_elsewhere", "restarted"]
 """no_reuse: nobody had computed them, or not yet; routed_elsewhere: another replica had them, but too much to do;

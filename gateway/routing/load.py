@@ -61,7 +61,9 @@ class Load:
         self.turn += 1 / self.share
         self.waiting += 1
         self.queued_tokens += uncached_tokens
-        self.ahead_tokens += uncached_tokens + _held_tokens(prompt_tokens, output_tokens)
+        self.ahead_tokens += (
+            uncached_tokens + OUTPUT_WEIGHT * output_tokens + KV_WEIGHT * (prompt_tokens + output_tokens)
+        )
         self.output_tokens += output_tokens
         self.work_tokens += uncached_tokens + output_tokens
         self.kv_tokens += prompt_tokens + output_tokens
@@ -79,7 +81,7 @@ class Load:
     def give_back(self, uncached_tokens: int, prompt_tokens: int, output_tokens: int, *, is_trial: bool) -> None:
         """A request is no longer there; it was `prefilled` before."""
         self.in_flight -= 1
-        self.ahead_tokens -= _held_tokens(prompt_tokens, output_tokens)
+        self.ahead_tokens -= OUTPUT_WEIGHT * output_tokens + KV_WEIGHT * (prompt_tokens + output_tokens)
         self.output_tokens -= output_tokens
         self.work_tokens -= uncached_tokens + output_tokens
         self.kv_tokens -= prompt_tokens + output_tokens
@@ -94,8 +96,3 @@ class Load:
         """Give it so much of a peer's load from now on."""
         self.share = share
         self.token_s = self.s_per_token / share
-
-
-def _held_tokens(prompt_tokens: int, output_tokens: int) -> float:
-    """What a request weighs for as long as it is there."""
-    return OUTPUT_WEIGHT * output_tokens + KV_WEIGHT * (prompt_tokens + output_tokens)

@@ -52,25 +52,39 @@ def prefix(route: Route, candidates: Sequence[L]) -> L:
     asked for so often that every replica will need it is not waited for: the sooner it is in all of them, the better.
     Waits that differ by less than a tenth are the same: among those the least work, and then the turn.
     """
-    prompt, held = route.prompt_tokens, route.cached_tokens.get
-    waits = [(load.ahead_tokens + prompt - held(load.slot, 0)) * load.token_s for load in candidates]
+    prompt, held = route.prompt_tokens, route.cached_tokens
+    if held:
+        waits = [(load.ahead_tokens + prompt - held.get(load.slot, 0)) * load.token_s for load in candidates]
+    else:
+        waits = [(load.ahead_tokens + prompt) * load.token_s for load in candidates]
     limit_s = min(waits) * _NEAR + _NEAR_S
     if route.used_ago > len(candidates):
         holders = _holders(route, candidates, waits, limit_s)
+        if len(holders) == 1:
+            return holders[0][1]
         if holders:
-            limit_s = min([wait_s for wait_s, _ in holders]) * _NEAR + _NEAR_S
-            return _least([load for wait_s, load in holders if wait_s <= limit_s], route)
-    return _least([load for load, wait_s in zip(candidates, waits, strict=False) if wait_s <= limit_s], route)
+            waits = [wait_s for wait_s, _ in holders]
+            return _least([load for _, load in holders], waits, min(waits) * _NEAR + _NEAR_S)
+    return _least(candidates, waits, limit_s)
 
 
-def _least(near: Sequence[L], route: Route) -> L:
-    return near[0] if len(near) == 1 else least_work(route, near)
+def _least(loads: Sequence[L], waits: Sequence[float], limit_s: float) -> L:
+    """`least_work` of those that take no longer than `limit_s`, which one of them does."""
+    best, least = None, 0.0
+    for load, wait_s in zip(loads, waits, strict=False):
+        if wait_s <= limit_s:
+            work = load.work_tokens / load.share
+            if best is None or work < least or (work == least and load.turn < best.turn):
+                best, least = load, work
+    return best or loads[0]
 
 
 def _holders(route: Route, candidates: Sequence[L], waits: Sequence[float], limit_s: float) -> list[tuple[float, L]]:
     """Those that hold nearly the most, half of the prompt at least, and do not take too long; with their waits."""
     held = route.cached_tokens.get
     good = _GOOD_SHARE * route.prompt_tokens
+    if max(route.cached_tokens.values(), default=0) < good:
+        return []
     found = [
         (tokens, wait_s, load)
         for load, wait_s in zip(candidates, waits, strict=False)

@@ -2,7 +2,7 @@
 
 from gateway.routing.chain import Chain
 
-_NO_HITS: dict[int, int] = {}
+NO_HITS: dict[int, int] = {}
 
 
 class Route:
@@ -27,7 +27,7 @@ class Route:
         self.session = session
         """A hash of what all requests of one conversation or user have in common; below 2**64."""
         self.tokens_per_unit = tokens_per_unit
-        self.cached_tokens = _NO_HITS
+        self.cached_tokens = NO_HITS
         """By a load's slot, how much of the prompt it holds, in tokens: never the last one, which is always computed.
         Slots that hold nothing are not in it."""
         self.most_blocks: int | None = None
@@ -35,3 +35,9 @@ class Route:
         what the request itself has left somewhere was not there for it to find."""
         self.used_ago = 0
         """Requests since the last one that had all the blocks of the chain that anybody holds."""
+
+    def tokens_of(self, blocks: int) -> int:
+        """So many leading blocks of the chain, without the prompt's last token."""
+        if not blocks:
+            return 0
+        return min(int(self.chain.ends[blocks - 1] * self.tokens_per_unit), max(self.prompt_tokens - 1, 0))

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from typing import Generic, Literal, TypeVar
 
 from gateway.routing.fate import NOTHING, Expected, Fate, fates
-from gateway.routing.index import Loss, PrefixIndex, Run
+from gateway.routing.index import PrefixIndex
 from gateway.routing.load import Load
+from gateway.routing.lost import Loss
 from gateway.routing.policies import Policy
-from gateway.routing.route import Route
+from gateway.routing.route import NO_HITS, Route
 
 L = TypeVar("L", bound=Load)
 
@@ -22,10 +23,10 @@ class Pick(Generic[L]):
     __slots__ = (
         "_ahead_tokens",
         "_router",
-        "_runs",
         "_sure_before",
         "_tick",
         "_ttft_s",
+        "_used",
         "expected",
         "is_open",
         "is_trial",
@@ -47,7 +48,7 @@ class Pick(Generic[L]):
         self.uncached_tokens = route.prompt_tokens - self.predicted_tokens
         self._ahead_tokens = load.queued_tokens
         self._ttft_s: float | None = None
-        self._runs: tuple[Run, ...] = ()
+        self._used: Sequence[tuple[int, int]] = ()
         self._sure_before = tick
         self.expected: Expected | None = None
         self.is_open = self.is_waiting = True
@@ -155,17 +156,17 @@ class Router(Generic[L]):
 
     def look(self, route: Route) -> None:
         """Find out who holds the route's prefix."""
-        ends, ratio, most = route.chain.ends, route.tokens_per_unit, max(route.prompt_tokens - 1, 0)
-        found = self.index.match(route.chain.hashes)
-        cached: dict[int, int] = {}
-        for slots, depth in found:
-            cached.update(dict.fromkeys(slots, min(int(ends[depth - 1] * ratio), most)))
-        route.cached_tokens = cached  # also when nothing is found, which an earlier look may have
-        blocks = route.used_ago = 0
-        if found:
-            slots, blocks = found[-1]
-            route.used_ago = self._ticks + 1 - self.index.last_used(slots, route.chain.hashes[blocks - 1])
-        route.most_blocks = blocks if route.most_blocks is None else min(blocks, route.most_blocks)
+        found, tick = self.index.match(route.chain.hashes)
+        if not found:
+            route.cached_tokens = NO_HITS  # which an earlier look may have had
+            route.used_ago = route.most_blocks = 0
+            return
+        slots, depth = found[0]
+        cached = route.cached_tokens = dict.fromkeys(slots, route.tokens_of(depth))
+        for slots, depth in found[1:]:
+            cached.update(dict.fromkeys(slots, route.tokens_of(depth)))
+        route.used_ago = self._ticks + 1 - tick
+        route.most_blocks = depth if route.most_blocks is None else min(depth, route.most_blocks)
 
     def pick(self, route: Route, candidates: Sequence[L], policy: Policy[L] | None = None) -> Pick[L]:
         """Choose, charge and remember, all at once: whoever is next sees it. `candidates` is not empty; `policy` is
@@ -186,20 +187,19 @@ class Router(Generic[L]):
     def _remember(self, pick: Pick[L], load: L) -> None:
         route, tick, pending = pick.route, pick._tick, self._pending[load.slot]
         hashes, ends, _ = route.chain
-        anywhere, ratio = route.most_blocks or 0, route.tokens_per_unit
-        once, loss = self.index.once(hashes, anywhere) if anywhere < len(hashes) else (anywhere, "evicted")
+        anywhere = route.most_blocks or 0
+        once, loss = self.index.once(hashes, anywhere)
         if once:
-            most, block_tokens = max(route.prompt_tokens - 1, 0), load.block_tokens
-            tokens = min(int(ends[anywhere - 1] * ratio), most) if anywhere else 0
-            once_tokens = min(int(ends[once - 1] * ratio), most)
+            tokens, once_tokens, block_tokens = route.tokens_of(anywhere), route.tokens_of(once), load.block_tokens
             tokens, once_tokens = tokens - tokens % block_tokens, once_tokens - once_tokens % block_tokens
             pick.expected = Expected(pick.predicted_tokens, tokens, once_tokens, loss)
         else:
             pick.expected = NOTHING
-        pick._sure_before = next(iter(pending), tick)
+        if pending:
+            pick._sure_before = next(iter(pending))
         pending[tick] = True
         capacity = load.kv_capacity_tokens or _UNKNOWN_CAPACITY_TOKENS
-        pick._runs = self.index.touch(load.slot, hashes, ends, tick, int(capacity / ratio))
+        pick._used = self.index.touch(load.slot, hashes, ends, tick, int(capacity / route.tokens_per_unit))
 
     # Called by a pick
     def prefilled(self, pick: Pick[L]) -> None:
@@ -210,7 +210,7 @@ class Router(Generic[L]):
     def abandoned(self, pick: Pick[L]) -> None:
         """Its new blocks are not, nor will they be."""
         if self._was_pending(pick):
-            self.index.forget_new(pick.load.slot, pick.route.chain.hashes)
+            self.index.forget_new(pick.load.slot, pick.route.chain.hashes, pick._tick)
 
     def _was_pending(self, pick: Pick[L]) -> bool:
         """Whether its replica is still the one it was placed on; it is pending no more."""
@@ -222,7 +222,7 @@ class Router(Generic[L]):
         slot = pick.load.slot
         route = pick.route
         missing = _first_missing(route, prompt_tokens, cached_tokens + pick.slack_tokens)
-        tick = max((run.tick for run in pick._runs if run.end > missing), default=None)
+        tick = next((tick for end, tick in pick._used if end > missing), None)  # the latest
         if slot < 0 or tick is None or tick >= pick._sure_before:
             return "no_reuse"  # what was expected may not have been computed yet when this request looked for it
         self.index.forget_older(slot, tick, "evicted")

@@ -154,7 +154,9 @@ def test_an_engine_that_has_left_is_not_listened_to(tmp_path: Path) -> None:
         loop = door.gateway._precise._listening[replica].get_loop()
         asyncio.run_coroutine_threadsafe(pool.remove(replica), loop).result(10)
         assert replica.slot == -1
-        assert not pool.router.index._holders
+        assert not pool.router.index._runs
+        assert pool.router.index._words
+        assert not pool.router.index._words.holders
         assert not door.gateway._precise._index.caches(0)
         assert door.total("berth_kv_blocks") == 0
 

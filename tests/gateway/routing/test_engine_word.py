@@ -9,9 +9,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from gateway.routing import Chain, Load, Pick, Route, Router
 from gateway.routing.policies import prefix
+from tests.gateway.routing.contents import check, contents
+from tests.gateway.routing.prompts import hashes
 
 ENDS = tuple(range(10, 110, 10))
 A, B = (1, 2, 3), (11, 12)
+PROMPTS = ("a", "abc", "abcde", "abx", "abxyz", "k", "klmno")
+BLOCKS = sorted({value for text in PROMPTS for value in hashes(text)})
 
 
 def router(*loads: Load) -> Router[Load]:
@@ -22,21 +26,21 @@ def router(*loads: Load) -> Router[Load]:
     return made
 
 
-def route(hashes: Sequence[int]) -> Route:
-    size = 10 * len(hashes) + 1
-    return Route(Chain(tuple(hashes), ENDS, size), size, 0)
+def route(chain: Sequence[int]) -> Route:
+    size = 10 * len(chain) + 1
+    return Route(Chain(tuple(chain), ENDS, size), size, 0)
 
 
-def held(made: Router[Load], load: Load, hashes: Sequence[int]) -> int:
+def held(made: Router[Load], load: Load, chain: Sequence[int]) -> int:
     """Tokens of a prompt that it is believed to hold."""
-    asked = route(hashes)
+    asked = route(chain)
     made.look(asked)
     return asked.cached_tokens.get(load.slot, 0)
 
 
-def answered(made: Router[Load], load: Load, hashes: Sequence[int], cached_tokens: int | None = None) -> Pick[Load]:
+def answered(made: Router[Load], load: Load, chain: Sequence[int], cached_tokens: int | None = None) -> Pick[Load]:
     """One request from its pick to its end; the answer says what was cached, unless that is None."""
-    asked = route(hashes)
+    asked = route(chain)
     made.look(asked)
     pick = made.place(asked, load)
     pick.first_token(1.0)
@@ -157,12 +161,12 @@ class Words(RuleBasedStateMachine):
         self.open: list[Pick[Load]] = []
 
     slots = st.integers(0, 2)
-    texts = st.lists(st.integers(1, 20), max_size=6, unique=True)
-    starts = st.integers(1, 16)
+    prompts = st.sampled_from(PROMPTS)
+    texts = st.lists(st.sampled_from(BLOCKS), max_size=6, unique=True)
 
-    @rule(slot=slots, start=starts, length=st.integers(1, 5))
-    def place(self, slot: int, start: int, length: int) -> None:
-        asked = route(range(start, start + length))
+    @rule(slot=slots, prompt=prompts)
+    def place(self, slot: int, prompt: str) -> None:
+        asked = route(hashes(prompt))
         self.router.look(asked)
         self.open.append(self.router.place(asked, self.loads[slot]))
 
@@ -200,17 +204,17 @@ class Words(RuleBasedStateMachine):
         self.router.restarted(self.loads[slot])
 
     @invariant()
-    def a_bit_has_a_reason(self) -> None:
+    def a_block_is_held_for_one_reason_or_the_other(self) -> None:
         index = self.router.index
+        check(index)
         for slot, said in enumerate(self.said):
-            assert set(index._said[slot]) == said
-            bits = {value for value, mask in index._holders.items() if mask >> slot & 1}
-            assert bits == said | set(index._blocks[slot])
-            assert index.units(slot) == sum(index._sizes[value] for value in index._blocks[slot])
+            assert index.said(slot) == len(said)
             assert index.units(slot) <= 80
-        assert set(index._sizes) <= set(index._holders)
-        assert all(index._holders.values())
-        assert not set(index._lost) & set(index._holders)
+            known = said | contents(index, slot).keys()
+            for text in PROMPTS:
+                depths = {slot: depth for slots, depth in index.match(hashes(text))[0] for slot in slots}
+                missing = [at for at, value in enumerate(hashes(text)) if value not in known]
+                assert depths.get(slot, 0) == min(missing, default=len(text))
 
 
 TestWords = Words.TestCase

@@ -256,7 +256,7 @@ def test_nothing_is_remembered_of_a_provider_elsewhere() -> None:
     assert pick.settle(300, 200) == {}
     pick.release()
     assert (remote.in_flight, remote.ttft_s) == (0, 0.5)
-    assert router.index.match([block("a")]) == []
+    assert router.index.match((block("a"),)) == ([], 0)
 
 
 def test_a_policy_of_its_own_for_a_request() -> None:

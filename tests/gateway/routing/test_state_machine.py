@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from gateway.routing import POLICIES, Load, Pick, Route, Router
+from tests.gateway.routing.contents import check, contents, fresh
 from tests.gateway.routing.prompts import BLOCK, prompt
 
 MOST_REPLICAS = 5
@@ -230,19 +231,10 @@ class Routing(RuleBasedStateMachine):
     @invariant()
     def the_index_agrees_with_itself(self) -> None:
         index = self.router.index
-        by_slot = {engine.load.slot: set(index._blocks[engine.load.slot]) for engine in self.engines}
-        assert set(index._blocks) == set(index._units) == set(index._fresh) == set(self.router._pending) == set(by_slot)
-        holders: dict[int, int] = {}
-        for slot, blocks in by_slot.items():
-            assert index.units(slot) == BLOCK * len(blocks)
-            ticks = list(index._blocks[slot].values())
-            assert ticks == sorted(ticks)
-            assert set(index._fresh[slot]) <= blocks
-            for value in blocks:
-                holders[value] = holders.get(value, 0) | 1 << slot
-        assert index._holders == holders
-        assert set(index._sizes) == set(holders)
-        assert not set(index._lost) & set(holders)
+        check(index)
+        slots = {engine.load.slot for engine in self.engines}
+        assert set(index._caches) == set(self.router._pending) == slots
+        assert all(index.units(slot) == BLOCK * index.blocks(slot) for slot in slots)
 
     @invariant()
     def what_nobody_has_computed_is_somebody_s(self) -> None:
@@ -252,19 +244,16 @@ class Routing(RuleBasedStateMachine):
             waiting = [pick for pick in self._open() if pick.load is engine.load and pick.is_waiting]
             assert set(self.router._pending[slot]) <= {pick._tick for pick in waiting}
             theirs = {value for pick in waiting for value in pick.route.chain.hashes}
-            assert set(self.router.index._fresh[slot]) <= theirs
+            assert set(fresh(self.router.index, slot)) <= theirs
 
     @invariant()
     def a_prefix_has_no_gaps(self) -> None:
         """A block is held where the one before it is: else it would never be found again."""
-        if any(request.route.tokens_per_unit != 1 for request in self.requests):
-            return
         for engine in self.engines:
-            held = self.router.index._blocks[engine.load.slot]
+            held = contents(self.router.index, engine.load.slot)
             for pick in self._open():
-                if pick.load is engine.load and pick.is_waiting:
-                    found = [value in held for value in pick.route.chain.hashes]
-                    assert found == sorted(found, reverse=True)
+                found = [value in held for value in pick.route.chain.hashes]
+                assert found == sorted(found, reverse=True)
 
     def teardown(self) -> None:
         for request in list(self.requests):
@@ -276,7 +265,7 @@ class Routing(RuleBasedStateMachine):
         self.what_nobody_has_computed_is_somebody_s()
         for engine in self.engines:
             assert not self.router._pending[engine.load.slot]
-            assert not self.router.index._fresh[engine.load.slot]
+            assert not fresh(self.router.index, engine.load.slot)
 
 
 TestRouting = Routing.TestCase
@@ -304,4 +293,4 @@ def test_one_after_the_other_the_index_is_what_the_caches_are(capacities: list[i
         pick.first_token(0.1)
         assert set(pick.settle(chain.size, found)) <= {"hit", "no_reuse", "routed_elsewhere", "evicted"}
         pick.release()
-        assert list(engine.blocks) == list(router.index._blocks[pick.load.slot])
+        assert list(engine.blocks) == list(contents(router.index, pick.load.slot))
