@@ -31,8 +31,10 @@ class Words:
 
     def unsay(self, slot: int, value: int) -> bool:
         """Its word on this counts no longer; whether it was said, and nobody holds it without."""
-        if self._said.get(slot, {}).pop(value, value) is value:
+        said = self._said.get(slot)
+        if said is None or value not in said:
             return False
+        del said[value]
         left = self.holders[value] & ~(1 << slot)
         if left:
             self.holders[value] = left
