@@ -4,13 +4,15 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 TORCH := torch==2.13.0+cpu
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
+COMPILED ?=
+FAST := $(if $(COMPILED),$(VENV)/compiled/.done)
 ARGS ?=
 
 .PHONY: serve test check fix docs bench-sizing bench-plan bench-speed bench-gateway bench-overload bench-million \
-	bench-idle bench-routing bench-decision soak drill-kill clean
+	bench-idle bench-routing bench-decision soak drill-kill compiled clean
 
-serve: $(VENV)/.cpu  ## serve the embedded model (or ARGS="Qwen/Qwen3-0.6B", ARGS="berth.yaml")
-	@exec $(BIN)/berth serve $(ARGS)
+serve: $(VENV)/.cpu $(FAST)  ## serve the embedded model (or ARGS="Qwen/Qwen3-0.6B", ARGS="berth.yaml")
+	@exec $(if $(FAST),env PYTHONPATH=$(CURDIR)/$(VENV)/compiled) $(BIN)/berth serve $(ARGS)
 
 test: $(VENV)/.dev  ## every test, on a real vLLM engine
 	$(BIN)/python -m pytest $(ARGS)
@@ -45,6 +47,16 @@ $(VENV)/.dev: $(VENV)/.cpu deploy/locks/dev.txt
 	@sh deploy/promtool.sh $(VENV)
 	@touch $@
 
+# The same sources with what every request goes through as machine code (mypyc), in a folder of their own.
+$(VENV)/compiled/.done: $(VENV)/.dev $(wildcard gateway/*.py gateway/*/*.py) pyproject.toml
+	@echo "[berth] compiling the request path: two minutes, once, with $$(command -v cc || echo 'a C compiler, which is missing')"
+	@rm -rf $(VENV)/compiled $(VENV)/source && mkdir $(VENV)/source  # of a copy: what is built would lie beside its source
+	@cp -r pyproject.toml README.md LICENSE serving gateway sizing benchmarks $(VENV)/source
+	@HATCH_BUILD_HOOK_ENABLE_MYPYC=true $(PIP) --no-build-isolation --target $(VENV)/compiled $(VENV)/source
+	@rm -rf $(VENV)/source && touch $@
+
+compiled: $(VENV)/compiled/.done  ## the request path as machine code; then COMPILED=1 make serve, bench-gateway, bench-decision
+
 bench-sizing: $(VENV)/.dev  ## predicted beside logged memory and measured speed: LOGS=... CONFIGS=... PERF=... OUT=rows.jsonl
 	@$(BIN)/python -m benchmarks.sizing_logs $(if $(LOGS),--logs $(LOGS)) $(if $(CONFIGS),--configs $(CONFIGS)) \
 		$(if $(PERF),--perf $(PERF)) --out $(or $(OUT),runs/bench-sizing.jsonl)
@@ -56,8 +68,9 @@ bench-speed: $(VENV)/.dev  ## predicted beside measured speed: PERF=runs.json CO
 	@$(BIN)/python -m benchmarks.sizing_speed $(if $(PERF),--perf '$(PERF)') $(if $(CONFIGS),--configs '$(CONFIGS)') \
 		$(if $(OUT),--out '$(OUT)')
 
-bench-gateway: $(VENV)/.dev  ## what the gateway costs beside nginx and whichever peers are installed: ROUNDS=3 OUT=gateway.txt
-	@$(BIN)/python -m benchmarks.gateway_cost --rounds $(or $(ROUNDS),3) $(if $(OUT),--out '$(OUT)')
+bench-gateway: $(VENV)/.dev $(FAST)  ## what the gateway costs beside nginx and whichever peers are installed: ROUNDS=3 OUT=gateway.txt
+	@$(BIN)/python -m benchmarks.gateway_cost --rounds $(or $(ROUNDS),3) $(if $(FAST),--compiled $(VENV)/compiled) \
+		$(if $(OUT),--out '$(OUT)')
 
 bench-replay: $(VENV)/.dev  ## conversations over two real engines, under one routing policy after the other [OUT=replay.txt]
 	@$(BIN)/python -m benchmarks.routing_replay $(ARGS) $(if $(OUT),--out '$(OUT)')
@@ -76,8 +89,8 @@ bench-routing: $(VENV)/.dev  ## routing policies on a recorded trace: TRACE=moon
 	@$(BIN)/python -m benchmarks.routing '$(TRACE)' $(if $(REPLICAS),--replicas '$(REPLICAS)') $(ARGS) \
 		$(if $(OUT),--out '$(OUT)')
 
-bench-decision: $(VENV)/.dev  ## microseconds of one routing decision, 32k tokens and 64 replicas [OUT=decision.txt]
-	@$(BIN)/python -m benchmarks.routing_cost $(ARGS) $(if $(OUT),--out '$(OUT)')
+bench-decision: $(VENV)/.dev $(FAST)  ## microseconds of one routing decision, 32k tokens and 64 replicas [OUT=decision.txt]
+	@$(if $(FAST),PYTHONPATH=$(VENV)/compiled) $(BIN)/python -P -m benchmarks.routing_cost $(ARGS) $(if $(OUT),--out '$(OUT)')
 
 soak: $(VENV)/.dev  ## everything at once for MINUTES=30: is memory flat, do all counts come back to zero? [OUT=soak.txt]
 	@$(BIN)/python -m benchmarks.soak --minutes $(or $(MINUTES),30) $(if $(OUT),--out '$(OUT)')

@@ -73,7 +73,7 @@ class Row:
     errors: int
 
 
-def _peers(folder: Path) -> list[Peer]:
+def _peers(folder: Path, compiled: Path | None = None) -> list[Peer]:
     engine = f"http://127.0.0.1:{_ENGINE_PORT}"
     # two names for the one engine, so that there is a choice to make
     upstreams = ("--upstream", engine, "--upstream", f"http://localhost:{_ENGINE_PORT}")
@@ -82,6 +82,10 @@ def _peers(folder: Path) -> list[Peer]:
         Peer("berth, all on", 9301, (*python, "-c", _BERTH, "gateway", *upstreams, "--port", "9301")),
         Peer("floor in Python", 9302, (*python, str(_RIG / "floor.py"), "9302", str(_ENGINE_PORT))),
     ]
+    if compiled is not None:
+        path = ("/usr/bin/env", f"PYTHONPATH={compiled.resolve()}")
+        command = (*path, *python, "-P", "-c", _BERTH, "gateway", *upstreams, "--port", "9303")
+        found.insert(1, Peer("berth, all on, compiled", 9303, command))
     nginx = shutil.which("nginx")
     if nginx:
         config = folder / "nginx.conf"
@@ -223,12 +227,12 @@ def _rig(exits: contextlib.ExitStack) -> tuple[Path, Peer]:
     return folder, Peer("engine", _ENGINE_PORT, (str(folder / "mock_engine"), "--port", str(_ENGINE_PORT)))
 
 
-def measure(rounds: int, gateway_core: int, load_core: int) -> list[Row]:
+def measure(rounds: int, gateway_core: int, load_core: int, compiled: Path | None = None) -> list[Row]:
     """Build the rig, start everything, and load each in turn."""
     with contextlib.ExitStack() as exits:
         folder, engine = _rig(exits)
         pids = {engine: exits.enter_context(_running(engine, load_core, folder / "engine.log"))}
-        for peer in _peers(folder):
+        for peer in _peers(folder, compiled):
             pids[peer] = exits.enter_context(_running(peer, gateway_core, folder / f"{peer.name}.log"))
         found: dict[Peer, dict[str, list[dict[str, object]]]] = {peer: {s: [] for s in _SCENARIOS} for peer in pids}
         for _ in range(rounds):
@@ -280,6 +284,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--gateway-core", type=int, default=0)
     parser.add_argument("--load-core", type=int, default=1)
+    parser.add_argument("--compiled", type=Path, help="a folder with a compiled berth, to be measured as well")
     parser.add_argument("--requests", type=int, help="no table: does memory grow over so many requests?")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -289,7 +294,7 @@ def main() -> None:
         text = flatness(*memory_after(options.requests, options.gateway_core, options.load_core))
         how = "one core a gateway, engine and load on another"
     else:
-        text = table(measure(options.rounds, options.gateway_core, options.load_core))
+        text = table(measure(options.rounds, options.gateway_core, options.load_core, options.compiled))
         how = f"medians of {options.rounds} rounds; one core a gateway, engine and load on another"
     models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     cpu = models[0].split(":")[1].strip() if models else "unknown processor"

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from benchmarks.routing.report import Paper
 from benchmarks.statistics import percentile
-from gateway.routing import POLICIES, Load, Pick, Policy, Route, Router, chain_of
+from gateway.routing import POLICIES, Load, Pick, Policy, Route, Router, chain_of, router
 
 BAR_US = 50.0
 _KV_TOKENS = 440_000
@@ -29,6 +29,7 @@ _OUTPUT_TOKENS = 250
 _IN_FLIGHT = 512
 _STEPS = ("hash chain", "match", "policy", "charge and record", "all")
 _WARM_UP = 0.2
+_COMPILED = "" if str(router.__file__).endswith(".py") else ", compiled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ def table(asked: Asked, found: Mapping[str, Mapping[str, Sequence[float]]]) -> s
     lines = [
         f"A decision over {asked.replicas} replicas for a prompt of {asked.prompt_bytes:,} bytes "
         f"({asked.prompt_bytes // _BYTES_PER_TOKEN:,} tokens); Python {platform.python_version()} on "
-        f"{platform.machine()}, {os.cpu_count()} cores; microseconds of processor time, bar {BAR_US:g}",
+        f"{platform.machine()}, {os.cpu_count()} cores{_COMPILED}; microseconds of processor time, bar {BAR_US:g}",
         "",
         "| policy | " + " | ".join(f"{step}: median | p99" for step in _STEPS) + " |",
         "|---|" + "---|" * 2 * len(_STEPS),
