@@ -307,6 +307,7 @@ class Gateway(RuleBasedStateMachine):
         self.callers: list[_Caller] = []
         self.attempts_of: dict[int, list[_Attempt]] = {}
         self.next_tag = 0
+        self.was_back_in_line = False
         self.loop = _Loop()
         self.ledger = _Ledger()
         self.metrics = _Metrics("test")
@@ -552,7 +553,12 @@ class Gateway(RuleBasedStateMachine):
         running = [exchange for exchange in self._exchanges() if not exchange._is_over]
         courses = [exchange._course for exchange in running if exchange._course is not None]
         standing = [course for course in courses if course.stand is not None]
-        assert sum(desk.line.count for desk in self.gate.desks.values()) == len(standing) <= 2
+        lines = [desk.line for desk in self.gate.desks.values()]
+        assert sum(line.count for line in lines) == len(standing)
+        back = [course for course in standing if course.attempt is not None]  # they lost a place that they had
+        assert sum(len(line.returned) for line in lines) == len(back)
+        assert len(standing) - len(back) <= 2
+        self.was_back_in_line |= bool(back)
         assert all(course.attempt is None or course.attempt.place is None for course in standing)
 
     def _exchanges(self) -> list[Exchange]:
@@ -629,10 +635,13 @@ class Gateway(RuleBasedStateMachine):
         for caller in self.callers:
             if len(caller.statuses) > caller.complete:
                 event("a stream that broke off")
-        if self.metrics._retries:
-            event("moved to another replica")
-        if self.metrics._queue_waits:
-            event("stood in line")
+        seen = {
+            "moved to another replica": bool(self.metrics._retries),
+            "stood in line": bool(self.metrics._queue_waits),
+            "stood in line again": self.was_back_in_line,
+        }
+        for name in filter(seen.get, seen):
+            event(name)
 
 
 def _comes_from(body: bytes, attempt: _Attempt, *, is_complete: bool) -> bool:
@@ -660,6 +669,16 @@ class CrowdedGateway(Gateway):
     """The same, with room for one request on each replica: the others stand in line."""
 
     most_on_a_replica = 1
+
+    @invariant()
+    def nobody_is_where_there_is_no_room(self) -> None:
+        """Whatever was lost with another replica."""
+        assert all(replica.in_flight <= 1 for replica in self.replicas)
+
+    @invariant()
+    def while_one_is_free_and_well_nobody_waits_for_it(self) -> None:
+        if any(replica.is_in and not replica.in_flight for replica in self.replicas):
+            assert not any(desk.line.first() for desk in self.gate.desks.values())
 
 
 CrowdedGateway.TestCase.settings = settings(
