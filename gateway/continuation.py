@@ -179,6 +179,11 @@ class Continuation:
                 sent.append(self._read(found))
         return b"".join(sent)
 
+    @property
+    def is_ended(self) -> bool:
+        """Whether the new replica has said how the answer ends."""
+        return self._ending is not None
+
     def end(self) -> bytes:
         """The new replica's stream is complete: what closes the caller's. Empty, with `broken_by`, if it was not."""
         if self._ending is None:

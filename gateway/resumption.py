@@ -117,8 +117,11 @@ class Resumption:
             self._fail(BrokenError(f"it answered {self._status} without a stream when asked to go on"))
 
     def failed(self, error: UpstreamError) -> None:
-        """There will be none."""
-        self._fail(error)
+        """There will be none; perhaps it had said all."""
+        if self._is_stream and self._continuation.is_ended and not self._is_over:
+            self.ended()
+        else:
+            self._fail(error)
 
     def _go_on(self, step: Ask | bytes) -> None:
         if isinstance(step, bytes):

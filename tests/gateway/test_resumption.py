@@ -144,6 +144,31 @@ def test_only_the_end_was_missing(fake: FakeEngine, second: FakeEngine, pair: Do
     wait_until(lambda: pair.is_at_rest)
 
 
+@pytest.mark.parametrize("dialect", STREAMING)
+def test_only_the_end_of_the_connection_was_missing(fake: FakeEngine, door: Door, dialect: Dialect) -> None:
+    whole = stream_of(dialect, PIECES, "stop")
+    fake.enqueue(broken(dialect, whole, "killed"))
+    events, _ = ask(door, dialect)
+    assert events == whole
+    wait_until(lambda: door.is_at_rest)
+    assert door.total("berth_requests_total") == door.total("berth_requests_total", outcome="ok") == 1
+    assert door.total("berth_output_tokens_total") == len(TEXT)
+
+
+@pytest.mark.parametrize("stop_after", [-1, -2])
+@pytest.mark.parametrize("dialect", STREAMING)
+def test_the_replica_that_continues_may_die_behind_its_last_word(
+    fake: FakeEngine, second: FakeEngine, pair: Door, dialect: Dialect, stop_after: int
+) -> None:
+    whole = stream_of(dialect, PIECES, "stop")
+    fake.enqueue(broken(dialect, whole[:5], "killed"))
+    second.reply = continuing(stop_after=stop_after)  # without [DONE], without usage
+    events, _ = ask(pair, dialect)
+    assert told(dialect, events) == told(dialect, whole)
+    wait_until(lambda: pair.is_at_rest)
+    assert pair.total("berth_requests_total") == pair.total("berth_requests_total", outcome="ok", replica="e1") == 1
+
+
 @pytest.mark.parametrize("dialect", ["chat", "completions"])
 def test_usage_that_was_not_asked_for_is_not_told_behind_the_seam_either(
     fake: FakeEngine, second: FakeEngine, pair: Door, dialect: Dialect
