@@ -126,9 +126,7 @@ def test_room_where_it_may_not_go_is_for_those_behind_it() -> None:
 
 def test_who_stands_in_line_already_gets_what_it_leaves() -> None:
     pair = Pair()
-    lost, newcomer = pair.come(), None
-    pair.come()
-    newcomer = pair.come()
+    lost, _, newcomer = pair.come(), pair.come(), pair.come()
     pair.lose(lost, RETRY)
     assert (on(lost), on(newcomer)) == (None, pair.a)
 
@@ -213,8 +211,8 @@ def test_who_is_pushed_out_may_make_room_for_whoever_pushed_it() -> None:
 
 
 class AnyLoss(RuleBasedStateMachine):
-    """Requests come, end, leave, and lose their places: bounds are kept, nobody is admitted twice or lost, and room is
-    left for nobody who could use it."""
+    """Requests come, end, leave, and lose their places: bounds are kept, nobody is admitted twice or forgotten, and no
+    replica is idle that somebody may go to."""
 
     def __init__(self) -> None:
         super().__init__()
