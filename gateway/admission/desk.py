@@ -69,13 +69,17 @@ class Desk:
     def refusal(self, reason: Reason, retry_s: float) -> RefusedError:
         """Counts one more, who may try again in `retry_s`."""
         self.refused[reason] += 1
+        return RefusedError(self.fault(reason, retry_s))
+
+    def fault(self, reason: Reason, retry_s: float) -> Fault:
+        """What it says."""
         seconds = min(_LONGEST_RETRY_S, max(1, math.ceil(retry_s)))
         waiting = self.line.count
         said = {
             "full": f"no room on any replica, and no place in line ({waiting} waiting)",
             "slow": f"no room on any replica, and the line is too long to be served in time ({waiting} waiting)",
         }.get(reason, f"no replica had room in time ({waiting} waiting)")
-        return RefusedError(Fault(503, f"{said}; try again in {seconds} s", code="overloaded", retry_after_s=seconds))
+        return Fault(503, f"{said}; try again in {seconds} s", code="overloaded", retry_after_s=seconds)
 
     def check_fits(self, call: Call) -> None:
         """Raises RefusedError (400) for one that cannot fit on any replica, as far as one can tell."""

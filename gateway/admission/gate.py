@@ -154,7 +154,10 @@ class Gate:
         if now_s <= place.until_s:
             return None
         desk = self.desks[place.model]
-        fault = desk.refusal("late", desk.line_s(now_s)).fault
+        if place.back is not None and place.back.is_streaming:
+            fault = desk.fault("late", desk.line_s(now_s))  # it goes on all the same
+        else:
+            fault = desk.refusal("late", desk.line_s(now_s)).fault
         self.leave(place)
         return fault
 

@@ -243,6 +243,7 @@ def test_a_broken_stream_for_which_there_is_no_room_in_time_goes_on_all_the_same
     with broken_stream(fake, second, clock, timeouts=TIMEOUTS) as (door, lost, other, ends):
         clock.now_s += 61.0
         lost.wait()
+        assert door.total("berth_requests_refused_total") == 0
         assert told("chat", EventSplitter().feed(lost.got)) == told("chat", stream_of("chat", PIECES, "stop"))
         ends.set()
         other.wait()
