@@ -11,7 +11,7 @@ from gateway.app import Gateway
 from gateway.config import Chain, Queue, Step
 from gateway.replica import Replica
 from gateway.wire import EventSplitter
-from tests.fake_engine import BEFORE_HEADERS, FakeEngine, Script, chat_stream, running
+from tests.fake_engine import BEFORE_HEADERS, FakeEngine, Script, chat_stream, json_answer, running
 from tests.gateway.harness import CONFIG, PATHS, Door, HandClock, opened, request_bytes, wait_until
 from tests.gateway.harness import receive_until as until
 from tests.gateway.test_continuation import stream_of
@@ -295,14 +295,14 @@ def test_a_broken_stream_whose_caller_leaves_the_line_frees_everything(fake: Fak
 def test_what_makes_no_tokens_is_tried_again_at_once(fake: FakeEngine, second: FakeEngine) -> None:
     ends = threading.Event()
     with narrow_pair(fake, second) as door:
-        fake.enqueue(Script(ending="drop"))
-        second.enqueue(held(ends))
-        counted = {"model": "fake", "prompt": "hi"}
-        fake.reply = second.reply = lambda _: Script(((0.0, b'{"count":1}'),), content_type="application/json")
-        running_there = [Caller(door)]
-        wait_until(lambda: len(fake.seen) + len(second.seen) == 1)
-        assert door.post("/tokenize", counted).status_code == 200
+        fake.enqueue(held(ends))
+        other = Caller(door)
+        wait_until(lambda: len(fake.seen) == 1)
+        fake.enqueue(json_answer({"count": 1}))
+        second.enqueue(Script(ending="drop"))  # the idle one is asked first
+        answer = door.post("/tokenize", {"model": "fake", "prompt": "hi"})
+        assert (answer.status_code, answer.headers["x-berth-replica"]) == (200, "e0")
+        assert len(second.seen) == 1
         ends.set()
-        for caller in running_there:
-            caller.wait()
+        other.wait()
         wait_until(lambda: door.is_at_rest)
