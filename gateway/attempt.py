@@ -277,7 +277,10 @@ class Attempt:
         """The engine did not deliver; once the caller has seen some of its stream, only the stream can say so."""
         self.connection = None
         try:
-            if self.is_started:
+            if self.is_started and self.meter is not None and self.meter.is_complete:
+                self.blame(error)  # nothing is missing but the end of its connection
+                self._over(self.meter)
+            elif self.is_started:
                 self._onward.broke(self, error)
             else:
                 self._onward.lost(self, error)

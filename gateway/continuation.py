@@ -118,7 +118,10 @@ _Asking = Generator[Ask, dict[str, Any], tuple[list[int], list[int]]]
 class Continuation:
     """One answer being continued: `first`, `answered` for each plain answer, then `feed` the stream and `end` it."""
 
-    __slots__ = ("_ending", "_left", "_partial", "_preparing", "_sent", "_shows_ids", "_splitter", "broken_by")
+    __slots__ = (
+        "_brought", "_ending", "_left", "_partial", "_preparing", "_prompt_tokens", "_sent", "_shows_ids", "_splitter",
+        "broken_by",
+    )  # fmt: skip
 
     def __init__(self, call: Call, trail: Trail) -> None:
         """Raises CannotContinueError."""
@@ -134,10 +137,17 @@ class Continuation:
             _check_readable(self._left, "".join(partial.text))
         self._preparing = _preparing(self._left, partial)
         self._sent: list[int] = []
+        self._prompt_tokens = self._brought = 0
         self._splitter = EventSplitter()
         self._ending: Ending | None = None
         self.broken_by: str | None = None
         """Why the new replica's stream is no continuation either."""
+
+    @property
+    def response_id(self) -> str | None:
+        """Of a kept response: that under which the engine that began it may keep it."""
+        response_id = self._partial.head.get("id")
+        return response_id if self._partial.dialect == "responses" and isinstance(response_id, str) else None
 
     def first(self) -> Ask | bytes:
         """The first request; or, when only the end is missing, the bytes that close the caller's stream."""
@@ -169,6 +179,11 @@ class Continuation:
                 sent.append(self._read(found))
         return b"".join(sent)
 
+    @property
+    def is_ended(self) -> bool:
+        """Whether the new replica has said how the answer ends."""
+        return self._ending is not None
+
     def end(self) -> bytes:
         """The new replica's stream is complete: what closes the caller's. Empty, with `broken_by`, if it was not."""
         if self._ending is None:
@@ -176,7 +191,7 @@ class Continuation:
         return b"" if self._ending is None or self.broken_by else ending_events(self._partial, self._ending)
 
     def _last(self, prompt: list[int]) -> Ask | bytes:
-        limit = self._left.max_tokens
+        self._prompt_tokens, limit = len(prompt), self._left.max_tokens
         left = None if limit is None else limit - len(self._sent)
         if self._partial.finish_reason or (left is not None and left <= 0):
             reason, tokens = self._partial.finish_reason, len(self._sent)
@@ -210,13 +225,15 @@ class Continuation:
                 self._ending = self._summed(self._ending, usage)
             return b""
         choice = payload["choices"][0]
-        if choice.get("finish_reason"):
-            self._ending = Ending(choice["finish_reason"], choice.get("stop_reason"), 0, 0)
-        text = choice.get("text")
+        text, ids = choice.get("text"), choice.get("token_ids")
+        self._brought += len(ids) if ids else bool(text)
+        if choice.get("finish_reason"):  # its tokens as far as they were seen, in case that no usage follows
+            tokens = len(self._sent) + self._brought
+            self._ending = Ending(choice["finish_reason"], choice.get("stop_reason"), self._prompt_tokens, tokens)
         if not text:
             return b""
         self._partial.text.append(text)
-        return text_events(self._partial, text, choice.get("token_ids") if self._shows_ids else None)
+        return text_events(self._partial, text, ids if self._shows_ids else None)
 
     def _summed(self, ending: Ending, usage: dict[str, int]) -> Ending:
         sent = len(self._sent)

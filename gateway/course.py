@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from gateway import faults
-from gateway.admission.line import Asker, Priority
+from gateway.admission.line import Asker, Priority, Return
 from gateway.attempt import Attempt, Attempted
 from gateway.config import Trouble
 from gateway.detour import Detour
@@ -34,6 +34,7 @@ class Routed(Attempted, Protocol):
     caller: str
     priority: Priority
     dues: Dues | None
+    arrived_s: float
 
 
 class Course:
@@ -45,6 +46,8 @@ class Course:
     moves: tuple[Move, ...] = NO_MOVES
     stand: Stand | None = None
     _earlier: tuple[Replica, ...] = ()
+    _refused_by: tuple[Replica, ...] = ()
+    _failure: UpstreamError | None = None
     _route: Route | None = None
     _detour: Detour | None = None
     _rival: Rival | None = None
@@ -90,25 +93,44 @@ class Course:
         if free:
             self._first_try(call, free)
             return
-        stand, asker = Stand(self._request, self), Asker(self._request.caller, self._request.priority)
+        self.stand = stand = Stand(self._request, self)  # before it joins: it may be let in at once
         try:
-            stand.join(call.model, asker, route)
-            self.stand = stand
+            stand.join(call.model, Asker(self._request.caller, self._request.priority), route)
         except RefusedError as error:
+            self.stand = None
             if not self._stood_in(trouble_of(error)):
                 raise
 
     def let_in(self, candidates: Sequence[Replica]) -> None:
         """Called by its stand: these have room."""
         self.stand = None
-        assert self.call is not None  # noqa: S101  (only a call stands in line)
-        self._first_try(self.call, candidates)
+        if self._takeover is not None:
+            self._takeover.let_in(candidates)
+        elif self.attempt is not None:
+            self._retry(self.attempt, candidates)
+        else:
+            assert self.call is not None  # noqa: S101  (only a call stands in line)
+            self._first_try(self.call, candidates)
 
     def sent_away(self, fault: Fault) -> None:
         """Called by its stand: there is no room."""
         self.stand = None
-        if not self._stood_in(trouble_of(RefusedError(fault))):
+        trouble = trouble_of(RefusedError(fault))
+        if self._takeover is not None:
+            self._takeover.sent_away(fault)
+        elif self._stood_in(trouble):
+            pass
+        elif self.attempt is None:
             self._request.end_with(fault, "refused")
+        elif self._failure is not None:
+            self._give_up(self.attempt, self._failure, may_stand_in=trouble is not None)
+
+    def among(self, candidates: Sequence[Replica]) -> Sequence[Replica]:
+        """Called by its stand, when it goes on elsewhere: not to one that has refused it, unless there is no other. One
+        whose connection broke is no candidate before a probe has found it well."""
+        if self._takeover is not None:
+            return self._takeover.among(candidates)
+        return [replica for replica in candidates if replica not in self._refused_by] or candidates
 
     def _leave_line(self) -> None:
         stand, self.stand = self.stand, None
@@ -185,17 +207,40 @@ class Course:
     # Going on elsewhere
     def lost(self, attempt: Attempt, error: UpstreamError) -> None:
         """Called by the attempt, of which the caller has seen nothing: try another replica, or say what happened."""
-        request, replica = self._request, attempt.replica
         self.end_race()
         attempt.blame(error)
         attempt.leave()
         others = self.others() if faults.worth_another(error) else []
         if others and self._relay.pool.retry_budget.take():
-            _log.warning("%s: %s failed (%s), trying another replica", request.request_id, replica.name, error)
-            self._relay.metrics.retried(attempt.call.model, replica.name)
-            self.moved("retry", replica.name, str(error))
-            self._try(attempt.call, others)
-        elif self._stood_in(trouble_of(error, of_remote=replica.kind == "remote")):
+            self._failure = error
+            if isinstance(error, AnswerError):
+                self._refused_by = (*self._refused_by, attempt.replica)
+            self.go_on(attempt.call, others)
+        else:
+            self._give_up(attempt, error)
+
+    def go_on(self, call: Call, others: Sequence[Replica]) -> None:
+        """Where there is room, or first of all into the line for it: what was lost with a replica is not poured out
+        over the others."""
+        request, gate, route = self._request, self._relay.gate, self._routed(call)
+        free = gate.free(call.model, route, others) if call.endpoint.generates else others
+        if free:
+            self.let_in(free)
+            return
+        self.stand = stand = Stand(request, self)
+        back = Return(self.is_answered, request.arrived_s)
+        stand.rejoin(call.model, Asker(request.caller, request.priority), route, back)
+
+    def _retry(self, attempt: Attempt, candidates: Sequence[Replica]) -> None:
+        name, error = attempt.replica.name, self._failure
+        _log.warning("%s: %s failed (%s), trying another replica", self._request.request_id, name, error)
+        self._relay.metrics.retried(attempt.call.model, name)
+        self.moved("retry", name, str(error))
+        self._try(attempt.call, candidates)
+
+    def _give_up(self, attempt: Attempt, error: UpstreamError, *, may_stand_in: bool = True) -> None:
+        request, replica = self._request, attempt.replica
+        if may_stand_in and self._stood_in(trouble_of(error, of_remote=replica.kind == "remote")):
             pass
         elif isinstance(error, AnswerError):
             request.end_with(error.fault, "engine_error")
@@ -213,7 +258,7 @@ class Course:
         attempt, failed = self.attempt, NOBODY
         if attempt is not None:
             failed = attempt.replica.name
-            if trouble == "late":
+            if trouble == "late" and attempt.place is not None:
                 attempt.replica.was_late(self._relay.clock() - attempt.sent_s)
                 attempt.leave()
         self.call, self._route = stand_in.call, None

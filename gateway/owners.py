@@ -5,7 +5,7 @@ what another caller made is unknown to everybody else.
 """
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gateway.errors import RefusedError
 from gateway.replica import Pool, Replica
@@ -19,6 +19,8 @@ class Owner:
     replica: str
     model: str
     caller: str
+    has_left: bool = False
+    """Its stream broke there and was ended by another replica, so that nobody keeps the whole of it."""
 
 
 class Owners:
@@ -41,6 +43,12 @@ class Owners:
         if len(self._owners) > self._most:
             self._owners.popitem(last=False)
 
+    def left(self, response_id: str, caller: str) -> None:
+        """A response of this caller went on from another replica, which does not keep it."""
+        owner = self._owners.get(response_id)
+        if owner is not None and owner.caller == caller:
+            self._owners[response_id] = replace(owner, has_left=True)
+
     def find(self, response_id: str, caller: str) -> Owner | None:
         """Who made the response, if `caller` may know; asking keeps it from being forgotten."""
         owner = self._owners.get(response_id)
@@ -57,6 +65,8 @@ class Owners:
         owner = self.find(response_id, caller)
         if owner is None:
             raise RefusedError(unknown(response_id, goes_on=goes_on))
+        if owner.has_left:
+            raise RefusedError(left(response_id, owner, goes_on=goes_on))
         replica = next((replica for replica in pool.replicas if replica.name == owner.replica), None)
         if replica is None:
             raise RefusedError(gone(response_id, owner, goes_on=goes_on))
@@ -70,6 +80,15 @@ def unknown(response_id: str, *, goes_on: bool) -> Fault:
     message = (
         f"Response with id '{response_id[:100]}' not found: the gateway knows the latest responses made through it with"
         " this key since it started; send the conversation as 'input' instead"
+    )
+    return _not_found(message, goes_on=goes_on)
+
+
+def left(response_id: str, owner: Owner, *, goes_on: bool) -> Fault:
+    """The 404 for a response of which one replica has the beginning and another one told the rest."""
+    message = (
+        f"Response with id '{response_id[:100]}' not found: {owner.replica} failed in the middle of it, and the replica"
+        " that went on keeps nothing; send the conversation as 'input' instead"
     )
     return _not_found(message, goes_on=goes_on)
 

@@ -24,6 +24,9 @@ class Resumed(Protocol):
     def ask(self, ask: Ask, sink: Sink) -> None:
         """Send this to the replica; the answer is for `sink`."""
 
+    def let_go(self) -> None:
+        """The answer is complete: its connection is no longer ours."""
+
     def resumed(self, events: bytes) -> None:
         """The next events of the caller's stream."""
 
@@ -32,6 +35,9 @@ class Resumed(Protocol):
 
     def broke(self, error: UpstreamError) -> None:
         """This replica did not deliver either."""
+
+    def refused(self, reason: str) -> None:
+        """This replica's answers are not what is needed; another one's may be."""
 
     def gave_up(self, reason: str) -> None:
         """It cannot be continued exactly, on no replica."""
@@ -86,10 +92,11 @@ class Resumption:
 
     def ended(self) -> None:
         """An answer is complete."""
+        self._resumed.let_go()
         try:
             self._complete()
         except CannotContinueError as error:
-            self._resumed.gave_up(str(error))
+            self._refuse(str(error))
         except Exception:  # noqa: BLE001  (see received)
             self._stumble()
 
@@ -110,8 +117,11 @@ class Resumption:
             self._fail(BrokenError(f"it answered {self._status} without a stream when asked to go on"))
 
     def failed(self, error: UpstreamError) -> None:
-        """There will be none."""
-        self._fail(error)
+        """There will be none; perhaps it had said all."""
+        if self._is_stream and self._continuation.is_ended and not self._is_over:
+            self.ended()
+        else:
+            self._fail(error)
 
     def _go_on(self, step: Ask | bytes) -> None:
         if isinstance(step, bytes):
@@ -129,6 +139,10 @@ class Resumption:
         _log.exception("unexpected error while a stream was taken up")
         if self._asked.is_stream:
             self._fail(AnswerError(Fault(500, "what it went on with cannot be read")))
-        elif not self._is_over:
+        else:
+            self._refuse("what the other replica answered cannot be read")
+
+    def _refuse(self, reason: str) -> None:
+        if not self._is_over:
             self._is_over = True
-            self._resumed.gave_up("what the other replica answered cannot be read")
+            self._resumed.refused(reason)

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from gateway.admission.gate import Waiter
-from gateway.admission.line import Asker, Place
+from gateway.admission.desk import Waiter
+from gateway.admission.line import Asker, Place, Return
 from gateway.relay import Request
 from gateway.replica import Replica
 from gateway.routing import Route
@@ -13,6 +13,9 @@ from gateway.wire import Fault
 
 class Standing(Protocol):
     """The way that it is a part of."""
+
+    def among(self, candidates: Sequence[Replica]) -> Sequence[Replica]:
+        """Those of them to which it may go; asked only of one that lost its place."""
 
     def let_in(self, candidates: Sequence[Replica]) -> None:
         """These have room: take a place on one of them."""
@@ -30,8 +33,20 @@ class Stand:
         self._place: Place[Waiter] | None = None
 
     def join(self, model: str, asker: Asker, route: Route) -> None:
-        """Stand in line from now on. Raises RefusedError, as `Gate.wait`."""
-        self._place = self._request.relay.gate.wait(model, asker, route, self)
+        """Stand in line from now on; `let_in` may come at once. Raises RefusedError, as `Gate.wait`."""
+        self._request.relay.gate.wait(model, asker, route, self)
+
+    def rejoin(self, model: str, asker: Asker, route: Route, back: Return) -> None:
+        """The same of one that lost its place, before all others."""
+        self._request.relay.gate.wait_again(model, asker, route, back, self)
+
+    def stands(self, place: Place[Waiter]) -> None:
+        """Called by the gate, before anything else."""
+        self._place = place
+
+    def among(self, candidates: Sequence[Replica]) -> Sequence[Replica]:
+        """Called by the gate: those of them to which it may go."""
+        return self._standing.among(candidates)
 
     def admitted(self, candidates: Sequence[Replica]) -> None:
         """Called by the gate: its turn has come, and these have room."""

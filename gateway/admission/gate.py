@@ -3,15 +3,17 @@
 A request goes on at once where a replica has room (`room`) and nobody is before it; else it stands in its model's line
 (`line`), until room is made for it, its time is over, or its caller leaves. Whoever could not be served in time anyway
 is told so when it comes: its wait would be the line ahead of it over the pace at which that is served (`drain`).
+
+A request that lost its place with its replica is bound by the same room, and goes before all others. It may not go
+everywhere; where it may, the room that is made is kept for it, and whoever stands behind it gets that of the others.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple, Protocol, get_args
+from typing import NamedTuple
 
-from gateway.admission.drain import Drain
-from gateway.admission.fewest import Fewest
-from gateway.admission.line import Asker, Line, Place
+from gateway.admission.desk import Desk, Waiter
+from gateway.admission.line import Asker, Joined, Place, Return
 from gateway.admission.room import NO_BOUND, Room, strictest, with_room
 from gateway.config import Queue, Slo
 from gateway.errors import RefusedError
@@ -19,16 +21,8 @@ from gateway.replica import Replica
 from gateway.routing import Pick, Route
 from gateway.wire import Call, Fault, Usage
 
-Reason = Literal["too_large", "full", "slow", "late"]
-"""too_large: can never fit; full: no place in line; slow: the wait would be too long; late: it was too long."""
-
-REASONS: tuple[Reason, ...] = get_args(Reason)
-_WEIGHT = 1 / 32
-_LONGEST_RETRY_S = 120
 _LEARN_EVERY_S = 0.02
 _CLOSING = "the gateway is shutting down; try again shortly"
-_OTHER_SIZE = (b'"image', b'"input_image', b'"input_audio', b'"audio', b'"video', b'"truncate_prompt_tokens"', b'"file')
-"""A body with one of these is no measure of its prompt."""
 
 
 class Answer(NamedTuple):
@@ -40,40 +34,6 @@ class Answer(NamedTuple):
     ttft_s: float | None
     """Since it was sent; None for one that came whole."""
     tpot_s: float | None
-
-
-class Waiter(Protocol):
-    """A request in line. It is told exactly one of the two, unless it leaves before."""
-
-    def admitted(self, candidates: Sequence[Replica]) -> None:
-        """These have room now: take a place on one of them before anything else happens."""
-
-    def turned_away(self, fault: Fault) -> None:
-        """There will be none."""
-
-
-class Desk:
-    """One model's line, and what its requests are like."""
-
-    __slots__ = ("drain", "fewest", "line", "longest_tokens", "mean_prompt_tokens", "mean_tokens", "refused")
-
-    def __init__(self, queue: Queue) -> None:
-        self.line: Line[Waiter] = Line(queue.max_waiting, queue.max_waiting_tokens)
-        self.drain = Drain()
-        self.fewest = Fewest()
-        self.refused: dict[Reason, int] = dict.fromkeys(REASONS, 0)
-        self.longest_tokens: float = NO_BOUND
-        """Prompt and output of the longest request that any of its replicas can take."""
-        self.mean_tokens = self.mean_prompt_tokens = 0.0
-
-    def note(self, prompt_tokens: int, output_tokens: int) -> None:
-        """One more request of the current mix."""
-        tokens = prompt_tokens + output_tokens
-        if not self.mean_tokens:
-            self.mean_tokens, self.mean_prompt_tokens = float(tokens), float(prompt_tokens)
-            return
-        self.mean_tokens += (tokens - self.mean_tokens) * _WEIGHT
-        self.mean_prompt_tokens += (prompt_tokens - self.mean_prompt_tokens) * _WEIGHT
 
 
 class Gate:
@@ -138,42 +98,66 @@ class Gate:
         if (
             call.most_output_tokens or 1
         ) + call.chain.size > desk.longest_tokens:  # in units, of which no token has none
-            self._check_fits(call, desk)
+            desk.check_fits(call)
+        return self.free(model, route, candidates)
+
+    def free(self, model: str, route: Route, candidates: Sequence[Replica]) -> Sequence[Replica]:
+        """The same for one that was let in before: it is not looked at again."""
         if model in self._busy:
             return ()
         return with_room(candidates, route) if self._queue.is_enabled else candidates
 
-    def wait(self, model: str, asker: Asker, route: Route, waiter: Waiter) -> "Place[Waiter]":
-        """A place in line. Raises RefusedError (503) where that is full, or too long to be worth standing in."""
+    def wait(self, model: str, asker: Asker, route: Route, waiter: Waiter) -> None:
+        """A place in line, which may be served before this returns. Raises RefusedError (503) where that is full, or
+        too long to be worth standing in."""
         desk, now_s, limit_s = self.desk(model), self._clock(), self._limit_s(model)
         place = Place(waiter, asker, model, route, now_s, now_s + limit_s)
         if desk.line.count:
             wait_s = desk.drain.wait_s(desk.line.tokens_ahead(asker, place.tokens) + place.tokens, now_s)
             if wait_s is not None and wait_s > limit_s:
-                raise self._refused(desk, "slow", wait_s - limit_s)
-        else:
-            desk.drain.opened(now_s)
-            self._busy[model] = desk
-        joined = desk.line.join(place)
-        for out in joined.pushed_out:
-            out.waiter.turned_away(self._refused(desk, "full", self._line_s(desk)).fault)
+                raise desk.refusal("slow", wait_s - limit_s)
+        joined = self._join(desk, place)
         if not joined.is_in:
             self._close_if_empty(model, desk)
-            raise self._refused(desk, "full", self._line_s(desk))
-        return place
+            raise desk.refusal("full", desk.line_s(now_s))
+        waiter.stands(place)  # before anybody else is told anything: what they do may make room for it
+        for out in joined.pushed_out:
+            out.waiter.turned_away(desk.refusal("full", desk.line_s(now_s)).fault)
+        if desk.line.returned:  # those before it may not want the room that there is
+            self.serve()
+
+    def wait_again(self, model: str, asker: Asker, route: Route, back: Return, waiter: Waiter) -> None:
+        """A place before all that are not back; it may be served before this returns. What was let in once is not sent
+        away because an SLO cannot be kept any more: it has as long as anybody may stand in line."""
+        now_s = self._clock()
+        place = Place(waiter, asker, model, route, now_s, now_s + self._queue.max_wait_s, back)
+        self._join(self.desk(model), place)
+        waiter.stands(place)
+        self.serve()
+
+    def _join(self, desk: Desk, place: "Place[Waiter]") -> "Joined[Waiter]":
+        if not desk.line.count:
+            desk.drain.opened(place.since_s)
+            self._busy[place.model] = desk
+        return desk.line.join(place)
 
     def leave(self, place: "Place[Waiter]") -> None:
-        """Its caller has left."""
+        """Its caller has left. Those behind it may need less room."""
         desk = self.desks[place.model]
         desk.line.leave(place)
         self._close_if_empty(place.model, desk)
+        if self._busy:
+            self.serve()
 
     def check_time(self, place: "Place[Waiter]", now_s: float) -> Fault | None:
         """A Fault for one whose time in line is over, which has left it then."""
         if now_s <= place.until_s:
             return None
         desk = self.desks[place.model]
-        fault = self._refused(desk, "late", self._line_s(desk)).fault
+        if place.back is not None and place.back.is_streaming:
+            fault = desk.fault("late", desk.line_s(now_s))  # it goes on all the same
+        else:
+            fault = desk.refusal("late", desk.line_s(now_s)).fault
         self.leave(place)
         return fault
 
@@ -191,7 +175,7 @@ class Gate:
     def close(self) -> None:
         """The gateway ends: nobody is served any more."""
         for model, desk in tuple(self._busy.items()):
-            while (place := desk.line.first()) is not None:
+            while (place := next(iter(desk.line.returned), None) or desk.line.first()) is not None:
                 desk.line.leave(place)
                 place.waiter.turned_away(Fault(503, _CLOSING, code="shutting_down", retry_after_s=1))
             self._close_if_empty(model, desk)
@@ -231,23 +215,33 @@ class Gate:
         return None if NO_BOUND in rooms else sum(math.floor(room) for room in rooms)
 
     def _serve_one(self, model: str, desk: Desk) -> bool:
-        place = desk.line.first()
-        if place is None:
-            return False
+        try:
+            left = self._candidates(model)
+        except RefusedError:  # they are away: perhaps not for long
+            left = ()
+        for place in desk.line.returned:
+            among = place.waiter.among(left)
+            if self._is_done_with(place, desk, among):
+                return True
+            left = [replica for replica in left if replica not in among]
+            if not left:
+                break
+        first = desk.line.first()
+        return first is not None and self._is_done_with(first, desk, left)
+
+    def _is_done_with(self, place: "Place[Waiter]", desk: Desk, candidates: Sequence[Replica]) -> bool:
+        """Whether it stands in line no more: its time is over, or one of these has room."""
         now_s = self._clock()
         fault = self.check_time(place, now_s)
         if fault is not None:
             place.waiter.turned_away(fault)
             return True
-        try:
-            found = with_room(self._candidates(model), place.route)
-        except RefusedError:  # they are away: perhaps not for long
-            return False
+        found = with_room(candidates, place.route)
         if not found:
             return False
         desk.line.take(place)
         desk.drain.served(place.tokens, now_s)
-        self._close_if_empty(model, desk)
+        self._close_if_empty(place.model, desk)
         place.waiter.admitted(found)
         return True
 
@@ -262,35 +256,6 @@ class Gate:
             return limit_s
         ttfts = [self.room(replica).ttft_s for replica in self._replicas() if replica.serves(model)]
         return min(limit_s, max(0.0, slo.ttft_s - min(ttfts, default=0.0)))
-
-    def _line_s(self, desk: Desk) -> float:
-        return desk.drain.wait_s(desk.line.tokens, self._clock()) or 0.0
-
-    def _refused(self, desk: Desk, reason: Reason, retry_s: float) -> RefusedError:
-        desk.refused[reason] += 1
-        seconds = min(_LONGEST_RETRY_S, max(1, math.ceil(retry_s)))
-        waiting = desk.line.count
-        said = {
-            "full": f"no room on any replica, and no place in line ({waiting} waiting)",
-            "slow": f"no room on any replica, and the line is too long to be served in time ({waiting} waiting)",
-        }.get(reason, f"no replica had room in time ({waiting} waiting)")
-        return RefusedError(Fault(503, f"{said}; try again in {seconds} s", code="overloaded", retry_after_s=seconds))
-
-    def _check_fits(self, call: Call, desk: Desk) -> None:
-        asked, fewest = call.most_output_tokens or 1, desk.fewest.tokens(call.chain.size)
-        if asked + fewest <= desk.longest_tokens:
-            return
-        longest = int(desk.longest_tokens)
-        if asked > longest:
-            said = f"max_tokens is {asked:,}"
-        elif any(sign in call.body for sign in _OTHER_SIZE):
-            return
-        else:
-            said = f"the prompt has {fewest:,} tokens or more and max_tokens is {asked:,}"
-        desk.refused["too_large"] += 1
-        message = f"{said}; '{call.model}' takes {longest:,} tokens together (prompt and output)"
-        fault = Fault(400, message, code="context_length_exceeded", param="max_tokens", should_retry=False)
-        raise RefusedError(fault)
 
     def _measure(self, model: str, desk: Desk) -> None:
         """A replica's longest request: what its model can remember, and what its KV cache holds."""

@@ -5,8 +5,12 @@ line comes to the front. Within a priority callers share by tokens (start-time f
 caller has a tag, the line serves the caller with the lowest one, which then moves on by what the request needs. A
 caller that was not there starts where the line stands: what it did not use is not saved up, and somebody's thousand
 requests are one place in line. Nobody overtakes within that order: a large request would never find room again.
+
+Before them all are those that had a place on a replica and lost it with that (`returned`): broken streams, then whoever
+arrived first. They are no more than were in flight, so the line's bounds are not for them.
 """
 
+from bisect import insort
 from collections import OrderedDict
 from typing import Generic, Literal, NamedTuple, TypeVar, get_args
 
@@ -27,12 +31,32 @@ class Asker(NamedTuple):
     priority: Priority = "normal"
 
 
+class Return(NamedTuple):
+    """Of a request that had a place, and lost it with its replica."""
+
+    is_streaming: bool
+    """Whether its caller waits in the middle of the answer."""
+    arrived_s: float
+    """When the request came in, by the gateway's clock."""
+
+
 class Place(Generic[W]):
-    """One request in line; `waiter` is whose it is, `until_s` when it is no longer worth serving."""
+    """One request in line; `waiter` is whose it is, `until_s` when it is no longer worth serving. `back`: it was served
+    before."""
 
-    __slots__ = ("caller", "model", "priority", "route", "since_s", "tokens", "until_s", "waiter")
+    __slots__ = ("back", "caller", "model", "priority", "route", "since_s", "tokens", "until_s", "waiter")
 
-    def __init__(self, waiter: W, asker: Asker, model: str, route: Route, since_s: float, until_s: float) -> None:
+    def __init__(
+        self,
+        waiter: W,
+        asker: Asker,
+        model: str,
+        route: Route,
+        since_s: float,
+        until_s: float,
+        back: Return | None = None,
+    ) -> None:
+        self.back = back
         self.waiter = waiter
         self.caller, self.priority = asker
         self.model = model
@@ -121,13 +145,17 @@ class _Rank(Generic[W]):
 
 
 class Line(Generic[W]):
-    """At most `most` requests with `most_tokens` together. A place is in line until it is taken, left or pushed out."""
+    """At most `most` requests with `most_tokens` together, beside those that are back. A place is in line until it is
+    taken, left or pushed out. `count` and `tokens` are of everybody."""
 
     def __init__(self, most: int, most_tokens: int) -> None:
         self.most = most
         self.most_tokens = most_tokens
         self.count = 0
         self.tokens = 0
+        self.returned: list[Place[W]] = []
+        """Those that are back, in the order in which they are to be served; to be read only."""
+        self._returned_tokens = 0
         self._ranks: dict[Priority, _Rank[W]] = {priority: _Rank() for priority in PRIORITIES}
         self._in_a_row = 0
 
@@ -136,14 +164,14 @@ class Line(Generic[W]):
 
     def waiting(self, priority: Priority) -> int:
         """How many of this priority."""
-        return self._ranks[priority].count
+        return self._ranks[priority].count + sum(place.priority == priority for place in self.returned)
 
     def join(self, place: Place[W]) -> Joined[W]:
         """Stand in line. Where that is full, whoever would be served latest is pushed out for somebody who would be
-        served before: a lower priority, or a caller with more in line than this one."""
+        served before: a lower priority, or a caller with more in line than this one. Who is back gets in always."""
         self._add(place)
         pushed_out: list[Place[W]] = []
-        while self.count > self.most or self.tokens > self.most_tokens:
+        while place.back is None and self._is_over():
             last = self._last()
             self.leave(last)
             if last is place:
@@ -154,12 +182,15 @@ class Line(Generic[W]):
         return Joined(True, tuple(pushed_out))
 
     def first(self) -> Place[W] | None:
-        """Who is next; it stays in line until it is taken."""
+        """Who is next of those that are not back; it stays in line until it is taken."""
         rank = self._next_rank()
         return None if rank is None else self._ranks[rank].first()
 
     def take(self, place: Place[W]) -> None:
-        """The first one is served."""
+        """The first one, or one that is back, is served."""
+        if place.back is not None:
+            self.leave(place)
+            return
         below = self._below(place.priority)
         self._in_a_row = self._in_a_row + 1 if below is not None and not self._is_owed(place.priority) else 0
         self._remove(place, is_served=True)
@@ -172,7 +203,7 @@ class Line(Generic[W]):
         """What would be served before a request that joined now, as far as those in line know."""
         caller, priority = asker
         above = sum(self._ranks[higher].tokens for higher in PRIORITIES[: PRIORITIES.index(priority)])
-        return above + self._ranks[priority].ahead_of(caller, tokens)
+        return self._returned_tokens + above + self._ranks[priority].ahead_of(caller, tokens)
 
     def _next_rank(self) -> Priority | None:
         """The highest priority that waits, or the turn of those below it: of them, whoever has waited longest."""
@@ -193,12 +224,29 @@ class Line(Generic[W]):
         lowest = next(priority for priority in reversed(PRIORITIES) if self._ranks[priority].count)
         return self._ranks[lowest].last()
 
+    def _is_over(self) -> bool:
+        return self.count - len(self.returned) > self.most or self.tokens - self._returned_tokens > self.most_tokens
+
     def _add(self, place: Place[W]) -> None:
-        self._ranks[place.priority].add(place)
+        if place.back is None:
+            self._ranks[place.priority].add(place)
+        else:
+            insort(self.returned, place, key=_turn)
+            self._returned_tokens += place.tokens
         self.count += 1
         self.tokens += place.tokens
 
     def _remove(self, place: Place[W], *, is_served: bool) -> None:
-        self._ranks[place.priority].remove(place, is_served=is_served)
+        if place.back is None:
+            self._ranks[place.priority].remove(place, is_served=is_served)
+        else:
+            self.returned.remove(place)
+            self._returned_tokens -= place.tokens
         self.count -= 1
         self.tokens -= place.tokens
+
+
+def _turn(place: Place[W]) -> tuple[bool, float]:
+    """Of one that is back: streams go first, then whoever has been here longest."""
+    assert place.back is not None  # noqa: S101  (asked of no others)
+    return not place.back.is_streaming, place.back.arrived_s

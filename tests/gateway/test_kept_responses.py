@@ -11,6 +11,8 @@ import pytest
 from gateway.identity import new_key
 from tests.fake_engine import FakeEngine, Script, json_answer
 from tests.gateway.harness import Door, door_before, golden, golden_events, stream_of, wait_until
+from tests.gateway.test_continuation import stream_of as stream_in_pieces
+from tests.gateway.test_resumption import PIECES, body_of, broken, continuing
 
 PATH = "/v1/responses"
 
@@ -55,6 +57,23 @@ def test_the_id_of_a_stream_is_known_by_its_first_event(fake: FakeEngine, second
     fake.enqueue(json_answer(_response(name)))
     assert pair.get(f"{PATH}/{name}").headers["x-berth-replica"] == "e0"
     assert second.seen == []
+
+
+def test_a_response_that_another_replica_ended_is_kept_by_nobody(
+    fake: FakeEngine, second: FakeEngine, pair: Door
+) -> None:
+    fake.enqueue(broken("responses", stream_in_pieces("responses", PIECES, "stop")[:6], "killed"))
+    second.reply = continuing()
+    answer = pair.post(PATH, body_of("responses"))
+    assert b"response.completed" in answer.content
+    wait_until(lambda: pair.gateway.pool.replicas[0].state == "ready")
+    asked = len(fake.seen), len(second.seen)
+    for lost in (pair.get(f"{PATH}/first"), pair.post(f"{PATH}/first/cancel")):
+        assert "e0 failed in the middle of it" in _error(lost, 404, "response_not_found")
+    later = {"model": "fake", "input": "and?", "previous_response_id": "first"}
+    assert "as 'input'" in _error(pair.post(PATH, later), 404, "previous_response_not_found")
+    assert (len(fake.seen), len(second.seen)) == asked
+    assert pair.is_at_rest
 
 
 def test_a_kept_stream_is_taken_up_where_it_was_left(fake: FakeEngine, door: Door) -> None:

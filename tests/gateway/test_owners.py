@@ -1,4 +1,4 @@
-from gateway.owners import Owner, Owners, away, gone, unknown
+from gateway.owners import Owner, Owners, away, gone, left, unknown
 
 ALICE = Owner("e0", "m", "alice")
 BOB = Owner("e1", "m", "bob")
@@ -40,12 +40,28 @@ def test_an_id_of_ones_own_choice_takes_nothing_from_another() -> None:
     assert owners.find("r", "alice") == Owner("e1", "m", "alice")
 
 
+def test_what_went_on_elsewhere_is_kept_by_nobody_until_it_is_made_anew() -> None:
+    owners = Owners()
+    owners.note("r", ALICE)
+    owners.left("r", "bob")
+    owners.left("other", "alice")
+    assert owners.find("r", "alice") == ALICE
+    owners.left("r", "alice")
+    assert owners.find("r", "alice") == Owner("e0", "m", "alice", has_left=True)
+    owners.note("r", ALICE)
+    assert owners.find("r", "alice") == ALICE
+
+
 def test_what_the_caller_is_told() -> None:
     for goes_on, code, param in (
         (False, "response_not_found", "response_id"),
         (True, "previous_response_not_found", "previous_response_id"),
     ):
-        for fault in (unknown("r", goes_on=goes_on), gone("r", ALICE, goes_on=goes_on)):
+        for fault in (
+            unknown("r", goes_on=goes_on),
+            gone("r", ALICE, goes_on=goes_on),
+            left("r", ALICE, goes_on=goes_on),
+        ):
             assert (fault.status, fault.code, fault.param, fault.should_retry) == (404, code, param, False)
             assert fault.message.startswith("Response with id 'r' not found: ")
     assert "e0" in gone("r", ALICE, goes_on=False).message

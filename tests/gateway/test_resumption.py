@@ -144,6 +144,31 @@ def test_only_the_end_was_missing(fake: FakeEngine, second: FakeEngine, pair: Do
     wait_until(lambda: pair.is_at_rest)
 
 
+@pytest.mark.parametrize("dialect", STREAMING)
+def test_only_the_end_of_the_connection_was_missing(fake: FakeEngine, door: Door, dialect: Dialect) -> None:
+    whole = stream_of(dialect, PIECES, "stop")
+    fake.enqueue(broken(dialect, whole, "killed"))
+    events, _ = ask(door, dialect)
+    assert events == whole
+    wait_until(lambda: door.is_at_rest)
+    assert door.total("berth_requests_total") == door.total("berth_requests_total", outcome="ok") == 1
+    assert door.total("berth_output_tokens_total") == len(TEXT)
+
+
+@pytest.mark.parametrize("stop_after", [-1, -2])
+@pytest.mark.parametrize("dialect", STREAMING)
+def test_the_replica_that_continues_may_die_behind_its_last_word(
+    fake: FakeEngine, second: FakeEngine, pair: Door, dialect: Dialect, stop_after: int
+) -> None:
+    whole = stream_of(dialect, PIECES, "stop")
+    fake.enqueue(broken(dialect, whole[:5], "killed"))
+    second.reply = continuing(stop_after=stop_after)  # without [DONE], without usage
+    events, _ = ask(pair, dialect)
+    assert told(dialect, events) == told(dialect, whole)
+    wait_until(lambda: pair.is_at_rest)
+    assert pair.total("berth_requests_total") == pair.total("berth_requests_total", outcome="ok", replica="e1") == 1
+
+
 @pytest.mark.parametrize("dialect", ["chat", "completions"])
 def test_usage_that_was_not_asked_for_is_not_told_behind_the_seam_either(
     fake: FakeEngine, second: FakeEngine, pair: Door, dialect: Dialect
@@ -273,6 +298,46 @@ def test_another_replica_that_does_not_tell_tokens_is_not_the_one_that_failed(
     assert is_error(dialect, events, b"the engine failed during the answer")
     wait_until(lambda: pair.is_at_rest)
     assert pair.total("berth_requests_total") == pair.total("berth_requests_total", outcome="broken", replica="e0") == 1
+
+
+@pytest.mark.parametrize("name", ODD_ANSWERS.keys() - {"strings of another kind"})
+@pytest.mark.parametrize("dialect", STREAMING)
+def test_where_one_replica_does_not_tell_tokens_a_third_takes_it_up(
+    fake: FakeEngine, second: FakeEngine, stack: ExitStack, dialect: Dialect, name: str
+) -> None:
+    third = stack.enter_context(running(FakeEngine()))
+    door = stack.enter_context(door_before(fake, second, third))
+    whole = stream_of(dialect, PIECES, "stop")
+    fake.enqueue(broken(dialect, whole[:5], "killed"))
+    second.enqueue(ODD_ANSWERS[name])
+    second.reply, third.reply = continuing(), continuing()
+    events, _ = ask(door, dialect)
+    assert told(dialect, events) == told(dialect, whole)
+    wait_until(lambda: door.is_at_rest)
+    assert len(second.seen) == 1
+    assert door.total("berth_continuations_total") == door.total("berth_continuations_total", replica="e0") == 1
+    assert door.total("berth_requests_total") == door.total("berth_requests_total", outcome="ok", replica="e2") == 1
+    assert door.gateway.pool.replicas[1].state == "ready"
+
+
+@pytest.mark.parametrize("dialect", STREAMING)
+def test_tokens_are_counted_also_where_no_usage_follows(
+    fake: FakeEngine, second: FakeEngine, pair: Door, dialect: Dialect
+) -> None:
+    whole = stream_of(dialect, PIECES, "stop")
+    fake.enqueue(broken(dialect, whole[:5], "killed"))
+    usual = continuing()
+
+    def reply(seen: Seen) -> Script:
+        script = usual(seen)
+        return replace(script, chunks=tuple(chunk for chunk in script.chunks if b'"usage"' not in chunk[1]))
+
+    second.reply = reply
+    events, _ = ask(pair, dialect)
+    assert told(dialect, events) == told(dialect, whole)
+    wait_until(lambda: pair.is_at_rest)
+    assert pair.total("berth_output_tokens_total", replica="e1") == len(TEXT)
+    assert pair.total("berth_prompt_tokens_total", replica="e1") == 3
 
 
 ODD_STREAMS = {

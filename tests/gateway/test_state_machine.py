@@ -33,9 +33,11 @@ from gateway.metrics import Metrics
 from gateway.patience import Patience
 from gateway.relay import Relay
 from gateway.replica import ModelCard, Pool, Replica
+from gateway.resumption import Resumption
 from gateway.routing import Router
 from gateway.routing.policies import least_work
 from gateway.settlement import Settlement
+from gateway.takeover import Takeover
 from gateway.upstream import Connection, Upstream
 from gateway.wire import EventSplitter
 from tests.gateway.loopless import FakeTransport, Wire
@@ -123,7 +125,7 @@ class _Attempt:
     is_done: bool = False
 
 
-class _Line:
+class Line:
     """One connection between gateway and engine, seen from the engine."""
 
     def __init__(self, connection: Connection, replica: str) -> None:
@@ -160,9 +162,12 @@ class _Line:
 
     def on_message_complete(self) -> None:
         assert self.now is None, "a second request before the answer to the first"
-        tag = int(self._body.partition(b'"tag":')[2].partition(b",")[0])
-        self.attempts.append(_Attempt(tag, b'"stream":true' in self._body))
+        self.attempts.append(_Attempt(self.tag_of(self._body), b'"stream":true' in self._body))
         self._body = b""
+
+    def tag_of(self, body: bytes) -> int:
+        """Whose request it is."""
+        return int(body.partition(b'"tag":')[2].partition(b",")[0])
 
     def prepare(self, kind: Answer, events: int) -> None:
         """Decide on the answer."""
@@ -217,7 +222,7 @@ class _ClientTransport(FakeTransport):
             fills_up()
 
 
-class _Caller:
+class Caller:
     """One client connection, seen from the client: what it sent, and every answer it got as far as it came."""
 
     def __init__(self, protocol: LaneProtocol) -> None:
@@ -239,13 +244,17 @@ class _Caller:
 
     def ask(self, tag: int, *, stream: bool, chunked: bool) -> None:
         """Have a request to send."""
-        options = b',"stream":true,"stream_options":{"include_usage":true}' if stream else b""
-        body = b'{"tag":%d,"model":"m"%b}' % (tag, options)
+        body = self.body(tag, stream=stream)
         framing = b"transfer-encoding: chunked" if chunked else b"content-length: %d" % len(body)
         if chunked:
             body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
         self.outbox += b"POST /v1/chat/completions HTTP/1.1\r\n" + framing + b"\r\n\r\n" + body
         self.tags.append(tag)
+
+    def body(self, tag: int, *, stream: bool) -> bytes:
+        """What it asks."""
+        options = b',"stream":true,"stream_options":{"include_usage":true}' if stream else b""
+        return b'{"tag":%d,"model":"m"%b}' % (tag, options)
 
     def feed(self, size: int) -> None:
         """Send the next `size` bytes."""
@@ -275,6 +284,15 @@ class _Caller:
         self.complete += 1
 
 
+def attempt_of(sink: object) -> Attempt:
+    """Whose connection it is that this hears."""
+    if isinstance(sink, Resumption):
+        assert isinstance(sink._resumed, Takeover)
+        return sink._resumed._attempt
+    assert isinstance(sink, Attempt)
+    return sink
+
+
 def _request_of(attempt: Attempt) -> Exchange:
     request = attempt._request
     assert isinstance(request, Exchange)
@@ -295,6 +313,8 @@ class Gateway(RuleBasedStateMachine):
     """The world: two replicas, a few clients, one gateway between them."""
 
     most_on_a_replica: int | None = None
+    line_type = Line
+    caller_type = Caller
 
     def __init__(self) -> None:
         super().__init__()
@@ -303,10 +323,11 @@ class Gateway(RuleBasedStateMachine):
             for i in range(2)
         ]
         self.wires = {replica.url: Wire() for replica in self.replicas}
-        self.lines: list[_Line] = []
-        self.callers: list[_Caller] = []
+        self.lines: list[Line] = []
+        self.callers: list[Caller] = []
         self.attempts_of: dict[int, list[_Attempt]] = {}
         self.next_tag = 0
+        self.was_back_in_line = False
         self.loop = _Loop()
         self.ledger = _Ledger()
         self.metrics = _Metrics("test")
@@ -337,7 +358,7 @@ class Gateway(RuleBasedStateMachine):
         """As Upstream.open."""
         connection = self.wires[url].open()
         if all(line.connection is not connection for line in self.lines):
-            self.lines.append(_Line(connection, url[-2:]))
+            self.lines.append(self.line_type(connection, url[-2:]))
         return connection
 
     def _step(self) -> None:
@@ -351,17 +372,17 @@ class Gateway(RuleBasedStateMachine):
         for caller in self.callers:
             caller.read()
 
-    def _open_callers(self) -> list[_Caller]:
+    def _open_callers(self) -> list[Caller]:
         return [caller for caller in self.callers if caller.is_open]
 
-    def _answering(self) -> list[_Line]:
+    def _answering(self) -> list[Line]:
         return [
             line
             for line in self.lines
             if line.is_open and line.now is not None and line.transport is not None and line.transport.reads
         ]
 
-    def _connecting(self) -> list[_Line]:
+    def _connecting(self) -> list[Line]:
         return [line for line in self.lines if line.is_connecting]
 
     @initialize(asked=st.lists(st.booleans(), min_size=1, max_size=3), answered=st.booleans())
@@ -385,7 +406,7 @@ class Gateway(RuleBasedStateMachine):
         protocol = LaneProtocol(
             self.relay, _NoPatience(), self.config, ServerState(), {}, cast(asyncio.AbstractEventLoop, self.loop)
         )
-        self.callers.append(_Caller(protocol))
+        self.callers.append(self.caller_type(protocol))
 
     @precondition(lambda self: self._open_callers())
     @rule(data=st.data(), stream=st.booleans(), chunked=st.booleans(), now=st.booleans())
@@ -393,7 +414,7 @@ class Gateway(RuleBasedStateMachine):
         caller = data.draw(st.sampled_from(self._open_callers()))
         self._ask(caller, stream=stream, chunked=chunked, now=now)
 
-    def _ask(self, caller: _Caller, *, stream: bool, chunked: bool, now: bool = True) -> None:
+    def _ask(self, caller: Caller, *, stream: bool, chunked: bool, now: bool = True) -> None:
         caller.ask(self.next_tag, stream=stream, chunked=chunked)
         self.next_tag += 1
         if now:
@@ -439,7 +460,7 @@ class Gateway(RuleBasedStateMachine):
         self._connect(data.draw(st.sampled_from(self._connecting())), accepts)
         self._step()
 
-    def _connect(self, line: _Line, accepts: bool) -> None:
+    def _connect(self, line: Line, accepts: bool) -> None:
         if accepts:
             line.transport = FakeTransport()
             line.connection.connection_made(line.transport)
@@ -473,9 +494,9 @@ class Gateway(RuleBasedStateMachine):
     def be_silent(self, data: st.DataObject) -> None:
         line = data.draw(st.sampled_from([line for line in self.lines if line.is_open]))
         sink = line.connection._sink
-        if isinstance(sink, Attempt):
+        if sink is not None:
             line.connection.is_heard = False
-            _request_of(sink).tick(1e6)
+            _request_of(attempt_of(sink)).tick(1e6)
         self._step()
 
     @rule(number=st.integers(0, 9))
@@ -552,7 +573,12 @@ class Gateway(RuleBasedStateMachine):
         running = [exchange for exchange in self._exchanges() if not exchange._is_over]
         courses = [exchange._course for exchange in running if exchange._course is not None]
         standing = [course for course in courses if course.stand is not None]
-        assert sum(desk.line.count for desk in self.gate.desks.values()) == len(standing) <= 2
+        lines = [desk.line for desk in self.gate.desks.values()]
+        assert sum(line.count for line in lines) == len(standing)
+        back = [course for course in standing if course.attempt is not None]  # they lost a place that they had
+        assert sum(len(line.returned) for line in lines) == len(back)
+        assert len(standing) - len(back) <= 2
+        self.was_back_in_line |= bool(back)
         assert all(course.attempt is None or course.attempt.place is None for course in standing)
 
     def _exchanges(self) -> list[Exchange]:
@@ -576,11 +602,11 @@ class Gateway(RuleBasedStateMachine):
             idle = self.wires[f"http://{line.replica}"].engine.idle
             sink = line.connection._sink
             if sink is not None:
-                assert isinstance(sink, Attempt)
-                assert sink.connection is line.connection
-                course = _request_of(sink)._course
+                attempt = attempt_of(sink)
+                assert attempt.connection is line.connection
+                course = _request_of(attempt)._course
                 assert course is not None
-                assert course.attempt is sink
+                assert course.attempt is attempt
                 assert line.connection not in idle
             elif line.is_open:
                 assert line.connection in idle or line.connection.is_cut
@@ -629,10 +655,13 @@ class Gateway(RuleBasedStateMachine):
         for caller in self.callers:
             if len(caller.statuses) > caller.complete:
                 event("a stream that broke off")
-        if self.metrics._retries:
-            event("moved to another replica")
-        if self.metrics._queue_waits:
-            event("stood in line")
+        seen = {
+            "moved to another replica": bool(self.metrics._retries),
+            "stood in line": bool(self.metrics._queue_waits),
+            "stood in line again": self.was_back_in_line,
+        }
+        for name in filter(seen.get, seen):
+            event(name)
 
 
 def _comes_from(body: bytes, attempt: _Attempt, *, is_complete: bool) -> bool:
@@ -660,6 +689,16 @@ class CrowdedGateway(Gateway):
     """The same, with room for one request on each replica: the others stand in line."""
 
     most_on_a_replica = 1
+
+    @invariant()
+    def nobody_is_where_there_is_no_room(self) -> None:
+        """Whatever was lost with another replica."""
+        assert all(replica.in_flight <= 1 for replica in self.replicas)
+
+    @invariant()
+    def while_one_is_free_and_well_nobody_waits_for_it(self) -> None:
+        if any(replica.is_in and not replica.in_flight for replica in self.replicas):
+            assert not any(desk.line.first() for desk in self.gate.desks.values())
 
 
 CrowdedGateway.TestCase.settings = settings(

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from gateway.admission.gate import Answer, Gate, Waiter
+from gateway.admission.desk import Waiter
+from gateway.admission.gate import Answer, Gate
 from gateway.admission.line import PRIORITIES, Asker, Place, Priority
 from gateway.config import Queue, Slo
 from gateway.errors import RefusedError
@@ -28,6 +29,13 @@ class Request:
     place: Place[Waiter] | None = None
     pick: Pick[Replica] | None = None
     fault: Fault | None = None
+    tried: Sequence[Replica] = ()
+
+    def stands(self, place: Place[Waiter]) -> None:
+        self.place = place
+
+    def among(self, candidates: Sequence[Replica]) -> Sequence[Replica]:
+        return [replica for replica in candidates if replica not in self.tried]
 
     def admitted(self, candidates: Sequence[Replica]) -> None:
         self.place = None
@@ -67,7 +75,7 @@ class Desk:
             request.admitted(free)
             return request
         try:
-            request.place = self.gate.wait("m", Asker(caller, priority), asked, request)
+            self.gate.wait("m", Asker(caller, priority), asked, request)
         except RefusedError as error:
             request.fault = error.fault
         return request

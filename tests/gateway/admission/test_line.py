@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from gateway.admission.line import PRIORITIES, Asker, Line, Place, Priority
+from gateway.admission.line import PRIORITIES, Asker, Line, Place, Priority, Return
 from tests.gateway.placing import route
 
 ROOMY = 10**9
@@ -109,6 +109,18 @@ def test_who_leaves_does_not_cost_its_caller_a_turn() -> None:
     line = line_of(gone, place("a", "a"), place("b0", "b"), place("b1", "b"))
     line.leave(gone)
     assert served(line) == ["a", "b0", "b1"]
+
+
+def test_who_is_back_counts_but_takes_nobodys_place() -> None:
+    line = line_of(place("1", "a", 40), place("2", "a", 40, "low"), most=2, most_tokens=100)
+    back = Place("back", Asker("b"), "m", route(70), 0.0, 60.0, Return(is_streaming=False, arrived_s=0.0))
+    assert line.join(back) == (True, ())
+    assert (line.count, line.tokens, line.waiting("normal"), line.waiting("low")) == (3, 150, 2, 1)
+    assert line.tokens_ahead(Asker("c", "high"), 10) == 70
+    assert not line.join(place("3", "a", priority="low")).is_in
+    line.take(back)
+    assert (line.count, line.tokens, line.returned) == (2, 80, [])
+    assert served(line) == ["1", "2"]
 
 
 class AnyLine(RuleBasedStateMachine):
