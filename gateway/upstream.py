@@ -24,6 +24,7 @@ _LONGEST_CHUNK_LINE = 10  # eight hexadecimal digits and the end of their line
 _END_OF_EVENT = b"\n\n"
 _END_OF_EVENT_AND_CHUNK = b"\n\n\r\n"
 _UNIX = "unix:"
+_LAST_WAIT_S = 0.5  # at the end, for connections that are just being made: to be closed, they have to be there
 
 
 class Sink(Protocol):
@@ -359,6 +360,10 @@ class _Engine:
             reason = getattr(error, "strerror", None) or error
             self._give_up(connection, ConnectError(f"cannot connect to {self.url}: {reason}"))
 
+    async def refuse(self, connection: Connection) -> None:
+        """Nobody connects any more."""
+        self._give_up(connection, BrokenError("the gateway ends"))
+
     def _give_up(self, connection: Connection, error: UpstreamError) -> None:
         self.connections.discard(connection)
         connection.fail(error)
@@ -371,6 +376,7 @@ class Upstream:
         self._timeouts = timeouts
         self._engines: dict[str, _Engine] = {}
         self._connecting: set[asyncio.Task[None]] = set()
+        self._is_closed = False
 
     async def __aenter__(self) -> "Upstream":
         return self
@@ -378,8 +384,13 @@ class Upstream:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._is_closed = True
         for url in list(self._engines):
             await self.forget(url)
+        while self._connecting:  # those of requests that have failed just now and try elsewhere, too
+            _, slow = await asyncio.wait(self._connecting, timeout=_LAST_WAIT_S)
+            for task in slow:
+                task.cancel()
 
     def open(self, url: str) -> Connection:
         """A connection to send one request on; whether it can be made, its sink will hear."""
@@ -392,7 +403,8 @@ class Upstream:
             return connection
         connection = Connection(engine)
         engine.connections.add(connection)
-        task = engine.loop.create_task(engine.connect(connection, self._timeouts.connect_s))
+        work = engine.refuse(connection) if self._is_closed else engine.connect(connection, self._timeouts.connect_s)
+        task = engine.loop.create_task(work)
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
         return connection

@@ -1,5 +1,6 @@
 """A client that leaves while the gateway still connects to its engine, and engines that lie about their answers."""
 
+import asyncio
 import json
 import socket
 from collections.abc import Iterator
@@ -9,9 +10,11 @@ import pytest
 
 from gateway.errors import UpstreamError
 from gateway.headers import Header
+from gateway.upstream import Upstream
 from gateway.wire import Dialect, read_event
 from tests.fake_engine import FakeEngine, Script, json_answer
 from tests.gateway.harness import (
+    CONFIG,
     PATHS,
     STREAMING,
     Door,
@@ -55,6 +58,51 @@ def test_leaving_while_the_gateway_connects(
     assert door.total("berth_requests_total", outcome="client_gone") == 1
     assert door.total("berth_request_errors_total") == 0
     assert fake.seen == []
+
+
+class _Elsewhere:
+    """A request that goes on to another engine when one has failed."""
+
+    def __init__(self, upstream: Upstream, urls: list[str]) -> None:
+        self._upstream = upstream
+        self._urls = urls
+        self.errors: list[str] = []
+
+    def send(self) -> None:
+        connection = self._upstream.open(self._urls.pop(0))
+        connection.send(b"GET", b"/", b"", b"", self)
+
+    def began(self, status: int, headers: list[Header]) -> None:
+        raise AssertionError("nobody answers")
+
+    def received(self, data: bytes) -> None:
+        raise AssertionError("nobody answers")
+
+    def passed(self, chunk: bytes, start: int) -> bool:
+        raise AssertionError("nobody answers")
+
+    def ended(self) -> None:
+        raise AssertionError("nobody answers")
+
+    def failed(self, error: UpstreamError) -> None:
+        self.errors.append(str(error))
+        if self._urls:
+            self.send()
+
+
+async def test_what_fails_because_the_gateway_ends_connects_nowhere_else(busy: socket.socket) -> None:
+    there = f"http://127.0.0.1:{busy.getsockname()[1]}"
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        other.setblocking(False)
+        async with Upstream(CONFIG.timeouts) as upstream:
+            request = _Elsewhere(upstream, [there, f"http://127.0.0.1:{other.getsockname()[1]}"])
+            request.send()
+        assert request.errors == [f"the gateway closed its connections to {there}", "the gateway ends"]
+        await asyncio.sleep(0.05)
+        with pytest.raises(BlockingIOError):
+            other.accept()
 
 
 # What engines say of the length of their answers

@@ -264,7 +264,7 @@ def test_a_broken_stream_in_line_shows_signs_of_life(fake: FakeEngine, second: F
 
 def test_a_broken_stream_in_line_ends_with_an_error_when_the_gateway_does(fake: FakeEngine, second: FakeEngine) -> None:
     with broken_stream(fake, second) as (door, lost, _, _):
-        door.gateway._relay.gate.close()
+        door.do(door.gateway._relay.gate.close)
         lost.wait()
         assert is_error("chat", EventSplitter().feed(lost.got), b"the engine failed during the answer")
         wait_until(lambda: door.total("berth_requests_total", outcome="broken", replica="e0") == 1)
