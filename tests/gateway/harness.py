@@ -154,10 +154,7 @@ class Door:
 class _Server(uvicorn.Server):
     """uvicorn without the fifths of a second it sleeps on the way out; answers still open are cut."""
 
-    loop: asyncio.AbstractEventLoop
-
     async def main_loop(self) -> None:
-        self.loop = asyncio.get_running_loop()
         await self.on_tick(0)
         while not self.should_exit:  # noqa: ASYNC110  (set by the test's thread)
             await asyncio.sleep(0.005)
@@ -193,8 +190,7 @@ def opened(gateway: Gateway) -> Iterator[Door]:
         thread.start()
         try:
             wait_until(lambda: server.started)
-            wait_until(lambda: hasattr(server, "loop"))
-            yield Door(gateway, listener.getsockname()[1], server.loop)
+            yield Door(gateway, listener.getsockname()[1], server.servers[0].get_loop())
         finally:
             server.should_exit = True
             thread.join(timeout=20)

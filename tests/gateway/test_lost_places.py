@@ -59,6 +59,13 @@ def held(gate: threading.Event, ending: str = "end") -> Script:
     return Script(chunks, ending=ending, gates={BEFORE_HEADERS: gate})  # type: ignore[arg-type]
 
 
+def asks(door: Door, engine: FakeEngine) -> Caller:
+    """The first one to ask this engine, once it has."""
+    caller = Caller(door)
+    wait_until(lambda: len(engine.seen) == 1)
+    return caller
+
+
 def waits(door: Door, count: int) -> None:
     wait_until(lambda: door.total("berth_requests_waiting") == count)
 
@@ -68,10 +75,7 @@ def test_a_retry_waits_for_room_and_goes_before_newcomers(fake: FakeEngine, seco
     with narrow_pair(fake, second) as door:
         fake.enqueue(held(dies, "drop"))
         second.enqueue(held(ends))
-        lost = Caller(door)
-        wait_until(lambda: len(fake.seen) == 1)
-        other = Caller(door)
-        wait_until(lambda: len(second.seen) == 1)
+        lost, other = asks(door, fake), asks(door, second)
         newcomer = Caller(door)
         waits(door, 1)
         fake.healthy = False
@@ -99,10 +103,7 @@ def test_a_retry_without_room_in_time_is_told_that_its_engine_failed(fake: FakeE
         fake.enqueue(held(dies, "drop"))
         second.enqueue(held(ends))
         fake.healthy = False
-        lost = Caller(door)
-        wait_until(lambda: len(fake.seen) == 1)
-        other = Caller(door)
-        wait_until(lambda: len(second.seen) == 1)
+        lost, other = asks(door, fake), asks(door, second)
         dies.set()
         lost.wait()
         assert lost.status == 502
@@ -124,10 +125,7 @@ def test_and_has_somebody_stand_in_if_there_is_a_chain(fake: FakeEngine, second:
     ):
         fake.enqueue(held(dies, "drop"))
         second.enqueue(held(ends))
-        lost = Caller(door)
-        wait_until(lambda: len(fake.seen) == 1)
-        other = Caller(door)
-        wait_until(lambda: len(second.seen) == 1)
+        lost, other = asks(door, fake), asks(door, second)
         fake.healthy = False
         dies.set()
         lost.wait()
@@ -145,8 +143,7 @@ def test_a_retry_whose_caller_leaves_meanwhile_is_not_sent(fake: FakeEngine, sec
         with door.connection() as sock:
             sock.sendall(request_bytes(PATHS["chat"], b'{"model":"fake","messages":[]}'))
             wait_until(lambda: len(fake.seen) == 1)
-            other = Caller(door)
-            wait_until(lambda: len(second.seen) == 1)
+            other = asks(door, second)
             fake.healthy = False
             dies.set()
             waits(door, 1)
@@ -162,10 +159,7 @@ def test_a_retry_in_line_goes_back_to_a_replica_that_is_well_again(fake: FakeEng
     with narrow_pair(fake, second) as door:
         fake.enqueue(held(dies, "drop"))
         second.enqueue(held(ends))
-        lost = Caller(door)
-        wait_until(lambda: len(fake.seen) == 1)
-        other = Caller(door)
-        wait_until(lambda: len(second.seen) == 1)
+        lost, other = asks(door, fake), asks(door, second)
         dies.set()
         lost.wait()
         assert (lost.status, lost.replica) == (200, "e0")
@@ -179,10 +173,7 @@ def test_and_not_to_one_that_has_refused_it(fake: FakeEngine, second: FakeEngine
     with narrow_pair(fake, second) as door:
         fake.enqueue(Script(status=503, gates={BEFORE_HEADERS: refuses}))
         second.enqueue(held(ends))
-        lost = Caller(door)
-        wait_until(lambda: len(fake.seen) == 1)
-        other = Caller(door)
-        wait_until(lambda: len(second.seen) == 1)
+        lost, other = asks(door, fake), asks(door, second)
         refuses.set()
         waits(door, 1)
         newcomer = Caller(door)  # goes where the other one may not
@@ -206,10 +197,7 @@ def broken_stream(
         second.enqueue(held(ends))
         usual = continuing()
         second.reply = lambda seen: chat_stream() if seen.path == PATHS["chat"] else usual(seen)
-        lost = Caller(door)
-        wait_until(lambda: len(fake.seen) == 1)
-        other = Caller(door)
-        wait_until(lambda: len(second.seen) == 1)
+        lost, other = asks(door, fake), asks(door, second)
         wait_until(lambda: lost.got)
         fake.healthy = False
         dies.set()
@@ -279,8 +267,7 @@ def test_a_broken_stream_whose_caller_leaves_the_line_frees_everything(fake: Fak
         with door.connection() as sock:
             sock.sendall(request_bytes(PATHS["chat"], b'{"model":"fake","stream":true,"messages":[]}'))
             until(sock, b"Hel")
-            other = Caller(door)
-            wait_until(lambda: len(second.seen) == 1)
+            other = asks(door, second)
             fake.healthy = False
             dies.set()
             waits(door, 1)

@@ -25,13 +25,13 @@ from tests.gateway.harness import (
     PATHS,
     Door,
     body_for,
-    opened,
     receive_rest,
     receive_until,
     request_bytes,
     wait_until,
 )
 from tests.gateway.placing import placed
+from tests.serving.rereading import opened_to_reload
 
 CHAT = PATHS["chat"]
 ENVIRONMENT = Environment(api_key=None)
@@ -71,14 +71,7 @@ def _fronted(file: Path, text: str, api_key: str | None = None) -> Iterator[Fron
     config = again()
     gateway = _gateway(config)
     engines = Elsewhere(config, again, ENVIRONMENT, gateway, api_key)
-    engines.is_open = True
-
-    async def reload() -> tuple[str, ...]:
-        return await engines.reload(again)
-
-    gateway.reload = reload
-    with opened(gateway) as door:
-        door.wait_ready()
+    with opened_to_reload(gateway, engines, again) as door:
         yield Front(door, file)
 
 

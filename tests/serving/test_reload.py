@@ -32,6 +32,7 @@ from serving.supervisor import Supervisor
 from tests.fake_engine import FakeEngine, Script, chat_stream, running
 from tests.gateway.harness import CONFIG, PATHS, Door, body_for, opened, receive_rest, receive_until, request_bytes
 from tests.gateway.placing import placed
+from tests.serving.rereading import opened_to_reload
 
 CHAT = PATHS["chat"]
 ENVIRONMENT = Environment(api_key=None)
@@ -66,14 +67,7 @@ def _served(file: Path, *fakes: FakeEngine) -> Iterator[Served]:
     for number, fake in enumerate(fakes):
         gateway.add(Replica(f"e{number}", fake.url))
     reloader = Reloader(config, again, ENVIRONMENT, gateway, Folders(file.parent, file.parent), place)
-    reloader.is_open = True
-
-    async def reload() -> tuple[str, ...]:
-        return await reloader.reload(again)
-
-    gateway.reload = reload
-    with opened(gateway) as door:
-        door.wait_ready()
+    with opened_to_reload(gateway, reloader, again) as door:
         yield Served(door, file, reloader)
 
 

@@ -257,16 +257,43 @@ def test_headroom_is_what_would_still_be_served_in_time() -> None:
     assert desk.gate.headroom("m") == 0
 
 
-class AnyDay(RuleBasedStateMachine):
+class Crowd(RuleBasedStateMachine):
+    """Requests before a gate, while time passes."""
+
+    def __init__(self, gate: Gate, clock: HandClock) -> None:
+        super().__init__()
+        self.gate = gate
+        self.clock = clock
+        self.requests: list[Request] = []
+
+    @rule(seconds=st.integers(0, 40))
+    def wait(self, seconds: int) -> None:
+        self.clock.now_s += seconds
+        for request in self.waiting:
+            if request.place is not None:
+                fault = self.gate.check_time(request.place, self.clock.now_s)
+                if fault is not None:
+                    request.turned_away(fault)
+        self.gate.refresh()
+
+    @property
+    def running(self) -> list[Request]:
+        return [request for request in self.requests if request.pick is not None]
+
+    @property
+    def waiting(self) -> list[Request]:
+        return [request for request in self.requests if request.place is not None]
+
+
+class AnyDay(Crowd):
     """Requests of three callers come, leave, end, and time passes: every charge is given back, the line is bounded,
     and while there is room nobody stands in it."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.desk = Desk(Queue(max_waiting=4, max_wait_s=30.0), max_num_seqs=3)
+        super().__init__(self.desk.gate, self.desk.clock)
         self.desk.replica.kv_capacity_tokens = 400
-        self.desk.gate.refresh()
-        self.requests: list[Request] = []
+        self.gate.refresh()
 
     @rule(
         tokens=st.integers(0, 600), caller=st.sampled_from(["ann", "bob", "cy"]), priority=st.sampled_from(PRIORITIES)
@@ -289,24 +316,6 @@ class AnyDay(RuleBasedStateMachine):
         self.desk.gate.leave(request.place)
         self.requests.remove(request)
         self.desk.gate.refresh()
-
-    @rule(seconds=st.integers(0, 40))
-    def wait(self, seconds: int) -> None:
-        self.desk.clock.now_s += seconds
-        for request in self.waiting:
-            if request.place is not None:
-                fault = self.desk.gate.check_time(request.place, self.desk.clock.now_s)
-                if fault is not None:
-                    request.turned_away(fault)
-        self.desk.gate.refresh()
-
-    @property
-    def running(self) -> list[Request]:
-        return [request for request in self.requests if request.pick is not None]
-
-    @property
-    def waiting(self) -> list[Request]:
-        return [request for request in self.requests if request.place is not None]
 
     @invariant()
     def counts_are_what_is_there(self) -> None:

@@ -2,14 +2,14 @@
 
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import invariant, precondition, rule
 
 from gateway.admission.gate import Gate
 from gateway.admission.line import Asker, Return
 from gateway.config import Queue, Slo
 from gateway.errors import RefusedError
 from gateway.replica import ModelCard, Replica
-from tests.gateway.admission.test_gate import Request, call
+from tests.gateway.admission.test_gate import Crowd, Request, call
 from tests.gateway.harness import HandClock
 from tests.gateway.placing import route
 
@@ -210,14 +210,13 @@ def test_who_is_pushed_out_may_make_room_for_whoever_pushed_it() -> None:
     assert not pair.gate.is_busy
 
 
-class AnyLoss(RuleBasedStateMachine):
+class AnyLoss(Crowd):
     """Requests come, end, leave, and lose their places: bounds are kept, nobody is admitted twice or forgotten, and no
     replica is idle that somebody may go to."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.pair = Pair(Queue(max_waiting=3, max_wait_s=30.0), kv_tokens=400)  # 380 to be given away
-        self.requests: list[Request] = []
+        super().__init__(self.pair.gate, self.pair.clock)
 
     @rule(tokens=st.integers(1, 390), caller=st.sampled_from(["ann", "bob"]))
     def come(self, tokens: int, caller: str) -> None:
@@ -249,24 +248,6 @@ class AnyLoss(RuleBasedStateMachine):
     def be_there(self, there: str) -> None:
         self.pair.there = [replica for replica in (self.pair.a, self.pair.b) if replica.name in there]
         self.pair.gate.refresh()
-
-    @rule(seconds=st.integers(0, 40))
-    def wait(self, seconds: int) -> None:
-        self.pair.clock.now_s += seconds
-        for request in self.waiting:
-            if request.place is not None:
-                fault = self.pair.gate.check_time(request.place, self.pair.clock.now_s)
-                if fault is not None:
-                    request.turned_away(fault)
-        self.pair.gate.refresh()
-
-    @property
-    def running(self) -> list[Request]:
-        return [request for request in self.requests if request.pick is not None]
-
-    @property
-    def waiting(self) -> list[Request]:
-        return [request for request in self.requests if request.place is not None]
 
     @invariant()
     def counts_are_what_is_there(self) -> None:
