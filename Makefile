@@ -53,6 +53,7 @@ $(VENV)/compiled/.done: $(VENV)/.dev $(wildcard gateway/*.py gateway/*/*.py) pyp
 	@rm -rf $(VENV)/compiled $(VENV)/source && mkdir $(VENV)/source  # of a copy: what is built would lie beside its source
 	@cp -r pyproject.toml README.md LICENSE serving gateway sizing benchmarks $(VENV)/source
 	@HATCH_BUILD_HOOK_ENABLE_MYPYC=true $(PIP) --no-build-isolation --target $(VENV)/compiled $(VENV)/source
+	@cd $(VENV)/compiled && rm -rf serving sizing benchmarks bin *.dist-info  # as they are in the tree, today and tomorrow
 	@rm -rf $(VENV)/source && touch $@
 
 compiled: $(VENV)/compiled/.done  ## the request path as machine code; then COMPILED=1 make serve, bench-gateway, bench-decision
