@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -10,6 +11,17 @@ from tests.fake_engine import FakeEngine, running
 
 settings.register_profile("untimed", deadline=None)  # what a test takes says more about the machine than about us
 settings.load_profile("untimed")
+
+
+_REAL_TIME = {"gateway", "integration", "serving"}  # sockets, processes and clocks, on a machine that may be busy
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What talks to processes in real time is tried once more when it fails, and the summary names it (RERUN)."""
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.relative_to(here).parts[0] in _REAL_TIME:
+            item.add_marker(pytest.mark.flaky(reruns=1))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

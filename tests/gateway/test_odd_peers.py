@@ -158,14 +158,16 @@ async def test_five_hundred_streams_at_once(fake: FakeEngine, second: FakeEngine
         async with session.post(f"{pair.url}{CHAT}", json=body_for("chat", stream=True)) as answer:
             return await answer.read()
 
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        tasks = [asyncio.create_task(one(session)) for _ in range(500)]
+    async with (
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
+        asyncio.TaskGroup() as group,  # none is left behind by an assertion that fails
+    ):
+        tasks = [group.create_task(one(session)) for _ in range(500)]
         await asyncio.to_thread(wait_until, lambda: fake.running + second.running == 500)
         assert pair.in_flight == pair.gateway.admission.in_flight == 500
-        assert (fake.running, second.running) == (250, 250)
+        assert abs(fake.running - second.running) <= 25  # the paces learned from first tokens differ a little
         gate.set()
-        answers = await asyncio.gather(*tasks)
-    assert set(answers) == {expected}
+    assert {task.result() for task in tasks} == {expected}
     wait_until(lambda: pair.is_at_rest)
     assert pair.total("berth_requests_total", outcome="ok") == 500
 
