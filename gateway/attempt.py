@@ -9,6 +9,7 @@ from typing import Protocol
 
 from gateway import faults
 from gateway.breaker import failure_kind
+from gateway.connection import Connection, Sink
 from gateway.continuation import Trail
 from gateway.errors import AnswerError, BrokenError, UpstreamError
 from gateway.headers import Head, Header, is_event_stream
@@ -16,7 +17,6 @@ from gateway.meter import Meter
 from gateway.relay import Request
 from gateway.replica import Replica
 from gateway.routing import Pick
-from gateway.upstream import Connection, Sink
 from gateway.wire import Call, Dialect, Fault, Usage
 
 CONTINUED: frozenset[Dialect] = frozenset({"chat", "completions", "responses", "messages"})

@@ -43,7 +43,6 @@ class Course:
     # class attributes are what most requests never change: they cost nothing to set
     call: Call | None = None
     attempt: Attempt | None = None
-    moves: tuple[Move, ...] = NO_MOVES
     stand: Stand | None = None
     _earlier: tuple[Replica, ...] = ()
     _refused_by: tuple[Replica, ...] = ()
@@ -56,6 +55,7 @@ class Course:
     def __init__(self, request: Routed) -> None:
         self._request = request
         self._relay = request.relay
+        self.moves: tuple[Move, ...] = NO_MOVES
 
     # Room on a replica, or a place in line
     def begin(self, call: Call) -> None:

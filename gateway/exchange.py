@@ -10,6 +10,7 @@ from gateway import faults, headers
 from gateway.admission.door import Ticket
 from gateway.admission.line import Priority
 from gateway.attempt import Attempt
+from gateway.connection import Connection
 from gateway.course import Course
 from gateway.dues import Dues
 from gateway.errors import RefusedError, SilentError
@@ -20,7 +21,6 @@ from gateway.owners import Owner
 from gateway.relay import Client, Relay
 from gateway.settlement import NO_FATES, NO_MOVES, NOBODY, Outcome, Settlement
 from gateway.tracing import Trace
-from gateway.upstream import Connection
 from gateway.wire import (
     Call,
     Endpoint,
@@ -49,7 +49,8 @@ class Exchange:
     _led: Led | None = None
     _course: Course | None = None
     _trace: Trace | None = None
-    _held_s = _pinged_s = 0.0
+    _held_s = 0.0
+    _pinged_s = 0.0
     _opened_as = 0  # the status with which the caller's stream has begun
     _is_over = False
 

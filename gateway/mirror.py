@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 
 from gateway.admission.room import with_room
 from gateway.config import Step, Timeouts
+from gateway.connection import Connection
 from gateway.errors import SilentError, UpstreamError
 from gateway.headers import Header, RequestIds, is_event_stream
 from gateway.histogram import Histogram
@@ -23,7 +24,7 @@ from gateway.meter import Meter
 from gateway.replica import Pool
 from gateway.routing import Estimates, Route
 from gateway.rules import Mirror
-from gateway.upstream import Connection, Upstream
+from gateway.upstream import Upstream
 from gateway.watch import Watch
 from gateway.wire import Call
 

@@ -7,10 +7,10 @@ what comes back are events of the caller's own dialect, which are relayed like a
 import logging
 from typing import Protocol
 
+from gateway.connection import Sink
 from gateway.continuation import Ask, Continuation
 from gateway.errors import AnswerError, BrokenError, UpstreamError
 from gateway.headers import Header, is_event_stream
-from gateway.upstream import Sink
 from gateway.wire import Fault, read_fault
 from gateway.wire.remainder import CannotContinueError
 

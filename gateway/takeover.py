@@ -9,13 +9,13 @@ from typing import Protocol
 
 from gateway import faults
 from gateway.attempt import Attempt
+from gateway.connection import Sink
 from gateway.continuation import Ask, Continuation
 from gateway.errors import AnswerError, RefusedError, UpstreamError
 from gateway.relay import Request
 from gateway.replica import Replica
 from gateway.resumption import Resumption
 from gateway.settlement import MoveKind
-from gateway.upstream import Sink
 from gateway.wire import Call, Fault
 from gateway.wire.remainder import CannotContinueError
 

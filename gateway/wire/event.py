@@ -53,8 +53,9 @@ _MESSAGES_TOKENS: dict[str, tuple[str, TokenKind]] = {
 
 _LONG: frozenset[Dialect] = frozenset({"embeddings", "pooling"})
 _END = 1000
+_COUNTED = b'"usage":{'
 _USAGE = re.compile(rb'"(?:usage|billed_units)"\s*:\s*(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
-"""The object that counts tokens, near one end of the answers of `_LONG`; Cohere's API has another name for it."""
+"""The object that counts tokens; Cohere's API has another name for it."""
 
 _PLAIN: dict[Dialect, tuple[bytes, bytes]] = {
     "chat": (b'"delta":{"content":"', b'"delta":{"content":""'),
@@ -103,7 +104,7 @@ def read_event(dialect: Dialect, event: bytes) -> Sign:
 def read_answer(dialect: Dialect, body: bytes) -> Usage:
     """The usage of an unstreamed answer; all None when it states none."""
     try:
-        payload = orjson.loads(_usage_alone(body) if dialect in _LONG else body)
+        payload = orjson.loads(_usage_alone(body) if dialect in _LONG else _usage_at_the_end(body))
     except orjson.JSONDecodeError:
         return Usage()
     if not isinstance(payload, dict):
@@ -112,6 +113,18 @@ def read_answer(dialect: Dialect, body: bytes) -> Usage:
         return Usage(prompt_tokens=payload["input_tokens"], output_tokens=0)
     read = _messages_usage if dialect == "messages" else _usage
     return read(payload.get("usage")) or Usage()
+
+
+def _usage_at_the_end(body: bytes) -> bytes:
+    """Of an answer only what counts, which stands behind its text; all of it where the bytes do not tell. A quote
+    inside a string is escaped, so that text cannot be taken for it."""
+    start = body.rfind(_COUNTED)
+    if start < 0:
+        return body
+    end = body.find(b"}", start) + 1
+    while end and body.count(b"{", start, end) > body.count(b"}", start, end):
+        end = body.find(b"}", end) + 1
+    return b"{%b}" % body[start:end] if end else body
 
 
 def _usage_alone(body: bytes) -> bytes:

@@ -4,7 +4,7 @@ import asyncio
 import socket
 from typing import Any, cast
 
-from gateway.upstream import Connection, Sink
+from gateway.connection import Connection, Sink
 
 
 class FakeSocket:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.upstream import _one_chunk
+from gateway.connection import _one_chunk
 
 EVENT = b'data: {"text":"hi"}\n\n'
 

@@ -11,9 +11,9 @@ import orjson
 import pytest
 
 from gateway.config import GatewayConfig, Timeouts
+from gateway.connection import Connection
 from gateway.continuation import Ask
 from gateway.exchange import Exchange
-from gateway.upstream import Connection
 from gateway.wire import Dialect, EventSplitter
 from tests.fake_engine import BEFORE_HEADERS, FakeEngine, Script, Seen, event, json_answer, running
 from tests.gateway.harness import (

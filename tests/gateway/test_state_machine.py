@@ -22,12 +22,13 @@ from gateway.admission.gate import Gate
 from gateway.admission.rates import Accounts
 from gateway.attempt import Attempt
 from gateway.config import GatewayConfig, Queue
+from gateway.connection import Connection
 from gateway.cost import Cost
 from gateway.errors import ConnectError
 from gateway.exchange import Exchange
 from gateway.headers import RequestIds
 from gateway.identity import Keyring
-from gateway.lane import LaneProtocol, Turn
+from gateway.lane import LaneProtocol
 from gateway.ledger import Ledger
 from gateway.metrics import Metrics
 from gateway.patience import Patience
@@ -38,7 +39,8 @@ from gateway.routing import Router
 from gateway.routing.policies import least_work
 from gateway.settlement import Settlement
 from gateway.takeover import Takeover
-from gateway.upstream import Connection, Upstream
+from gateway.turn import Turn
+from gateway.upstream import Upstream
 from gateway.wire import EventSplitter
 from tests.gateway.loopless import FakeTransport, Wire
 
