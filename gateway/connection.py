@@ -16,7 +16,7 @@ from gateway.headers import Header
 
 _KEEP_ALIVE_S = 4.0  # vLLM closes idle connections after 5 s (VLLM_HTTP_TIMEOUT_KEEP_ALIVE): retire ours before
 _MAX_HEAD_BYTES = 64 * 1024
-_LONGEST_CHUNK_LINE = 10  # eight hexadecimal digits and the end of their line
+_MOST_DIGITS = 8
 _END_OF_EVENT = b"\n\n"
 _END_OF_EVENT_AND_CHUNK = b"\n\n\r\n"
 
@@ -318,6 +318,20 @@ def _one_chunk(data: bytes) -> int:
 
     0 where only the parser can tell; the last chunk, which is empty, is the parser's too.
     """
-    start = data.find(b"\n", 0, _LONGEST_CHUNK_LINE) + 1
-    length = len(data) - start - 2
-    return start if length > 0 and data.endswith(b"\r\n") and data[:start] == b"%x\r\n" % length else 0
+    size = len(data)
+    line = _CHUNK_LINES[size] if size < _MOST_LINES else _chunk_line(size)
+    return len(line) if line and data.startswith(line) and data.endswith(b"\r\n") else 0
+
+
+def _chunk_line(size: int) -> bytes:
+    """The first line of a chunk that takes `size` bytes in all; empty where none does."""
+    for digits in range(1, _MOST_DIGITS + 1):
+        length = size - digits - 4
+        if length > 0 and len(b"%x" % length) == digits:
+            return b"%x\r\n" % length
+    return b""
+
+
+_MOST_LINES = 1024
+"""Events with text are shorter."""
+_CHUNK_LINES = [_chunk_line(size) for size in range(_MOST_LINES)]

@@ -13,7 +13,7 @@ Errors: CannotContinueError (`gateway.wire.remainder`) - this answer cannot be c
 import zlib
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -31,6 +31,22 @@ MOST_TEXTS = 20_000
 _TOKENIZE, _DETOKENIZE, _COMPLETIONS = "/tokenize", "/detokenize", "/v1/completions"
 
 
+class _Texts(NamedTuple):
+    """Events of one template, by their texts."""
+
+    template: Template
+    texts: list[bytes]
+
+    @property
+    def size(self) -> int:
+        """Of all the events, in bytes."""
+        return len(self.texts) * self.template.size + sum(map(len, self.texts))
+
+    def events(self) -> bytes:
+        """All of them."""
+        return b"".join(map(self.template.event_of, self.texts))
+
+
 class Trail:
     """What one caller has been sent, unread until its engine dies. Costs an append a read.
 
@@ -42,7 +58,7 @@ class Trail:
 
     def __init__(self, dialect: Dialect) -> None:
         self._dialect: Dialect = dialect
-        self._pieces: list[bytes] = []
+        self._pieces: list[bytes | _Texts] = []
         self._loose_bytes = 0
         self._squeezed: list[bytes] = []
         self._is_too_long = False
@@ -67,16 +83,20 @@ class Trail:
         if len(self.texts) >= MOST_TEXTS:
             self._give_up()
         elif self.texts and self._template is not None and not self._is_too_long:
-            events = b"".join(map(self._template.event_of, self.texts))
-            self._pieces.append(events)
-            self._loose_bytes += len(events)
+            texts = _Texts(self._template, self.texts)  # nearly always nobody will ask for their events
+            self._pieces.append(texts)
+            self._loose_bytes += texts.size
+            self.texts = []
         self.texts.clear()
+
+    def _loose(self) -> bytes:
+        return b"".join([piece if isinstance(piece, bytes) else piece.events() for piece in self._pieces])
 
     def _squeeze(self) -> None:
         if self._is_too_long or len(self._squeezed) >= _MAX_SQUEEZED:
             self._give_up()
             return
-        self._squeezed.append(zlib.compress(b"".join(self._pieces), 1))
+        self._squeezed.append(zlib.compress(self._loose(), 1))
         self._pieces.clear()
         self._loose_bytes = 0
 
@@ -98,7 +118,7 @@ class Trail:
         if self._is_too_long:
             partial.odd = "too much of it has been sent"
         else:
-            partial.read(b"".join([*map(zlib.decompress, self._squeezed), *self._pieces]))
+            partial.read(b"".join([*map(zlib.decompress, self._squeezed), self._loose()]))
         return partial
 
 

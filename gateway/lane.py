@@ -1,6 +1,6 @@
 """The fast lane: data-plane requests are answered by protocol objects, everything else goes to uvicorn's ASGI side.
 
-`LaneProtocol` is uvicorn's own HTTP protocol with one fork: what `gateway.wire.find_endpoint` knows becomes a
+`LaneProtocol` is uvicorn's own HTTP protocol with one `gateway.fork`: what `gateway.wire.find_endpoint` knows becomes a
 `gateway.turn.Turn` (keep-alive and shutdown stay uvicorn's), which hands the request to a `gateway.exchange.Exchange`.
 There are no ASGI messages, no task and no future. When the client's buffer is full, `pause_writing` stops the reading
 from its engine.
@@ -8,20 +8,18 @@ from its engine.
 
 import asyncio
 from typing import Any, cast
-from urllib.parse import unquote
 
 import httptools
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from gateway.headers import lines
+from gateway.fork import Fork
+from gateway.headers import Header, lines
 from gateway.patience import Patience
 from gateway.relay import Relay
 from gateway.turn import STATUS_LINES, Turn
-from gateway.wire import ENDPOINTS, Endpoint, find_endpoint
 
-_BY_TARGET = {path.encode(): endpoint for path, endpoint in ENDPOINTS.items()}
 _MOST_IN_LINE = 8
 _LEAST_PROGRESS_BYTES = 16 * 1024  # of a body, while patience lasts
 _MOST_LOOSE_BYTES = 256 * 1024  # of a head, chunk extensions or trailers: what the parser collects without a word to us
@@ -42,8 +40,9 @@ class LaneProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self.relay = relay
         self._patience = patience
-        self._is_in_head = False
-        self._loose_bytes = 0
+        self._fork = Fork(self)
+        self.parser = httptools.HttpRequestParser(self._fork)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn
         self._running: Turn | RequestResponseCycle | None = None
         self._defaults: object = None
         self._default_lines = b""
@@ -57,50 +56,28 @@ class LaneProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """As uvicorn, within bounds: heads may have 256 KiB."""
-        self._loose_bytes += len(data)
+        fork = self._fork
+        fork.loose_bytes += len(data)
         super().data_received(data)
-        if self._loose_bytes > _MOST_LOOSE_BYTES and not self.transport.is_closing():
+        if fork.loose_bytes > _MOST_LOOSE_BYTES and not self.transport.is_closing():
             self._refuse(431, "the head of this request is too large")
 
-    # Parser callbacks
-    def on_message_begin(self) -> None:
-        """uvicorn's ASGI scope is made only for requests that need one."""
-        self.url = b""
-        self.headers = []
-        self._is_in_head = True
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """As uvicorn; what they mean is looked at once they are all there. Trailers are nobody's business."""
-        if self._is_in_head:
-            self.headers.append((name.lower(), value))
-
-    def on_headers_complete(self) -> None:
-        """The fork."""
-        self._is_in_head = False
-        self._loose_bytes = 0
-        endpoint = _endpoint(self.parser.get_method(), self.url)
+    # Called by the fork
+    def take(self, turn: Turn) -> None:
+        """A data-plane request: it begins, or waits for those before it."""
         before: Any = self.cycle
-        is_first = before is None or before.response_complete
-        if endpoint is None:
-            self._to_asgi()
-            if is_first:
-                self._running = self.cycle
-            return
-        turn = Turn(self, endpoint)
         self.cycle = cast(RequestResponseCycle, turn)
-        if is_first:
+        if before is None or before.response_complete:
             self._running = turn
             turn.begin()
         else:
-            self._line_up(turn)
+            self.pipeline.appendleft((self.cycle, self.app))
+            if len(self.pipeline) >= _MOST_IN_LINE:  # not at the first, as uvicorn does: a paused socket hides that its
+                self.flow.pause_reading()  # client has left
 
-    def _line_up(self, turn: Turn) -> None:
-        self.pipeline.appendleft((cast(RequestResponseCycle, turn), self.app))
-        if len(self.pipeline) >= _MOST_IN_LINE:  # not at the first, as uvicorn does: a paused socket hides that its
-            self.flow.pause_reading()  # client has left
-
-    def _to_asgi(self) -> None:
-        url, headers = self.url, self.headers
+    def to_asgi(self, url: bytes, headers: list[Header]) -> None:
+        """Another request: as uvicorn."""
+        before: Any = self.cycle
         super().on_message_begin()
         self.url = url
         for name, value in headers:
@@ -108,23 +85,16 @@ class LaneProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         if self.parser.should_upgrade():
             self.cycle.keep_alive = False  # as for a Turn
+        if before is None or before.response_complete:
+            self._running = self.cycle
 
-    def on_body(self, body: bytes) -> None:
-        """To whom it belongs."""
-        self._loose_bytes = 0
-        cycle: Any = self.cycle
-        if not isinstance(cycle, Turn):
-            super().on_body(body)
-        elif not cycle.response_complete:
-            cycle.feed(body)
+    def asgi_body(self, body: bytes) -> None:
+        """As uvicorn."""
+        super().on_body(body)
 
-    def on_message_complete(self) -> None:
-        """To whom it belongs."""
-        cycle: Any = self.cycle
-        if not isinstance(cycle, Turn):
-            super().on_message_complete()
-        elif not cycle.response_complete:
-            cycle.complete()
+    def asgi_complete(self) -> None:
+        """As uvicorn."""
+        super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
         """What came is not HTTP."""
@@ -169,7 +139,7 @@ class LaneProtocol(HttpToolsProtocol):
             self.transport.abort()
         elif isinstance(running, Turn) and not running.response_complete:
             running.time_out()
-        elif self._loose_bytes:
+        elif self._fork.loose_bytes:
             self._refuse(408, "the head of this request took too long")
         else:
             self.transport.close()
@@ -192,6 +162,7 @@ class LaneProtocol(HttpToolsProtocol):
         else:
             self.cycle = cast(RequestResponseCycle, running)
             super().connection_lost(exc)
+        del self._fork  # it points back here: a circle would be left to the garbage collector
 
     def pause_writing(self) -> None:
         """Our buffer for this client is full."""
@@ -204,11 +175,3 @@ class LaneProtocol(HttpToolsProtocol):
         super().resume_writing()
         if isinstance(self._running, Turn):
             self._running.resume()
-
-
-def _endpoint(method: bytes, url: bytes) -> Endpoint | None:
-    """What a request line leads to: nearly always the bare path, else its target is taken apart."""
-    if method == b"POST" and (endpoint := _BY_TARGET.get(url)):
-        return endpoint
-    target = httptools.parse_url(url)
-    return find_endpoint(method, unquote(target.path or b""), (target.query or b"").decode("latin-1"))

@@ -27,8 +27,6 @@ class ClientProtocol(Protocol):
     """The connection as its turns see it."""
 
     relay: Relay
-    headers: list[Header]
-    """Of the request whose head is complete."""
     parser: Any
     transport: asyncio.Transport
     flow: FlowControl
@@ -48,12 +46,12 @@ class Turn:
         "more_body", "response_complete", "size",
     )  # fmt: skip
 
-    def __init__(self, protocol: ClientProtocol, endpoint: Endpoint) -> None:
+    def __init__(self, protocol: ClientProtocol, endpoint: Endpoint, headers: list[Header]) -> None:
         self._protocol = protocol
         self._endpoint = endpoint
         self._exchange: Exchange | None = None
-        self._headers = protocol.headers
-        self._head = read_head(protocol.headers)
+        self._headers = headers
+        self._head = read_head(headers)
         self._body: list[bytes] = []
         self.size = 0
         parser = protocol.parser

@@ -24,11 +24,17 @@ class Template:
         self._before = len(start)
         self._behind = len(end)
 
+    @property
+    def size(self) -> int:
+        """Of an event without its text, in bytes."""
+        return self._before + self._behind
+
     def text_of(self, data: bytes, start: int, end: int) -> bytes | None:
         """The text, as JSON spells it, if `data[start:end]` is one more such event and has some; else None."""
-        if not (data.startswith(self.start, start) and data.endswith(self.end, 0, end)):
+        first, last = start + self._before, end - self._behind
+        if data[start:first] != self.start or data[last:end] != self.end:
             return None
-        text = data[start + self._before : end - self._behind]
+        text = data[first:last]
         return None if not text or b'"' in text or b"\n" in text else text
 
     def event_of(self, text: bytes) -> bytes:
