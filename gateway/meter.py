@@ -102,11 +102,8 @@ class Meter:
             if len(self.trail.texts) >= MOST_TEXTS:
                 return False
             self.trail.texts.append(text)
-        now_s = self._clock()
         self.token_events += 1
-        self.last_token_s = now_s
-        if self.first_token_s is None:
-            self.first_token_s = now_s
+        self.last_token_s = self._clock()  # never the first: the template was learnt from that
         return True
 
     @property

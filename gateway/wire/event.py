@@ -74,7 +74,8 @@ def count_plain_tokens(dialect: Dialect, events: bytes) -> int:
     When it equals the number of events, each of them is Sign(token="text").
     """
     mark, empty = _PLAIN.get(dialect, (b"", b""))
-    if not mark or b'"usage":{' in events or b'"error"' in events or empty in events:
+    # find(), not `in`: see `sse`
+    if not mark or events.find(_COUNTED) >= 0 or events.find(b'"error"') >= 0 or events.find(empty) >= 0:
         return 0
     return events.count(mark)
 

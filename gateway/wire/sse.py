@@ -7,6 +7,7 @@ endings the standard allows, a bare CR is not handled: no engine or SDK of this 
 from gateway.wire.dialect import Dialect
 
 _LF, _CRLF = b"\n\n", b"\r\n\r\n"
+_CR = ord("\r")  # for a `bytes` to look for with `in`, CPython makes an exception first, and drops it
 _MOST_OF_SEPARATOR = len(_CRLF) - 1
 
 
@@ -37,7 +38,7 @@ class EventSplitter:
     def feed(self, data: bytes) -> list[bytes]:
         """Return the events completed by `data`, in order (none, one or many)."""
         if not self.held:
-            if data.endswith(b"\n\n") and data.find(b"\n\n") == len(data) - 2 and b"\r" not in data:
+            if data.endswith(b"\n\n") and data.find(b"\n\n") == len(data) - 2 and _CR not in data:
                 return [data]  # what an engine does: one event a write
             return self._cut(data)
         seam = bytes(self.held[-_MOST_OF_SEPARATOR:])  # a separator may lie across two pieces
@@ -78,7 +79,7 @@ def _end_of_event(data: bytes) -> int:
 
 def event_data(event: bytes) -> bytes | None:
     """The payload of one event: its `data:` lines joined by newlines; None for a comment or a bare `event:`."""
-    if event.startswith(b"data: ") and event.endswith(b"\n\n") and event.count(b"\n") == 2 and b"\r" not in event:
+    if event.startswith(b"data: ") and event.endswith(b"\n\n") and event.count(b"\n") == 2 and _CR not in event:
         return event[6:-2]  # the one-line frame every OpenAI stream uses
     lines = [line[5:].removeprefix(b" ") for line in event.splitlines() if line.startswith(b"data:")]
     return b"\n".join(lines) if lines else None

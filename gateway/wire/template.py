@@ -13,6 +13,10 @@ _MARKS: dict[Dialect, tuple[bytes, ...]] = {
 }
 
 
+# as numbers: see `sse`
+_QUOTE, _LINE_END = ord('"'), ord("\n")
+
+
 class Template:
     """The beginning and the end of an event with text."""
 
@@ -35,7 +39,7 @@ class Template:
         if data[start:first] != self.start or data[last:end] != self.end:
             return None
         text = data[first:last]
-        return None if not text or b'"' in text or b"\n" in text else text
+        return None if not text or _QUOTE in text or _LINE_END in text else text
 
     def event_of(self, text: bytes) -> bytes:
         """The event that says `text`."""
