@@ -62,7 +62,7 @@ class Exchange:
         self.arrived_s = relay.clock()
 
     # Called by the client's protocol
-    def open(self, request_headers: list[Header], head: Head) -> None:
+    def open(self, request_headers: list[Header], head: Head, announced_bytes: int) -> None:
         """The head is in: whose it is and whether it may come in is known before any of its body is read."""
         relay = self.relay
         try:
@@ -70,11 +70,13 @@ class Exchange:
                 self._trace = relay.tracing.begin(request_headers)
                 head = read_head(self._trace.carried(request_headers))
             self.head, self._request_headers = head, request_headers
-            self.caller = relay.keyring.identify(head.key)
+            if head.known_by is not relay.keyring:
+                head.caller, head.known_by = relay.keyring.identify(head.key), relay.keyring
+            self.caller = head.caller
             if relay.keyring.has_terms or head.priority is not None:
                 self._heed_terms(head)
             self._ticket = relay.admission.admit()
-            self.check_size(head.announced_bytes)
+            self.check_size(announced_bytes)
         except RefusedError as error:
             self._answer_fault(error.fault, "refused")
         except Exception:  # noqa: BLE001  (the outermost boundary: the caller gets a 500 with an id, the log the trace)

@@ -8,10 +8,11 @@ from urllib.parse import unquote
 
 import httptools
 
-from gateway.headers import Header
+from gateway.headers import Header, Heads
 from gateway.turn import ClientProtocol, Turn
 from gateway.wire import ENDPOINTS, Endpoint, find_endpoint
 
+_LENGTH = b"content-length"
 _BY_TARGET = {path.encode(): endpoint for path, endpoint in ENDPOINTS.items()}
 
 
@@ -36,12 +37,14 @@ class Forked(ClientProtocol, Protocol):
 class Fork:
     """Of one connection, for all of its requests."""
 
-    __slots__ = ("_headers", "_is_in_head", "_protocol", "_turn", "_url", "loose_bytes")
+    __slots__ = ("_headers", "_heads", "_is_in_head", "_length", "_protocol", "_turn", "_url", "loose_bytes")
 
     def __init__(self, protocol: Forked) -> None:
         self._protocol = protocol
         self._url = b""
         self._headers: list[Header] = []
+        self._length = b""
+        self._heads = Heads()
         self._is_in_head = False
         self._turn: Turn | None = None
         self.loose_bytes = 0
@@ -51,6 +54,7 @@ class Fork:
         """uvicorn's ASGI scope is made only for requests that need one."""
         self._url = b""
         self._headers = []
+        self._length = b""
         self._is_in_head = True
         self._turn = None
 
@@ -61,7 +65,11 @@ class Fork:
     def on_header(self, name: bytes, value: bytes) -> None:
         """What they mean is looked at once they are all there. Trailers are nobody's business."""
         if self._is_in_head:
-            self._headers.append((name.lower(), value))
+            name = name.lower()
+            if name == _LENGTH:
+                self._length = value
+            else:
+                self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """The fork."""
@@ -70,9 +78,10 @@ class Fork:
         self.loose_bytes = 0
         endpoint = _endpoint(protocol.parser.get_method(), self._url)
         if endpoint is None:
-            protocol.to_asgi(self._url, headers)
+            protocol.to_asgi(self._url, [*headers, (_LENGTH, self._length)] if self._length else headers)
         else:
-            self._turn = turn = Turn(protocol, endpoint, headers)
+            announced_bytes = int(self._length) if self._length.isdigit() else 0
+            self._turn = turn = Turn(protocol, endpoint, headers, self._heads.read(headers), announced_bytes)
             protocol.take(turn)
 
     def on_body(self, body: bytes) -> None:

@@ -2,18 +2,17 @@
 
 import secrets
 from collections.abc import Iterable
-from typing import Literal, NamedTuple
+from typing import Literal
 
 Header = tuple[bytes, bytes]
 """Name, in lower case, and value."""
-Role = Literal["forwarded", "bearer", "api-key", "length", "expect", "upgrade", "priority", "session"]
+Role = Literal["forwarded", "bearer", "api-key", "expect", "upgrade", "priority", "session"]
 
 _ROLES: dict[bytes, Role] = {
     **dict.fromkeys((b"content-type", b"accept", b"traceparent", b"tracestate"), "forwarded"),
     **dict.fromkeys((b"anthropic-version", b"anthropic-beta"), "forwarded"),
     b"authorization": "bearer",
     b"x-api-key": "api-key",
-    b"content-length": "length",
     b"expect": "expect",
     b"upgrade": "upgrade",
     b"x-berth-priority": "priority",
@@ -47,21 +46,51 @@ STREAM = b"content-type: text/event-stream; charset=utf-8\r\n" + _UNCOLLECTED
 """Of a stream that is opened before its engine has said a word."""
 
 
-class Head(NamedTuple):
+class Head:
     """What the gateway wants to know of a request's headers, found in one look at them."""
 
-    key: bytes | None
-    """The caller's API key."""
-    forwarded: bytes
-    """The lines that the engine gets to see: never the caller's key, nor vLLM's own control headers."""
-    announced_bytes: int
-    """How long the body will be, as far as the client says so."""
-    expects_100: bool
-    offers_upgrade: bool
-    priority: bytes | None = None
-    """How urgent it is, as the caller says; no more than its key allows."""
-    session: bytes | None = None
-    """How the caller names the conversation, by x-session-id before x-conversation-id."""
+    __slots__ = ("caller", "expects_100", "forwarded", "key", "known_by", "offers_upgrade", "priority", "session")
+
+    def __init__(
+        self,
+        key: bytes | None,
+        forwarded: bytes,
+        *,
+        expects_100: bool,
+        offers_upgrade: bool,
+        priority: bytes | None,
+        session: bytes | None,
+    ) -> None:
+        self.key = key
+        """The caller's API key."""
+        self.forwarded = forwarded
+        """The lines that the engine gets to see: never the caller's key, nor vLLM's own control headers."""
+        self.expects_100 = expects_100
+        self.offers_upgrade = offers_upgrade
+        self.priority = priority
+        """How urgent it is, as the caller says; no more than its key allows."""
+        self.session = session
+        """How the caller names the conversation, by x-session-id before x-conversation-id."""
+        self.caller = ""
+        """Whose key that is, once somebody has found out."""
+        self.known_by: object = None
+        """The keyring that was asked."""
+
+
+class Heads:
+    """Of one connection: a client repeats its headers from request to request, all but the length of the body."""
+
+    __slots__ = ("_head", "_headers")
+
+    def __init__(self) -> None:
+        self._headers: list[Header] = []
+        self._head = read_head(())
+
+    def read(self, headers: list[Header]) -> Head:
+        """As `read_head`; the same head for the same headers as the last time."""
+        if headers != self._headers:
+            self._headers, self._head = headers, read_head(headers)
+        return self._head
 
 
 class RequestIds:
@@ -86,15 +115,13 @@ def read_head(headers: Iterable[Header]) -> Head:  # noqa: C901  (one loop over 
     """
     bearer = api_key = priority = session = None
     kept = {b"content-type": _JSON}
-    announced_bytes, expects_100, offers_upgrade = 0, False, False
+    expects_100 = offers_upgrade = False
     for name, value in headers:
         role = _ROLES.get(name)
         if role is None:
             continue
         if role == "forwarded":
             kept[name] = value
-        elif role == "length":
-            announced_bytes = int(value) if value.isdigit() else 0
         elif role == "bearer":
             if bearer is None and value[:7].lower() == b"bearer ":
                 bearer = value[7:].strip()
@@ -110,7 +137,14 @@ def read_head(headers: Iterable[Header]) -> Head:  # noqa: C901  (one loop over 
         else:
             offers_upgrade = True
     key = api_key if bearer is None else bearer
-    return Head(key, lines(kept.items()), announced_bytes, expects_100, offers_upgrade, priority, session)
+    return Head(
+        key,
+        lines(kept.items()),
+        expects_100=expects_100,
+        offers_upgrade=offers_upgrade,
+        priority=priority,
+        session=session,
+    )
 
 
 def request_id_headers(request_id: str) -> list[Header]:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from uvicorn.protocols.http.flow_control import FlowControl
 
 from gateway.exchange import Exchange
-from gateway.headers import Header, read_head
+from gateway.headers import Head, Header
 from gateway.relay import Relay
 from gateway.wire import Endpoint
 
@@ -42,16 +42,19 @@ class Turn:
     """One data-plane request on its connection, and the `Client` of its exchange: frames the answer."""
 
     __slots__ = (
-        "_body", "_endpoint", "_exchange", "_head", "_headers", "_is_modern", "_protocol", "_write", "keep_alive",
-        "more_body", "response_complete", "size",
+        "_announced_bytes", "_body", "_endpoint", "_exchange", "_head", "_headers", "_is_modern", "_protocol", "_write",
+        "keep_alive", "more_body", "response_complete", "size",
     )  # fmt: skip
 
-    def __init__(self, protocol: ClientProtocol, endpoint: Endpoint, headers: list[Header]) -> None:
+    def __init__(
+        self, protocol: ClientProtocol, endpoint: Endpoint, headers: list[Header], head: Head, announced_bytes: int
+    ) -> None:
         self._protocol = protocol
         self._endpoint = endpoint
         self._exchange: Exchange | None = None
         self._headers = headers
-        self._head = read_head(headers)
+        self._head = head
+        self._announced_bytes = announced_bytes
         self._body: list[bytes] = []
         self.size = 0
         parser = protocol.parser
@@ -73,7 +76,7 @@ class Turn:
         if self.response_complete:
             return  # its client left while it stood in line
         self._exchange = exchange = Exchange(self._protocol.relay, self, self._endpoint)
-        exchange.open(self._headers, self._head)
+        exchange.open(self._headers, self._head, self._announced_bytes)
         if self._head.expects_100 and self.more_body and not self._is_answered():
             self._write(_CONTINUE)
         if not self.more_body:
@@ -86,7 +89,7 @@ class Turn:
         if self._exchange is None:
             if self.size > _MOST_BYTES_IN_LINE:
                 self._protocol.flow.pause_reading()
-        elif self.size > self._head.announced_bytes:  # what was announced is checked already
+        elif self.size > self._announced_bytes:  # what was announced is checked already
             self._exchange.check_size(self.size)
 
     def complete(self) -> None:
@@ -96,7 +99,7 @@ class Turn:
             self._advance(self._exchange)
 
     def _advance(self, exchange: Exchange) -> None:
-        if self.size > self._head.announced_bytes and not self.response_complete:
+        if self.size > self._announced_bytes and not self.response_complete:
             exchange.check_size(self.size)  # what came in while it stood in line
         if not self._is_answered():
             body, self._body = self._body, []

@@ -301,14 +301,14 @@ def _request_of(attempt: Attempt) -> Exchange:
     return request
 
 
-class _CountingKeyring(Keyring):
-    """Counts the requests that were opened."""
+class _CountingIds(RequestIds):
+    """Counts the requests that were opened: each has an id."""
 
     opened = 0
 
-    def identify(self, headers: Any) -> str:
+    def new(self) -> str:
         self.opened += 1
-        return super().identify(headers)
+        return super().new()
 
 
 class Gateway(RuleBasedStateMachine):
@@ -334,7 +334,7 @@ class Gateway(RuleBasedStateMachine):
         self.ledger = _Ledger()
         self.metrics = _Metrics("test")
         self.admission = Admission(MOST_IN_FLIGHT)
-        self.keyring = _CountingKeyring(())
+        self.request_ids = _CountingIds()
         self.pool = Pool(cast(Upstream, self), self.replicas, router=Router(least_work))
         self.config = uvicorn.Config(cast(Any, None), log_config=None, ws="none", access_log=False, interface="asgi3")
         self.config.loaded, self.config.loaded_app, self.config.ws_protocol_class = True, cast(Any, None), None
@@ -349,8 +349,8 @@ class Gateway(RuleBasedStateMachine):
             accounts=Accounts({}, 0.0),
             metrics=self.metrics,
             clock=lambda: 0.0,
-            keyring=self.keyring,
-            request_ids=RequestIds(),
+            keyring=Keyring(()),
+            request_ids=self.request_ids,
             ledger=self.ledger,
             cost=Cost(lambda: 0, dict),
         )
@@ -568,7 +568,7 @@ class Gateway(RuleBasedStateMachine):
         running = [exchange for exchange in self._exchanges() if not exchange._is_over]
         holding = [exchange for exchange in running if exchange._ticket is not None]
         assert self.admission.in_flight == len(holding) == len(running)
-        assert self.keyring.opened == len(self.ledger.settled) + len(running)
+        assert self.request_ids.opened == len(self.ledger.settled) + len(running)
 
     @invariant()
     def whoever_waits_is_in_line_and_nobody_else(self) -> None:
@@ -647,7 +647,7 @@ class Gateway(RuleBasedStateMachine):
         assert self.admission.in_flight == 0
         assert all((replica.in_flight, replica.work_tokens) == (0, 0) for replica in self.replicas)
         assert all(self.metrics.in_flight(replica.name) == 0 for replica in self.replicas)
-        assert self.keyring.opened == len(self.ledger.settled)
+        assert self.request_ids.opened == len(self.ledger.settled)
         left = [line for line in self.lines if line.is_open or line.is_connecting]
         idle = [connection for wire in self.wires.values() for connection in wire.engine.idle]
         assert all(line.connection.is_cut or line.connection in idle for line in left)
