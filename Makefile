@@ -5,7 +5,9 @@ BIN := $(VENV)/bin
 TORCH := torch==2.13.0+cpu
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
 COMPILED ?=
-FAST := $(if $(COMPILED),$(VENV)/compiled/.done)
+FAST := $(if $(filter-out 0,$(COMPILED)),$(VENV)/compiled/.done)
+# bench-gateway shows both, where there is a compiler (COMPILED=0: only what is installed).
+BOTH := $(if $(filter 0,$(COMPILED)),,$(if $(shell command -v cc),$(VENV)/compiled/.done))
 ARGS ?=
 
 .PHONY: serve test check fix docs bench-sizing bench-plan bench-speed bench-gateway bench-overload bench-million \
@@ -56,7 +58,7 @@ $(VENV)/compiled/.done: $(VENV)/.dev $(wildcard gateway/*.py gateway/*/*.py) pyp
 	@cd $(VENV)/compiled && rm -rf serving sizing benchmarks bin *.dist-info  # as they are in the tree, today and tomorrow
 	@rm -rf $(VENV)/source && touch $@
 
-compiled: $(VENV)/compiled/.done  ## the request path as machine code; then COMPILED=1 make serve, bench-gateway, bench-decision
+compiled: $(VENV)/compiled/.done  ## the request path as machine code; then COMPILED=1 make serve, bench-decision
 
 bench-sizing: $(VENV)/.dev  ## predicted beside logged memory and measured speed: LOGS=... CONFIGS=... PERF=... OUT=rows.jsonl
 	@$(BIN)/python -m benchmarks.sizing_logs $(if $(LOGS),--logs $(LOGS)) $(if $(CONFIGS),--configs $(CONFIGS)) \
@@ -69,8 +71,8 @@ bench-speed: $(VENV)/.dev  ## predicted beside measured speed: PERF=runs.json CO
 	@$(BIN)/python -m benchmarks.sizing_speed $(if $(PERF),--perf '$(PERF)') $(if $(CONFIGS),--configs '$(CONFIGS)') \
 		$(if $(OUT),--out '$(OUT)')
 
-bench-gateway: $(VENV)/.dev $(FAST)  ## what the gateway costs beside nginx and whichever peers are installed: ROUNDS=3 OUT=gateway.txt
-	@$(BIN)/python -m benchmarks.gateway_cost --rounds $(or $(ROUNDS),3) $(if $(FAST),--compiled $(VENV)/compiled) \
+bench-gateway: $(VENV)/.dev $(BOTH)  ## what the gateway costs beside nginx and whichever peers are installed: ROUNDS=3 OUT=gateway.txt
+	@$(BIN)/python -m benchmarks.gateway_cost --rounds $(or $(ROUNDS),3) $(if $(BOTH),--compiled $(VENV)/compiled) \
 		$(if $(OUT),--out '$(OUT)')
 
 bench-replay: $(VENV)/.dev  ## conversations over two real engines, under one routing policy after the other [OUT=replay.txt]

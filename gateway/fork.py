@@ -108,5 +108,5 @@ def _endpoint(method: bytes, url: bytes) -> Endpoint | None:
         endpoint = _BY_TARGET.get(url)
         if endpoint is not None:
             return endpoint
-    target = httptools.parse_url(url)
+    target: Any = httptools.parse_url(url)  # not as its stubs have it: what is not there is None
     return find_endpoint(method, unquote(target.path or b""), (target.query or b"").decode("latin-1"))

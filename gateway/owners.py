@@ -12,6 +12,9 @@ from gateway.replica import Pool, Replica
 from gateway.wire import Call, Fault
 
 
+_MOST_KINDS = 1000
+
+
 @dataclass(frozen=True, slots=True)
 class Owner:
     """Who made a response: `replica` by name, for `caller`, as `model`."""
@@ -24,11 +27,12 @@ class Owner:
 
 
 class Owners:
-    """Remembers the owners of the latest `most` responses (about 300 bytes each)."""
+    """Remembers the owners of the latest `most` responses (about 200 bytes each)."""
 
     def __init__(self, most: int = 20_000) -> None:
         self._most = most
         self._owners: OrderedDict[str, Owner] = OrderedDict()
+        self._kinds: dict[Owner, Owner] = {}
 
     def __len__(self) -> int:
         return len(self._owners)
@@ -38,7 +42,9 @@ class Owners:
         known = self._owners.get(response_id)
         if known is not None and known.caller != owner.caller:
             return
-        self._owners[response_id] = owner
+        if len(self._kinds) >= _MOST_KINDS:
+            self._kinds.clear()
+        self._owners[response_id] = self._kinds.setdefault(owner, owner)  # the same one for all that are equal
         self._owners.move_to_end(response_id)
         if len(self._owners) > self._most:
             self._owners.popitem(last=False)

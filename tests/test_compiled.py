@@ -13,6 +13,8 @@ PACKAGES = ("serving", "gateway", "sizing", "benchmarks", "tests")
 OF_COMPILED = (
     *("tests/gateway/routing", "tests/gateway/admission", "tests/gateway/wire"),
     *("tests/gateway/test_stream.py", "tests/gateway/test_failover.py", "tests/gateway/test_metrics.py"),
+    *("tests/gateway/test_lane.py", "tests/gateway/test_disconnect.py", "tests/gateway/test_bad_input.py"),
+    *("tests/gateway/test_control.py", "tests/gateway/test_continuation.py", "tests/gateway/test_heads.py"),
 )
 
 
@@ -26,7 +28,7 @@ def test_what_is_compiled_passes_the_same_tests(tmp_path: Path) -> None:
         shutil.copy(ROOT / file, tmp_path)
     wheel = ("-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", "dist", ".")
     _run(tmp_path, *wheel, HATCH_BUILD_HOOK_ENABLE_MYPYC="true")  # it leaves each module's machine code beside it
-    where = "import gateway.routing.router as one, gateway.wire.call as two; print(one.__file__, two.__file__)"
+    where = "import gateway.routing.router as one, gateway.exchange as two; print(one.__file__, two.__file__)"
     found = _run(tmp_path, "-c", where).split()
     assert [path.endswith(".so") and path.startswith(str(tmp_path)) for path in found] == [True, True]
     assert " passed" in _run(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", *OF_COMPILED)
