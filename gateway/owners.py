@@ -11,7 +11,6 @@ from gateway.errors import RefusedError
 from gateway.replica import Pool, Replica
 from gateway.wire import Call, Fault
 
-
 _MOST_KINDS = 1000
 
 
