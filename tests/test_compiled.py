@@ -13,7 +13,7 @@ PACKAGES = ("serving", "gateway", "sizing", "benchmarks", "tests")
 OF_COMPILED = (
     *("tests/gateway/routing", "tests/gateway/admission", "tests/gateway/wire"),
     *("tests/gateway/test_stream.py", "tests/gateway/test_failover.py", "tests/gateway/test_metrics.py"),
-    *("tests/gateway/test_lane.py", "tests/gateway/test_disconnect.py", "tests/gateway/test_bad_input.py"),
+    *("tests/gateway/test_lane.py", "tests/gateway/test_disconnect.py", "tests/gateway/test_odd_peers.py"),
     *("tests/gateway/test_control.py", "tests/gateway/test_continuation.py", "tests/gateway/test_heads.py"),
 )
 
