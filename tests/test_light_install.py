@@ -41,6 +41,14 @@ def test_the_commands_run_without_the_engine_stack(command: list[str]) -> None:
     assert "Usage: berth" in done.stdout
 
 
+def test_the_gateways_command_loads_nothing_of_sizing_or_of_tables() -> None:
+    done = run_without_engine_stack(
+        "import serving.cli, serving.commands.gateway\n"
+        "print(*sorted({name.partition('.')[0] for name in sys.modules} & {'gateway', 'sizing', 'benchmarks', 'rich'}))"
+    )
+    assert (done.stdout, done.stderr) == ("gateway\n", "")
+
+
 def test_the_blocker_blocks() -> None:
     done = run_without_engine_stack("import torch")
     assert "torch is not installed here" in done.stderr
