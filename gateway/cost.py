@@ -1,11 +1,12 @@
 """What the gateway itself costs: the time it adds, how late its event loop runs, processor, memory, connections."""
 
 import asyncio
+import resource
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
-import psutil
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -34,7 +35,6 @@ class Cost(Collector):
         self._clients = clients
         self._upstreams = upstreams
         self._clock = clock
-        self._process = psutil.Process()
 
     @contextmanager
     def watching(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
@@ -65,9 +65,7 @@ class Cost(Collector):
         yield CounterMetricFamily(
             "berth_gateway_cpu_seconds", "Processor time, user and system", value=time.process_time()
         )
-        yield GaugeMetricFamily(
-            "berth_gateway_resident_memory_bytes", "Resident memory", value=self._process.memory_info().rss
-        )
+        yield GaugeMetricFamily("berth_gateway_resident_memory_bytes", "Resident memory", value=_resident_bytes())
         yield GaugeMetricFamily(
             "berth_gateway_client_connections", "Connections of callers, idle ones too", value=self._clients()
         )
@@ -77,3 +75,9 @@ class Cost(Collector):
         for state, count in self._upstreams().items():
             upstreams.add_metric((state,), count)
         yield upstreams
+
+
+def _resident_bytes() -> int:
+    """The resident memory of this process, as Linux counts it (proc(5), statm); psutil would take 1 MB more of it."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * resource.getpagesize()

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import gc
+import logging
 import socket
 from collections.abc import AsyncIterator, Iterator
 
@@ -12,6 +13,7 @@ import uvicorn
 from gateway.app import Gateway
 from serving.errors import ConfigError
 
+_log = logging.getLogger("berth.serving")
 _BACKLOG = 2048
 _KEEP_ALIVE_S = 75  # longer than the pools of the SDKs in front, so that it is they who close idle connections
 _LAST_WORDS_S = 2
@@ -48,7 +50,7 @@ def url_of(listener: socket.socket) -> str:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: the order of a shutdown is decided in `serving.stack`."""
+    """uvicorn without its signal handlers: `serving.stack` and `serving.alone` decide the order of a shutdown."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -95,11 +97,12 @@ def _quiet_collector() -> None:
     gc.set_threshold(*_COLLECT_AFTER)
 
 
-async def drain(gateway: Gateway, timeout_s: float, hurry: asyncio.Event) -> int:
-    """Take no new requests and wait for the running ones; returns how many were left when time or patience ran out."""
+async def drain(gateway: Gateway, timeout_s: float, hurry: asyncio.Event) -> None:
+    """Take no new requests and wait for the running ones; says how many were left when time or patience ran out."""
     gateway.admission.is_draining = True
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s
     while gateway.admission.in_flight and loop.time() < deadline and not hurry.is_set():  # noqa: ASYNC110  (the hot path pays for no event)
         await asyncio.sleep(0.05)
-    return gateway.admission.in_flight
+    if gateway.admission.in_flight:
+        _log.warning("%d requests were still running when the drain ended", gateway.admission.in_flight)

@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 from gateway.app import Gateway
 from gateway.background import ended, working
 from gateway.replica import Replica
-from serving.change import compare_front
-from serving.config import door_settings, named_key
-from serving.environment import Environment
+from serving.door_change import compare_front
+from serving.door_config import door_settings
+from serving.environment import Environment, named_key
 from serving.errors import ConfigError
 from serving.front import EngineSection, FrontConfig
 from serving.rereading import Rereading

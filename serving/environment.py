@@ -1,8 +1,10 @@
-"""The variables Berth itself reads, without what a configuration file needs to be read."""
+"""The variables Berth itself reads, and those that a configuration names, without what is needed to read one."""
 
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from serving.errors import ConfigError
 
 
 def _text(variable: str) -> str | None:
@@ -35,3 +37,11 @@ class Environment:
 def _xdg(variable: str, fallback: str) -> Path:
     base = os.environ.get(variable)
     return (Path(base) if base else Path.home() / fallback) / "berth"
+
+
+def named_key(variable: str | None, whose: str) -> str | None:
+    """The key in the variable that a section names; None when it names none. Raises ConfigError."""
+    api_key = os.environ.get(variable) if variable else None
+    if variable and not api_key:
+        raise ConfigError(f"{whose}: its key is to be in {variable}, which is not set")
+    return api_key

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from serving.config import DoorConfig
+from serving.door_config import DoorConfig
 from serving.errors import ConfigError
 from serving.reading import apply_flags, read_yaml, said, validated
 from serving.routes import check_routes

@@ -7,12 +7,15 @@ from functools import partial
 
 from gateway.app import Gateway
 from serving.change import Change, compare
-from serving.config import StackConfig, child_environment, door_settings, key_variables
+from serving.config import StackConfig, child_environment, key_variables
+from serving.door_config import door_settings
 from serving.environment import Environment
+from serving.errors import PlacementError
 from serving.fleet import Fleet, numbered_apart
 from serving.placement import Folders, Placement
 from serving.rereading import Rereading
 from serving.supervisor import Supervisor
+from sizing.errors import SizingError
 
 Again = Callable[[], StackConfig]
 """Reads the configuration anew. Raises ConfigError."""
@@ -57,7 +60,10 @@ class Reloader(Rereading[StackConfig]):
         folders = Folders(self._folders.sockets / name, self._folders.logs / name)
         folders.sockets.mkdir()
         wanted = new.model_copy(update={"models": change.added})
-        placements = await asyncio.to_thread(self._place, wanted, folders)
+        try:
+            placements = await asyncio.to_thread(self._place, wanted, folders)
+        except SizingError as error:
+            raise PlacementError(str(error)) from error
         return [
             replace(placement, spec=replace(placement.spec, name=name))
             for placement, name in numbered_apart(placements, self.fleet.names())

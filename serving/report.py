@@ -1,15 +1,16 @@
-"""What `berth serve` and `berth gateway` print for people: the plan, the commands, the address, the first request."""
+"""What `berth serve` prints for people: the plan, the commands, and, when all is ready, the first request."""
 
 import shlex
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
 
 from gateway.app import Gateway
+from serving.announcing import say_door
 from serving.engine import argv
-from serving.front import FrontConfig
 from serving.placement import Placement
 from serving.progress import Progress
 from serving.supervisor import Supervisor
@@ -69,30 +70,8 @@ def announce(progress: Progress, gateway: Gateway, url: str, supervisors: Sequen
     for supervisor in supervisors:
         progress.say(f"{supervisor.placement.spec.name}: log {supervisor.placement.spec.log_path}")
     progress.say(f"ready in {progress.elapsed_s():.0f} s")
-    announce_door(progress.console, gateway, url)
+    say_door(partial(progress.console.print, highlight=False, markup=False, soft_wrap=True), gateway, url)
     print(first_request(url, supervisors[0].placement.spec.served_model_name, with_key=bool(gateway.config.keys)))
-
-
-def announce_door(console: Console, gateway: Gateway, url: str) -> None:
-    """Where the gateway is, what it serves and who may use it; plain lines, so that nothing is wrapped or cut."""
-    keys = len(gateway.config.keys)
-    who = f"{keys} known" if keys else "none: only this machine can reach it"
-    models = ", ".join(card.name for card in gateway.pool.cards()) or "asking the upstreams"
-    lines = (f"Berth is at {url}/v1", f"  models    {models}", f"  API keys  {who}", f"  metrics   {url}/metrics")
-    for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def show_front(config: FrontConfig, console: Console) -> None:
-    """What a file of `berth gateway` says, as it was understood."""
-    engines = [f"  {engine.name:20}  {engine.url}" for engine in config.engines]
-    models = [
-        f"  {model.name}: {', '.join(sorted(model.model_fields_set - {'name'})) or 'as all'}" for model in config.models
-    ]
-    counts = (("remotes", config.remotes), ("routes", config.routes), ("keys", config.gateway.keys))
-    rest = ", ".join(f"{len(found)} {what}" for what, found in counts)
-    for line in ("engines", *engines, *(("models", *models) if models else ()), rest):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def first_request(url: str, model: str, *, with_key: bool) -> str:

@@ -9,10 +9,9 @@ from typing import Generic, TypeVar
 
 from gateway.app import Gateway
 from gateway.errors import ConfigError as GatewayConfigError
-from serving.config import DoorConfig
+from serving.door_config import DoorConfig
 from serving.errors import ServingError
 from serving.signals import on_hangup
-from sizing.errors import SizingError
 
 _log = logging.getLogger("berth.serving")
 C = TypeVar("C", bound=DoorConfig)
@@ -63,7 +62,7 @@ class Rereading(ABC, Generic[C]):
                 raise GatewayConfigError("engines are still starting, or stopping already")
             try:
                 lines = await self._follow(await asyncio.to_thread(again))
-            except (ServingError, SizingError, OSError) as error:
+            except (ServingError, OSError) as error:
                 raise GatewayConfigError(str(error)) from error
             for line in lines or ("nothing changed",):
                 _log.info("configuration read again: %s", line)

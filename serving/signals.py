@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from rich.console import Console
-
 
 @dataclass(slots=True)
 class Signals:
@@ -18,15 +16,15 @@ class Signals:
 
     @classmethod
     @contextmanager
-    def handled(cls, console: Console) -> Iterator["Signals"]:
-        """Take over both signals while the block runs."""
+    def handled(cls, say: Callable[[str], object]) -> Iterator["Signals"]:
+        """Take over both signals while the block runs; `say` takes a line for who pressed the keys."""
         signals = cls(asyncio.Event(), asyncio.Event())
 
         def received() -> None:
             if signals.stop.is_set():
                 signals.hurry.set()
             else:
-                console.print("\nstopping; press Ctrl-C again not to wait for running requests", highlight=False)
+                say("\nstopping; press Ctrl-C again not to wait for running requests")
                 signals.stop.set()
 
         loop = asyncio.get_running_loop()

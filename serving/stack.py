@@ -1,4 +1,4 @@
-"""One `berth serve` or `berth gateway` from its config to its end: models, placement, door, engines, drain."""
+"""One `berth serve` from its config to its end: models, placement, door, engines, drain."""
 
 import asyncio
 import logging
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -23,13 +24,11 @@ from serving.config import (
     ModelSection,
     StackConfig,
     child_environment,
-    door_settings,
     visible_gpus,
 )
-from serving.elsewhere import Elsewhere
+from serving.door_config import door_settings
 from serving.environment import Environment
 from serving.errors import PlacementError
-from serving.front import FrontConfig
 from serving.placement import Folders, Known, Placement, place
 from serving.preflight import engine_release, is_cpu_build, require_engine
 from serving.progress import Progress
@@ -98,7 +97,7 @@ async def _run(
     try:
         with tempfile.TemporaryDirectory(prefix="berth-") as sockets:
             folders = Folders(Path(sockets), _log_folder(environment.state() / "logs"))
-            with Signals.handled(console) as signals:
+            with Signals.handled(partial(console.print, highlight=False)) as signals:
                 stopped = signals.stop.is_set
                 placements = await asyncio.to_thread(prepare, config, environment, folders, progress, stopped)
                 if stopped():
@@ -112,32 +111,6 @@ async def _run(
                 return await _serve(environment, gateway, listener, placements, reloader, progress, signals)
     finally:
         listener.close()
-
-
-async def run_gateway(
-    config: FrontConfig,
-    environment: Environment,
-    console: Console,
-    api_key: str | None,
-    again: Callable[[], FrontConfig] | None,
-) -> int:
-    """The gateway alone, in front of engines started elsewhere, until told to stop; returns the exit status. `api_key`
-    is for engines that name no variable with theirs, `again` as in `run`. Raises ServingError."""
-    with telemetry(config.gateway.tracing, environment) as told:
-        gateway = Gateway(door_settings(config, environment), tracing=told.tracing, readers=told.readers)
-        engines = Elsewhere(config, again, environment, gateway, api_key)
-        listener = door.bind(config.gateway.host, config.gateway.port)
-        try:
-            with Signals.handled(console) as signals, engines.listening():
-                async with door.open_door(gateway, listener), engines.watched():
-                    report.announce_door(console, gateway, door.url_of(listener))
-                    engines.is_open = True
-                    await signals.stop.wait()
-                    engines.is_open = False
-                    await _drained(gateway, engines.config.gateway.drain_timeout_s, signals)
-        finally:
-            listener.close()
-    return 0
 
 
 async def _serve(
@@ -164,7 +137,7 @@ async def _serve(
             reloader.is_open = True
             await fleet.serve(signals)
             reloader.is_open = False
-            await _drained(gateway, reloader.config.gateway.drain_timeout_s, signals)
+            await door.drain(gateway, reloader.config.gateway.drain_timeout_s, signals.hurry)
         finally:
             await fleet.end(signals)
     return 0
@@ -176,12 +149,6 @@ async def _learn(placements: list[Placement], environment: Environment) -> None:
         await asyncio.to_thread(calibrating.learn, placements, environment)
     except Exception:  # noqa: BLE001  (what is served now must not end over a figure that would be nice to have later)
         _log.warning("what the engines logged at their start is not kept", exc_info=True)
-
-
-async def _drained(gateway: Gateway, timeout_s: float, signals: Signals) -> None:
-    left = await door.drain(gateway, timeout_s, signals.hurry)
-    if left:
-        _log.warning("%d requests were still running when the drain ended", left)
 
 
 def _convert_demo(

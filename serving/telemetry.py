@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from gateway.app import VERSION
 from gateway.ledger import Reader
 from gateway.tracing import Tracing
-from serving.config import TracingSection
+from serving.door_config import TracingSection
 from serving.environment import Environment
 from serving.errors import ConfigError
 

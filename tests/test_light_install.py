@@ -41,6 +41,15 @@ def test_the_commands_run_without_the_engine_stack(command: list[str]) -> None:
     assert "Usage: berth" in done.stdout
 
 
+def test_the_gateways_command_loads_no_room_but_its_own_and_nothing_it_can_do_without() -> None:
+    done = run_without_engine_stack("""
+import serving.cli, serving.commands.gateway
+loaded = {name.partition(".")[0] for name in sys.modules}
+print(*sorted(loaded & {"gateway", "serving", "sizing", "benchmarks", "psutil", "rich"}))
+""")
+    assert (done.stdout, done.stderr) == ("gateway serving\n", "")
+
+
 def test_the_blocker_blocks() -> None:
     done = run_without_engine_stack("import torch")
     assert "torch is not installed here" in done.stderr

@@ -10,14 +10,8 @@ import typer.main
 import yaml
 
 from serving.cli import app
-from serving.config import (
-    GatewaySection,
-    KeySection,
-    ModelSection,
-    StackConfig,
-    TracingSection,
-    door_settings,
-)
+from serving.config import ModelSection, StackConfig
+from serving.door_config import GatewaySection, KeySection, TracingSection, door_settings
 from serving.elsewhere import engine_keys
 from serving.environment import Environment
 from serving.front import EngineSection, FrontConfig

@@ -51,7 +51,7 @@ def calibrate(
 
     Rows of start-up records in JSON or JSONL are read as well. Exits with 2 when nothing could be compared.
     """
-    with failing_in_one_line("berth size calibrate"):
+    with failing_in_one_line("berth size calibrate", SizingError):
         path = table or table_path(Environment())
         known = load_calibration(path)
         fresh, left_out = _observed(logs, gpu_name, model)

@@ -10,14 +10,15 @@ import orjson
 import typer
 
 from gateway.access_log import LogFormat
-from gateway.errors import ConfigError as GatewayConfigError
 from serving.errors import ServingError, StartError
-from sizing.errors import SizingError
 
 
 @contextmanager
-def failing_in_one_line(command: str) -> Iterator[None]:
-    """Turn our errors into one line on standard error and the right exit status; a failed start shows its log first."""
+def failing_in_one_line(command: str, *others: type[Exception]) -> Iterator[None]:
+    """Turn our errors into one line on standard error and the right exit status; a failed start shows its log first.
+
+    `others` are those of other rooms that the command goes into; it loads no room to fail only.
+    """
     try:
         yield
     except StartError as error:
@@ -28,7 +29,7 @@ def failing_in_one_line(command: str) -> Iterator[None]:
     except ServingError as error:
         typer.echo(f"{command}: {error}", err=True)
         raise typer.Exit(error.exit_status) from None
-    except (SizingError, GatewayConfigError) as error:
+    except others as error:
         typer.echo(f"{command}: {error}", err=True)
         raise typer.Exit(2) from None
     except OSError as error:

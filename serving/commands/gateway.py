@@ -5,11 +5,12 @@ from typing import Annotated
 
 import typer
 import uvloop
-from rich.console import Console
 
-from serving import report, stack
+from gateway.errors import ConfigError
+from serving import alone
+from serving.announcing import say_front
 from serving.commands.common import failing_in_one_line, logging_to_stderr
-from serving.config import door_settings
+from serving.door_config import door_settings
 from serving.elsewhere import engine_keys
 from serving.environment import Environment
 from serving.front import FrontConfig, load_front
@@ -64,8 +65,7 @@ def gateway(
         "gateway.routing": routing,
         "gateway.log_format": log_format,
     }
-    console = Console()
-    with failing_in_one_line("berth gateway"):
+    with failing_in_one_line("berth gateway", ConfigError):
         environment = Environment()
 
         def load() -> FrontConfig:
@@ -75,9 +75,9 @@ def gateway(
         if dry_run:
             engine_keys(config.engines, upstream_api_key)
             door_settings(config, environment)
-            report.show_front(config, console)
+            say_front(typer.echo, config)
             return
         logging_to_stderr(log_format=config.gateway.log_format)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             again = None if file is None else load
-            raise typer.Exit(runner.run(stack.run_gateway(config, environment, console, upstream_api_key, again)))
+            raise typer.Exit(runner.run(alone.run(config, environment, typer.echo, upstream_api_key, again)))

@@ -9,12 +9,14 @@ import typer
 import uvloop
 from rich.console import Console
 
+from gateway.errors import ConfigError
 from serving import report, stack
 from serving.commands.common import failing_in_one_line, logging_to_stderr
 from serving.config import load_stack
 from serving.environment import Environment
 from serving.placement import Folders
 from serving.progress import Progress
+from sizing.errors import SizingError
 
 _TARGET = typer.Argument(
     metavar="[MODEL|FILE.yaml]",
@@ -62,7 +64,7 @@ def serve(
         "enable_expert_parallel": enable_expert_parallel,
         "quantization": quantization,
     }
-    with failing_in_one_line("berth serve"):
+    with failing_in_one_line("berth serve", ConfigError, SizingError):
         environment = Environment()
         config = load_stack(target, environment, overrides)
         if dry_run or explain:

@@ -86,7 +86,7 @@ def size(
     Cards side by side: berth size compare. Start-up logs into better answers: berth size calibrate.
     Exits with 0 when it fits, 1 when it does not, and 2 when the question cannot be answered.
     """
-    with failing_in_one_line("berth size"):
+    with failing_in_one_line("berth size", SizingError):
         table = current(Environment()) if calibration else None
         if questions is not None:
             if model is not None:

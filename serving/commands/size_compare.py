@@ -15,7 +15,7 @@ from sizing.compare import compare as compared
 from sizing.compare_report import render_comparison, render_matrix
 from sizing.cost import ApiPrice
 from sizing.document import comparison_json
-from sizing.errors import QuestionError
+from sizing.errors import QuestionError, SizingError
 from sizing.hub import load_model
 from sizing.model import ModelShape
 from sizing.outlook import outlook
@@ -65,7 +65,7 @@ def compare(
 
     Exits with 0 when some card is enough, 1 when none is, and 2 when the question cannot be answered.
     """
-    with failing_in_one_line("berth size compare"):
+    with failing_in_one_line("berth size compare", SizingError):
         workload = Workload(
             prompt_tokens=token_flag(prompt_tokens, "--prompt-tokens"),
             output_tokens=token_flag(output_tokens, "--output-tokens"),

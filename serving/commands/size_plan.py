@@ -15,7 +15,7 @@ from sizing.compare import option
 from sizing.detect import detect
 from sizing.document import as_json
 from sizing.drafters import Drafter
-from sizing.errors import QuestionError
+from sizing.errors import QuestionError, SizingError
 from sizing.goal import Goal
 from sizing.gpu import Device
 from sizing.hub import load_model
@@ -54,7 +54,7 @@ def plan(
 
     Exits with 0 when there is one, 1 when there is none, and 2 when the question cannot be answered.
     """
-    with failing_in_one_line("berth size plan"):
+    with failing_in_one_line("berth size plan", SizingError):
         box = _box(cards)
         bound = latency_bound(slo) if slo else None
         goal = Goal(

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from serving.config import GatewaySection
+from serving.door_config import GatewaySection
 from tests.deploy.conftest import DEPLOY
 
 _LONGEST_ENGINE_STOP_S = 25  # serving.supervisor: 5 s to drain, 20 s before it is killed

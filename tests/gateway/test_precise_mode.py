@@ -12,7 +12,8 @@ import pytest
 
 from gateway.errors import ConfigError
 from gateway.kv_events import source
-from serving.config import StackConfig, door_settings
+from serving.config import StackConfig
+from serving.door_config import door_settings
 from serving.environment import Environment
 from serving.front import load_front
 from tests.fake_engine import FakeEngine, Script, Seen, json_answer, running

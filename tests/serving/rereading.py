@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from gateway.app import Gateway
-from serving.config import DoorConfig
+from serving.door_config import DoorConfig
 from serving.rereading import Rereading
 from tests.gateway.harness import Door, opened
 

@@ -5,7 +5,8 @@ import pytest
 from gateway.admission.rates import CallerLimits
 from gateway.config import Queue, Slo
 from serving.change import compare
-from serving.config import GatewaySection, ModelSection, StackConfig, gateway_config
+from serving.config import ModelSection, StackConfig
+from serving.door_config import GatewaySection, gateway_config
 from serving.environment import Environment
 from serving.errors import ConfigError
 from serving.reading import validated

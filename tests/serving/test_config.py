@@ -5,15 +5,8 @@ from pathlib import Path
 import pytest
 
 from gateway.config import GatewayConfig, Timeouts
-from serving.config import (
-    DEMO_MODEL,
-    GatewaySection,
-    KeySection,
-    child_environment,
-    gateway_config,
-    load_stack,
-    visible_gpus,
-)
+from serving.config import DEMO_MODEL, child_environment, load_stack, visible_gpus
+from serving.door_config import GatewaySection, KeySection, gateway_config
 from serving.environment import Environment
 from serving.errors import ConfigError
 from serving.quantity import token_count

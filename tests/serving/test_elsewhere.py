@@ -15,7 +15,7 @@ from gateway.app import Gateway
 from gateway.identity import new_key
 from gateway.replica import ModelCard
 from serving import elsewhere
-from serving.config import door_settings
+from serving.door_config import door_settings
 from serving.elsewhere import Elsewhere
 from serving.environment import Environment
 from serving.front import FrontConfig, load_front

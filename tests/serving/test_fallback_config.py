@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from gateway.config import TROUBLES, GatewayConfig, Hedge, Step
-from serving.config import StackConfig, child_environment, gateway_config, key_variables, load_stack
+from serving.config import StackConfig, child_environment, key_variables, load_stack
+from serving.door_config import gateway_config
 from serving.environment import Environment
 from serving.errors import ConfigError
 

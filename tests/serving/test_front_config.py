@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from gateway.config import GatewayConfig, Hedge, Slo, Step
-from serving.change import compare_front
-from serving.config import ModelSection, door_settings, load_stack
+from serving.config import ModelSection, load_stack
+from serving.door_change import compare_front
+from serving.door_config import door_settings
 from serving.elsewhere import engine_keys
 from serving.environment import Environment
 from serving.errors import ConfigError

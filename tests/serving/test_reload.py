@@ -21,7 +21,8 @@ from gateway.identity import new_key
 from gateway.patience import Patience
 from gateway.replica import ModelCard, Replica
 from gateway.upstream import Upstream
-from serving.config import StackConfig, gateway_config, load_stack
+from serving.config import StackConfig, load_stack
+from serving.door_config import gateway_config
 from serving.environment import Environment
 from serving.errors import PlacementError, StartError
 from serving.fleet import Fleet, numbered_apart

@@ -8,7 +8,8 @@ from gateway.canary import RollbackConfig
 from gateway.config import GatewayConfig
 from gateway.rules import Mirror, Rule, When
 from serving.change import compare
-from serving.config import StackConfig, gateway_config, load_stack
+from serving.config import StackConfig, load_stack
+from serving.door_config import gateway_config
 from serving.environment import Environment
 from serving.errors import ConfigError
 

@@ -10,7 +10,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from serving import telemetry as telemetry_module
-from serving.config import TracingSection
+from serving.door_config import TracingSection
 from serving.environment import Environment
 from serving.errors import ConfigError
 from serving.telemetry import telemetry
