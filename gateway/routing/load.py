@@ -11,14 +11,17 @@ KV_WEIGHT = 1 / 32
 """And how much one token in the KV cache of a request in flight does: decodes read it in every step, and what requests
 hold is missing to the prefixes that others come back for. Both are exact in binary, so that sums do not drift."""
 
+PUSH_OUT_WEIGHT = 2
+"""And how much more one token does that pushes out of a KV cache what was used only now."""
+
 
 class Load:
     """Charged when a request is placed, before anything else happens; given back by its `Pick`."""
 
     __slots__ = (
         "_rate", "ahead_tokens", "block_tokens", "in_flight", "kv_capacity_tokens", "kv_tokens", "name",
-        "output_tokens", "picks", "queued_tokens", "s_per_token", "share", "slot", "tick", "token_s", "ttft_s",
-        "turn", "waiting", "work_tokens",
+        "output_tokens", "own_weight", "picks", "queued_tokens", "s_per_token", "share", "slot", "tick", "token_s",
+        "ttft_s", "turn", "waiting", "work_tokens",
     )  # fmt: skip
 
     def __init__(self, name: str, kv_capacity_tokens: int | None = None) -> None:
@@ -45,6 +48,9 @@ class Load:
         self.kv_capacity_tokens = kv_capacity_tokens
         self.block_tokens = 16
         """Of the engine's KV cache: it finds whole blocks only."""
+        self.own_weight = 1.0
+        """How much one more uncached prompt token counts beside one that is ahead of it: up to PUSH_OUT_WEIGHT more,
+        the more recently its KV cache used what it would lose next; no more while there is room."""
         self._rate = PrefillRate(_S_PER_TOKEN)
         self.s_per_token = self.token_s = _S_PER_TOKEN
         """Prefill seconds per uncached token, learnt from its own answers; and for its share."""

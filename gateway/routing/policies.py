@@ -15,11 +15,10 @@ from gateway.routing.route import Route
 L = TypeVar("L", bound=Load)
 Policy = Callable[[Route, Sequence[L]], L]
 
-_NEAR = 1.1
+_NEAR = 0.1
 _NEAR_S = 0.002
-_STAY = 6
-_GOOD_SHARE = 0.5
-_MOST = 0.9
+_COPY = 25
+_HOT = 8
 FADES_AFTER = 100
 _OVERLOAD = 1.25
 _OVERLOAD_TOKENS = 2000
@@ -42,58 +41,38 @@ def least_work(route: Route, candidates: Sequence[L]) -> L:
 
 
 def prefix(route: Route, candidates: Sequence[L]) -> L:
-    """The shortest expected wait,
+    """The lowest cost in seconds,
 
-        (queued + own uncached + OUTPUT_WEIGHT x likely output in flight + KV_WEIGHT x KV cache in flight) tokens
+        (ahead + own x (own_weight + copy) - (prompt - held by whoever holds most) x copy) tokens
         x seconds per token / share
 
-    but for half a prompt or more that is in a KV cache: its holder may take longer by STAY times what that part would
-    take to compute. Computed anew it would delay all behind it, and push out what others come back for. A part that is
-    asked for so often that every replica will need it is not waited for: the sooner it is in all of them, the better.
-    Waits that differ by less than a tenth are the same: among those the least work, and then the turn.
+    which is the expected wait for what is ahead and for the own uncached tokens, and what it does to others that these
+    are computed here:
+
+    - own_weight - 1: they push something out, and the less long ago that was used, the sooner it is asked for again;
+    - copy, for those that another one holds: computed anew they delay all behind them, and take room twice. _COPY, but
+      less by the square for what was used within the last _HOT requests that came or went: all will need it, and the
+      sooner it is in all of them, the better.
+
+    Costs that differ by less than a tenth of the wait are the same: among those the least work, and then the turn.
     """
-    prompt, held = route.prompt_tokens, route.cached_tokens
-    if held:
-        waits = [(load.ahead_tokens + prompt - held.get(load.slot, 0)) * load.token_s for load in candidates]
+    prompt, held = route.prompt_tokens, route.cached_tokens.get
+    if route.cached_tokens:
+        copy = _COPY * min(route.used_ago / _HOT, 1.0) ** 2
+        anywhere = copy * (prompt - max(route.cached_tokens.values()))
+        costs = [
+            (load.ahead_tokens + own * (load.own_weight + copy) - anywhere) * load.token_s
+            for load in candidates
+            for own in [prompt - held(load.slot, 0)]
+        ]
     else:
-        waits = [(load.ahead_tokens + prompt) * load.token_s for load in candidates]
-    limit_s = min(waits) * _NEAR + _NEAR_S
-    if route.used_ago > len(candidates):
-        holders = _holders(route, candidates, waits, limit_s)
-        if len(holders) == 1:
-            return holders[0][1]
-        if holders:
-            waits = [wait_s for wait_s, _ in holders]
-            return _least([load for _, load in holders], waits, min(waits) * _NEAR + _NEAR_S)
-    return _least(candidates, waits, limit_s)
-
-
-def _least(loads: Sequence[L], waits: Sequence[float], limit_s: float) -> L:
-    """`least_work` of those that take no longer than `limit_s`, which one of them does."""
-    best, least = None, 0.0
-    for load, wait_s in zip(loads, waits, strict=False):
-        if wait_s <= limit_s:
-            work = load.work_tokens / load.share
-            if best is None or work < least or (work == least and load.turn < best.turn):
-                best, least = load, work
-    return best or loads[0]
-
-
-def _holders(route: Route, candidates: Sequence[L], waits: Sequence[float], limit_s: float) -> list[tuple[float, L]]:
-    """Those that hold nearly the most, half of the prompt at least, and do not take too long; with their waits."""
-    held = route.cached_tokens.get
-    good = _GOOD_SHARE * route.prompt_tokens
-    if max(route.cached_tokens.values(), default=0) < good:
-        return []
-    found = [
-        (tokens, wait_s, load)
-        for load, wait_s in zip(candidates, waits, strict=False)
-        if (tokens := held(load.slot, 0)) >= good and wait_s - _STAY * tokens * load.token_s <= limit_s
-    ]
-    if not found:
-        return []
-    enough = _MOST * max([tokens for tokens, _, _ in found])
-    return [(wait_s, load) for tokens, wait_s, load in found if tokens >= enough]
+        costs = [(load.ahead_tokens + prompt * load.own_weight) * load.token_s for load in candidates]
+    least = min(costs)
+    best = candidates[costs.index(least)]
+    wait_s = (best.ahead_tokens + prompt - held(best.slot, 0)) * best.token_s
+    limit = least + _NEAR * wait_s + _NEAR_S
+    near = [load for load, cost in zip(candidates, costs, strict=False) if cost <= limit]
+    return least_work(route, near) if len(near) > 1 else best
 
 
 def session(route: Route, candidates: Sequence[L]) -> L:

@@ -34,7 +34,7 @@ class Route:
         """So many leading blocks of the chain are held by the one that holds most; of several looks the fewest, since
         what the request itself has left somewhere was not there for it to find."""
         self.used_ago = 0
-        """Requests since the last one that had all the blocks of the chain that anybody holds."""
+        """Requests that came or went since the last one that had all the blocks of the chain that anybody holds."""
 
     def tokens_of(self, blocks: int) -> int:
         """So many leading blocks of the chain, without the prompt's last token."""

@@ -5,7 +5,7 @@ from typing import Generic, Literal, TypeVar
 
 from gateway.routing.fate import NOTHING, Expected, Fate, fates
 from gateway.routing.index import PrefixIndex
-from gateway.routing.load import Load
+from gateway.routing.load import PUSH_OUT_WEIGHT, Load
 from gateway.routing.lost import Loss
 from gateway.routing.policies import Policy
 from gateway.routing.route import NO_HITS, Route
@@ -106,6 +106,8 @@ class Pick(Generic[L]):
             self.is_waiting = False
             self.load.prefilled(self.uncached_tokens, None)
             self._router.abandoned(self)
+        else:
+            self._router.left(self)
         route = self.route
         self.load.give_back(self.uncached_tokens, route.prompt_tokens, route.output_tokens, is_trial=self.is_trial)
 
@@ -116,18 +118,25 @@ class Router(Generic[L]):
     def __init__(self, policy: Policy[L]) -> None:
         self.policy = policy
         self.index = PrefixIndex()
-        self._ticks = 0
+        self._ticks = self._picks = 0
+        self._oldest: dict[int, int] = {}
+        """By slot, when it last used what its KV cache would lose next; of those only that have no room."""
         self._pending: dict[int, dict[int, bool]] = {}
+        self._emptied: dict[int, int] = {}
+        """By slot, when its cache was last empty, as far as we know."""
 
     def add(self, load: L) -> None:
         """One more replica."""
         load.slot = self.index.add()
+        load.own_weight = 1.0
         self._pending[load.slot] = {}
+        self._emptied[load.slot] = self._ticks
 
     def remove(self, load: L) -> None:
         """It is gone."""
         self.index.remove(load.slot)
-        del self._pending[load.slot]
+        del self._pending[load.slot], self._emptied[load.slot]
+        self._has_room(load)
         load.slot = -1
 
     def restarted(self, load: L) -> None:
@@ -135,6 +144,8 @@ class Router(Generic[L]):
         if load.slot >= 0:
             self.index.forget(load.slot, "restarted")
             self._pending[load.slot].clear()  # whoever was there has nothing more to say of its blocks
+            self._emptied[load.slot] = self._ticks
+            self._has_room(load)
 
     # Where engines say themselves what they hold (`precise.Believer`)
     def found(self, slot: int, texts: Sequence[int]) -> None:
@@ -149,6 +160,7 @@ class Router(Generic[L]):
         """It held nothing a moment ago."""
         oldest = next(iter(self._pending[slot]), self._ticks + 1)  # since then it may have been computed anew
         self.index.emptied(slot, oldest)
+        self._emptied[slot] = oldest - 1
 
     def unsure(self, slot: int, texts: Sequence[int]) -> None:
         """It held these, and will not say when it does not any more."""
@@ -177,8 +189,9 @@ class Router(Generic[L]):
     def place(self, route: Route, load: L) -> Pick[L]:
         """The same for a replica that is chosen already; `look` comes first."""
         self._ticks += 1
+        self._picks += 1
         pick = Pick(self, route, load, self._ticks)
-        load.tick = self._ticks
+        load.tick = self._picks
         chain = route.chain
         if chain.hashes and load.slot >= 0:
             self._remember(pick, load)
@@ -198,8 +211,9 @@ class Router(Generic[L]):
         if pending:
             pick._sure_before = next(iter(pending))
         pending[tick] = True
-        capacity = load.kv_capacity_tokens or _UNKNOWN_CAPACITY_TOKENS
-        pick._used = self.index.touch(load.slot, hashes, ends, tick, int(capacity / route.tokens_per_unit))
+        capacity = _capacity(load, route)
+        pick._used = self.index.touch(load.slot, hashes, ends, tick, capacity)
+        self._weigh(load, capacity)
 
     # Called by a pick
     def prefilled(self, pick: Pick[L]) -> None:
@@ -211,6 +225,33 @@ class Router(Generic[L]):
         """Its new blocks are not, nor will they be."""
         if self._was_pending(pick):
             self.index.forget_new(pick.load.slot, pick.route.chain.hashes, pick._tick)
+
+    def left(self, pick: Pick[L]) -> None:
+        """It is no longer there; its blocks are, and could not be pushed out as long as it was."""
+        load, route = pick.load, pick.route
+        slot = load.slot
+        if slot < 0 or pick._tick <= self._emptied[slot]:
+            return  # its cache has been emptied since
+        self._ticks += 1
+        hashes, ends, size = route.chain
+        rest = size - (ends[len(hashes) - 1] if hashes else 0) + int(route.output_tokens / route.tokens_per_unit)
+        capacity = _capacity(load, route)
+        self.index.left(slot, hashes, ends, self._ticks, capacity, max(rest, 0))
+        self._weigh(load, capacity)
+
+    def _weigh(self, load: L, capacity: int) -> None:
+        """How long ago did it use what it would lose next, between now and the one where that is longest ago?"""
+        full, oldest = self._oldest, self.index.oldest(load.slot, capacity)
+        if oldest:
+            full[load.slot] = oldest
+            first = min(full.values())
+            load.own_weight = 1.0 + PUSH_OUT_WEIGHT * (oldest - first) / (self._ticks + 1 - first)
+        else:
+            self._has_room(load)
+
+    def _has_room(self, load: L) -> None:
+        self._oldest.pop(load.slot, None)
+        load.own_weight = 1.0
 
     def _was_pending(self, pick: Pick[L]) -> bool:
         """Whether its replica is still the one it was placed on; it is pending no more."""
@@ -230,8 +271,15 @@ class Router(Generic[L]):
         if missing == 0 and capacity_tokens and self.index.units(slot) * route.tokens_per_unit < capacity_tokens / 2:
             # too little has come since to have pushed it out: everything is gone
             self.index.forget_older(slot, pick._sure_before - 1, "restarted")
+            self._emptied[slot] = pick._sure_before - 1
+            self._has_room(pick.load)
             return "restarted"
         return "evicted"
+
+
+def _capacity(load: Load, route: Route) -> int:
+    """Of its KV cache, in units of the route's text."""
+    return int((load.kv_capacity_tokens or _UNKNOWN_CAPACITY_TOKENS) / route.tokens_per_unit)
 
 
 def _first_missing(route: Route, prompt_tokens: int, found_tokens: int) -> int:

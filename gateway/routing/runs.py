@@ -1,6 +1,6 @@
 """Neighbouring blocks of prompts, held as one, and what one replica holds of them."""
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 
 Found = list[tuple[tuple[int, ...], int]]
@@ -93,12 +93,12 @@ class Run:
 class Cache:
     """What one replica is believed to hold, by what it was sent: of each prompt a beginning."""
 
-    __slots__ = ("bit", "blocks", "fresh", "order", "slot", "units", "used")
+    __slots__ = ("bit", "blocks", "fresh", "order", "rests", "rests_units", "slot", "units", "used")
 
     def __init__(self, slot: int) -> None:
         self.slot = slot
         self.bit = 1 << slot
-        self.blocks = self.units = 0
+        self.blocks = self.units = self.rests_units = 0
         self.used: dict[Run, int] = {}
         """When each run was last used: ticks grow with each request."""
         self.order: OrderedDict[int, Run] = OrderedDict()
@@ -106,6 +106,9 @@ class Cache:
         the first of them to go."""
         self.fresh: dict[Run, tuple[int, int]] = {}
         """Runs that nobody has computed there yet: since which tick, and how many requests are about to."""
+        self.rests: deque[tuple[int, int]] = deque()
+        """By tick, the units of what else requests have left when they went: nobody asks for it, and it takes room
+        until it is the oldest."""
 
     def use(self, run: Run, tick: int) -> int | None:
         """All of it, now; `order` is told by the caller, once for the deepest run. Returns when it had last used it;
@@ -124,6 +127,15 @@ class Cache:
             since, requests = self.fresh[run]
             self.fresh[run] = since, requests + 1
         return known
+
+    def leave(self, tick: int, units: int) -> None:
+        """A request has left so much that nobody asks for."""
+        self.rests.append((tick, units))
+        self.rests_units += units
+
+    def lose_rest(self) -> None:
+        """The oldest of that is gone."""
+        self.rests_units -= self.rests.popleft()[1]
 
     def copy(self, run: Run, head: Run) -> None:
         """`head` was a part of `run`."""

@@ -16,6 +16,7 @@ from gateway.routing.words import Words
 _MOST_BLOCKS = 20_000  # of 64 tokens at least: 1.3 million
 _MOST_MASKS = 1000
 _LITTLE = 0.001  # of a KV cache
+_FULL = 0.9
 
 
 class Sent:
@@ -134,9 +135,27 @@ class Sent:
             above = run
         if above is not None:
             cache.order[tick] = above
-        if cache.units > capacity or cache.blocks > _MOST_BLOCKS:
+        if cache.units + cache.rests_units > capacity or cache.blocks > _MOST_BLOCKS:
             self._make_room(cache, capacity)
         return before
+
+    def left(
+        self, slot: int, hashes: tuple[int, ...], ends: Sequence[int], tick: int, capacity: int, rest: int
+    ) -> None:
+        """A request that had these blocks computed or found them goes: until now nobody could push them out, and now
+        they are the newest. It leaves `rest` units more: its answer, and what of its prompt is in no block."""
+        self.touch(slot, hashes, ends, tick, capacity)
+        self.computed(slot, hashes)
+        cache = self._caches[slot]
+        cache.leave(tick, rest)
+        self._make_room(cache, capacity)
+
+    def oldest(self, slot: int, capacity: int) -> int:
+        """When the replica last used what it would lose first; 0 while there is room for more."""
+        cache = self._caches[slot]
+        if cache.units + cache.rests_units < _FULL * capacity:
+            return 0
+        return next(iter(cache.order), 0)
 
     def _new(
         self, cache: Cache, hashes: tuple[int, ...], at: int, ends: Sequence[int], tick: int, above: Run | None
@@ -207,7 +226,11 @@ class Sent:
         nothing goes at once."""
         order, used = cache.order, cache.used
         little = capacity * _LITTLE
-        while (over := cache.units - capacity) > 0 or cache.blocks > _MOST_BLOCKS:
+        rests = cache.rests
+        while (over := cache.units + cache.rests_units - capacity) > 0 or cache.blocks > _MOST_BLOCKS:
+            if rests and (not order or rests[0][0] <= next(iter(order))):
+                cache.lose_rest()
+                continue
             tick, run = order.popitem(last=False)
             size = run.size if run.part is None else run.units(0, run.held(cache.slot))
             keep = 0 if size <= over or size <= little else self._spared(cache, run, over)
@@ -291,6 +314,8 @@ class Sent:
     def forget_older(self, slot: int, tick: int, loss: Loss) -> None:
         """Of what the replica last used at `tick` or before, nothing is there any more."""
         cache = self._caches[slot]
+        while cache.rests and cache.rests[0][0] <= tick:
+            cache.lose_rest()
         while cache.order and (oldest := next(iter(cache.order))) <= tick:
             self._drop(cache, cache.order[oldest], loss)
 

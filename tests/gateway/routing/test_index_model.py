@@ -25,6 +25,17 @@ class _Cache:
     """When each was last used, the first to go first."""
     waiting: dict[int, set[int]] = field(default_factory=dict)
     """By block that nobody has computed yet, the requests that are about to, by their ticks."""
+    rests: dict[int, int] = field(default_factory=dict)
+    """Among the blocks, under names of their own: the size of what requests have left that nobody asks for."""
+
+    @property
+    def units(self) -> int:
+        return BLOCK * (len(self.blocks) - len(self.rests)) + sum(self.rests.values())
+
+    @property
+    def named(self) -> dict[int, int]:
+        """Without the rests."""
+        return {value: tick for value, tick in self.blocks.items() if value not in self.rests}
 
     def touch(self, text: str, tick: int, capacity: int) -> set[tuple[int, int]]:
         """Returns the ticks of those that are held, by their place."""
@@ -37,13 +48,26 @@ class _Cache:
                 self.waiting[value].add(tick)
             self.blocks[value] = tick
             self.blocks.move_to_end(value)
-        while len(self.blocks) * BLOCK > capacity:
-            self.drop(next(iter(self.blocks)))
+        self.make_room(capacity)
         return before
+
+    def left(self, text: str, tick: int, capacity: int, rest: int) -> None:
+        """All of it is the newest, the rest before the prompt."""
+        self.touch(text, tick, capacity)
+        self.computed(text)
+        self.blocks[-tick], self.rests[-tick] = tick, rest
+        for value in [value for value in reversed(hashes(text)) if value in self.blocks]:
+            self.blocks.move_to_end(value)
+        self.make_room(capacity)
+
+    def make_room(self, capacity: int) -> None:
+        while self.units > capacity:
+            self.drop(next(iter(self.blocks)))
 
     def drop(self, value: int) -> None:
         del self.blocks[value]
         self.waiting.pop(value, None)
+        self.rests.pop(value, None)
 
     def forget_older(self, tick: int) -> None:
         for value in [value for value, used in self.blocks.items() if used <= tick]:
@@ -105,6 +129,18 @@ class Model(RuleBasedStateMachine):
             self.caches[slot].computed(text)
             self.index.computed(slot, hashes(text))
 
+    @precondition(lambda self: self.open)
+    @rule(at=st.integers(0, 100), blocks=st.sampled_from([1, 3, 6, 12, 40]), rest=st.sampled_from([0, 1, 99, 250, 900]))
+    def leave(self, at: int, blocks: int, rest: int) -> None:
+        slot, text, _ = self.open.pop(at % len(self.open))
+        self.ticks += 1
+        cache, capacity = self.caches[slot], blocks * BLOCK
+        cache.left(text, self.ticks, capacity, rest)
+        self.index.left(slot, hashes(text), ENDS, self.ticks, capacity, rest)
+        self.last.update(dict.fromkeys(hashes(text), self.ticks))
+        oldest = next(iter(cache.named.values()), 0) if cache.units >= 0.9 * capacity else 0
+        assert self.index.oldest(slot, capacity) == oldest
+
     @rule(slot=SLOTS, ago=st.integers(0, 20), loss=st.sampled_from(["evicted", "restarted"]))
     def forget_older(self, slot: int, ago: int, loss: Loss) -> None:
         self.caches[slot].forget_older(self.ticks - ago)
@@ -121,9 +157,10 @@ class Model(RuleBasedStateMachine):
     def the_same_blocks_in_the_same_order(self) -> None:
         check(self.index)
         for slot, cache in enumerate(self.caches):
-            assert list(contents(self.index, slot).items()) == list(cache.blocks.items())
+            assert list(contents(self.index, slot).items()) == list(cache.named.items())
             assert fresh(self.index, slot) == {value: len(waiting) for value, waiting in cache.waiting.items()}
-            assert self.index.units(slot) == BLOCK * len(cache.blocks)
+            assert self.index.units(slot) == BLOCK * len(cache.named)
+            assert self.index._caches[slot].rests_units == sum(cache.rests.values())
 
     @rule(text=TEXTS)
     def match(self, text: str) -> None:

@@ -89,17 +89,37 @@ def test_prefix_leaves_it_when_the_wait_there_is_longer_than_computing_it_anew()
 @pytest.mark.parametrize(
     ("queued", "held", "used_ago", "expected"),
     [
-        (6200, 900, 3, "b"),  # 6.39 + 0.1 s: within 1.1 x 1.0 s + 2 ms + 6 x 0.9 s
-        (6220, 900, 3, "a"),  # 6.41 + 0.1 s: beyond
-        (6200, 900, 2, "a"),  # each of the two will need it soon
-        (1200, 499, 3, "a"),  # less than half of the prompt
-        (1200, 500, 3, "b"),
+        (20600, 900, 8, "b"),  # 21.24 + 0.1 s: a tenth and 2 ms less than 1.0 s + 25 x 0.9 s
+        (20640, 900, 8, "a"),  # 21.29 + 0.1 s: not so
+        (20600, 900, 1000, "b"),
+        (2210, 100, 8, "b"),  # 2.28 + 0.9 s beside 1.0 s + 25 x 0.1 s: a tenth of a prompt, a ninth of the patience
+        (2215, 100, 8, "a"),
+        (5740, 900, 4, "b"),  # used twice as lately, a quarter: 5.92 + 0.1 s beside 1.0 s + 6.25 x 0.9 s
+        (5750, 900, 4, "a"),
+        (1090, 900, 1, "b"),  # each of them will need it: 1.12 + 0.1 s beside 1.0 s + 0.39 x 0.9 s
+        (1095, 900, 1, "a"),
     ],
 )
-def test_prefix_waits_longer_for_half_a_prompt_and_more(queued: int, held: int, used_ago: int, expected: str) -> None:
+def test_prefix_waits_rather_than_have_a_second_copy(queued: int, held: int, used_ago: int, expected: str) -> None:
     asked = asking(1000, {1: held})
     asked.used_ago = used_ago
     assert prefix(asked, slots(load("a"), load("b", queued=queued))).name == expected
+
+
+def test_prefix_counts_only_what_somebody_else_holds_as_a_copy() -> None:
+    """Of two that hold some of it, the one that lacks 100 tokens of what there is costs 2.5 s more for them."""
+    asked = asking(1000, {0: 400, 1: 500})
+    asked.used_ago = 8
+    assert prefix(asked, slots(load("a"), load("b", queued=2100))).name == "b"  # 2.17 + 0.5 s beside 0.6 + 2.5 s
+    assert prefix(asked, slots(load("a"), load("b", queued=2400))).name == "a"  # 2.48 + 0.5 s: within a tenth
+
+
+@pytest.mark.parametrize(("queued", "expected"), [(700, "b"), (850, "a")])
+def test_prefix_pushes_out_what_was_used_longest_ago(queued: int, expected: str) -> None:
+    """At a, each token to compute counts twice: 2.0 s, beside 1.72 s, and 1.88 s, which is the same within a tenth."""
+    loads = slots(load("a"), load("b", queued=queued))
+    loads[0].own_weight = 2.0
+    assert prefix(asking(1000), loads).name == expected
 
 
 def test_prefix_counts_half_of_the_likely_output() -> None:

@@ -139,13 +139,60 @@ def test_it_is_there_from_the_moment_it_is_sent() -> None:
     assert world.held("abd") == {"a": 200}
 
 
-def test_a_burst_of_equal_prompts_is_spread_and_then_stays_where_it_is() -> None:
-    """While the first is being computed, to wait for it takes as long as to compute it too."""
+def test_a_burst_of_equal_prompts_waits_for_the_first_until_that_takes_longer_than_a_second_copy() -> None:
+    """Computing it anew counts as 1112 tokens (25 / 64 more for a copy); who waits makes it 10 + 25 longer for others:
+    826 for the second one, and 1001 for the seventh, which is the same within a tenth."""
     world = World()
     loads = list(world.loads.values())
-    picks = [world.router.pick(route("abcdefgh"), loads) for _ in range(4)]
-    assert [pick.load.name for pick in picks] == ["a", "b", "a", "b"]
-    assert [pick.uncached_tokens for pick in picks] == [800, 800, 10, 10]
+    picks = [world.router.pick(route("abcdefgh"), loads) for _ in range(7)]
+    assert "".join(pick.load.name for pick in picks) == "aaaaaab"
+    assert [pick.uncached_tokens for pick in picks] == [800, 10, 10, 10, 10, 10, 800]
+
+
+# What is in the caches
+def test_what_a_request_uses_cannot_be_pushed_out_and_is_the_newest_when_it_goes() -> None:
+    world = World("a", capacity_tokens=600)
+    long = world.sent("abc", "a", tail=0)
+    long.first_token(0.1)
+    world.answered("klm", "a", 0, tail=0)
+    world.answered("xyz", "a", 0, tail=0)
+    assert world.held("klm") == {"a": 300}
+    end(long, 0)
+    assert (world.held("abc"), world.held("xyz"), world.held("klm")) == ({"a": 300}, {"a": 300}, {})
+
+
+def test_an_answer_takes_room_until_it_is_the_oldest() -> None:
+    world = World("a", capacity_tokens=500)
+    world.answered("x", "a", 0, tail=0)
+    asked = route("abc", output_tokens=150)
+    world.router.look(asked)
+    end(world.router.place(asked, world.loads["a"]), 0)
+    assert (world.held("x"), world.held("abc")) == ({}, {"a": 300})  # 100 + 300 + 150
+    world.answered("kl", "a", 0, tail=0)
+    assert (world.held("kl"), world.held("abc")) == ({"a": 200}, {"a": 300})
+
+
+def test_a_request_leaves_nothing_in_a_cache_that_was_emptied_while_it_was_there() -> None:
+    world = World("a")
+    pick = world.sent("abc", "a")
+    pick.first_token(0.1)
+    world.router.restarted(world.loads["a"])
+    end(pick, 0)
+    assert world.held("abc") == {}
+
+
+def test_a_token_counts_more_where_it_pushes_out_what_was_used_lately() -> None:
+    """Between the one that used its oldest longest ago, at 2, and now, which is 5 after two requests that came and
+    went: the other one, at 4, is two thirds of the way."""
+    world = World(capacity_tokens=1000)
+    one, other = world.loads["a"], world.loads["b"]
+    world.answered("abcdefghij", "a", 0, tail=0)
+    world.answered("klmnopqrst", "b", 0, tail=0)
+    assert (one.own_weight, other.own_weight) == (1.0, 1 + 2 * 2 / 3)
+    world.router.restarted(other)
+    assert other.own_weight == 1.0
+    world.answered("klmnopqr", "b", 0, tail=99)  # 100 of 1000 are free: there is room
+    assert other.own_weight == 1.0
 
 
 def test_a_lost_request_leaves_nothing() -> None:
@@ -282,7 +329,7 @@ def test_a_wiped_replica_is_found_out_by_the_first_answer_that_shows_it() -> Non
 
 
 def test_one_that_has_evicted_loses_what_is_older() -> None:
-    world = World(capacity_tokens=1000)
+    world = World(capacity_tokens=1010)
     world.answered("abc", "a", 0)
     world.answered("klm", "a", 0)
     world.answered("uvwxyz", "a", 0)  # more than half of the cache: it may have pushed out the others

@@ -27,7 +27,9 @@ class _Engine:
     """One replica as it is: which blocks its cache holds, the one used longest ago first."""
 
     load: Load
-    blocks: OrderedDict[int, None] = field(default_factory=OrderedDict)
+    blocks: OrderedDict[int, int] = field(default_factory=OrderedDict)
+    """With their sizes; what requests leave that nobody asks for is below 0."""
+    left: int = 0
 
     def cached(self, route: Route) -> int:
         """Tokens of the prompt that it finds, never the last."""
@@ -42,10 +44,16 @@ class _Engine:
     def compute(self, route: Route) -> None:
         """The prompt goes into its cache."""
         for value in reversed(route.chain.hashes):
-            self.blocks[value] = None
+            self.blocks[value] = BLOCK
             self.blocks.move_to_end(value)
-        while len(self.blocks) * BLOCK > (self.load.kv_capacity_tokens or 10**9):
+        while sum(self.blocks.values()) > (self.load.kv_capacity_tokens or 10**9):
             self.blocks.popitem(last=False)
+
+    def answer(self, route: Route) -> None:
+        """The request goes: its answer and the prompt's tail are freed before its blocks are."""
+        self.left += 1
+        self.blocks[-self.left] = route.prompt_tokens - BLOCK * len(route.chain.hashes) + route.output_tokens
+        self.compute(route)
 
 
 @dataclass
@@ -274,18 +282,20 @@ TestRouting.settings = settings(max_examples=100, stateful_step_count=40, deadli
 
 @given(
     capacities=st.lists(st.integers(0, 20).map(lambda blocks: blocks * BLOCK), min_size=1, max_size=3),
-    texts=st.lists(TEXTS | st.text("abk", max_size=6), max_size=40),
+    texts=st.lists(st.tuples(TEXTS | st.text("abk", max_size=6), st.sampled_from([0, 1, 150, 700])), max_size=40),
 )
-def test_one_after_the_other_the_index_is_what_the_caches_are(capacities: list[int], texts: list[str]) -> None:
-    """No wipe, nothing at the same time: every prediction is exact, whatever was evicted."""
+def test_one_after_the_other_the_index_is_what_the_caches_are(
+    capacities: list[int], texts: list[tuple[str, int]]
+) -> None:
+    """No wipe, nothing at the same time, answers as expected: every prediction is exact, whatever was evicted."""
     router: Router[Load] = Router(POLICIES["prefix"])
     engines = [_Engine(Load(f"r{i}", capacity)) for i, capacity in enumerate(capacities) if capacity]
     for engine in engines:
         engine.load.block_tokens = BLOCK_TOKENS
         router.add(engine.load)
-    for text in texts if engines else []:
+    for text, output_tokens in texts if engines else []:
         chain = prompt(text, 1)
-        pick = router.pick(Route(chain, chain.size, 0), [engine.load for engine in engines])
+        pick = router.pick(Route(chain, chain.size, output_tokens), [engine.load for engine in engines])
         engine = next(engine for engine in engines if engine.load is pick.load)
         found = engine.cached(pick.route)
         assert pick.predicted_tokens == found
@@ -293,4 +303,5 @@ def test_one_after_the_other_the_index_is_what_the_caches_are(capacities: list[i
         pick.first_token(0.1)
         assert set(pick.settle(chain.size, found)) <= {"hit", "no_reuse", "routed_elsewhere", "evicted"}
         pick.release()
-        assert list(engine.blocks) == list(contents(router.index, pick.load.slot))
+        engine.answer(pick.route)
+        assert [value for value in engine.blocks if value > 0] == list(contents(router.index, pick.load.slot))
