@@ -120,7 +120,7 @@ class Router(Generic[L]):
         self.index = PrefixIndex()
         self._ticks = self._picks = 0
         self._oldest: dict[int, int] = {}
-        """By slot, when it last used what its KV cache would lose next; of those only that have no room."""
+        """By slot, when it last used what its KV cache would lose next; 0 where there is room."""
         self._pending: dict[int, dict[int, bool]] = {}
         self._emptied: dict[int, int] = {}
         """By slot, when its cache was last empty, as far as we know."""
@@ -128,15 +128,14 @@ class Router(Generic[L]):
     def add(self, load: L) -> None:
         """One more replica."""
         load.slot = self.index.add()
-        load.own_weight = 1.0
+        self._weigh(load, 0)
         self._pending[load.slot] = {}
         self._emptied[load.slot] = self._ticks
 
     def remove(self, load: L) -> None:
         """It is gone."""
         self.index.remove(load.slot)
-        del self._pending[load.slot], self._emptied[load.slot]
-        self._has_room(load)
+        del self._pending[load.slot], self._emptied[load.slot], self._oldest[load.slot]
         load.slot = -1
 
     def restarted(self, load: L) -> None:
@@ -145,7 +144,7 @@ class Router(Generic[L]):
             self.index.forget(load.slot, "restarted")
             self._pending[load.slot].clear()  # whoever was there has nothing more to say of its blocks
             self._emptied[load.slot] = self._ticks
-            self._has_room(load)
+            self._weigh(load, 0)
 
     # Where engines say themselves what they hold (`precise.Believer`)
     def found(self, slot: int, texts: Sequence[int]) -> None:
@@ -213,7 +212,7 @@ class Router(Generic[L]):
         pending[tick] = True
         capacity = _capacity(load, route)
         pick._used = self.index.touch(load.slot, hashes, ends, tick, capacity)
-        self._weigh(load, capacity)
+        self._weigh(load, self.index.oldest(load.slot, capacity))
 
     # Called by a pick
     def prefilled(self, pick: Pick[L]) -> None:
@@ -237,21 +236,14 @@ class Router(Generic[L]):
         rest = size - (ends[len(hashes) - 1] if hashes else 0) + int(route.output_tokens / route.tokens_per_unit)
         capacity = _capacity(load, route)
         self.index.left(slot, hashes, ends, self._ticks, capacity, max(rest, 0))
-        self._weigh(load, capacity)
+        self._weigh(load, self.index.oldest(load.slot, capacity))
 
-    def _weigh(self, load: L, capacity: int) -> None:
-        """How long ago did it use what it would lose next, between now and the one where that is longest ago?"""
-        full, oldest = self._oldest, self.index.oldest(load.slot, capacity)
-        if oldest:
-            full[load.slot] = oldest
-            first = min(full.values())
-            load.own_weight = 1.0 + PUSH_OUT_WEIGHT * (oldest - first) / (self._ticks + 1 - first)
-        else:
-            self._has_room(load)
-
-    def _has_room(self, load: L) -> None:
-        self._oldest.pop(load.slot, None)
-        load.own_weight = 1.0
+    def _weigh(self, load: L, oldest: int) -> None:
+        """It used what it would lose next at `oldest` (0: it has room): how far is that from where that is longest ago,
+        on the way to now?"""
+        self._oldest[load.slot] = oldest
+        first = min(self._oldest.values())
+        load.own_weight = 1.0 + PUSH_OUT_WEIGHT * (oldest - first) / (self._ticks + 1 - first)
 
     def _was_pending(self, pick: Pick[L]) -> bool:
         """Whether its replica is still the one it was placed on; it is pending no more."""
@@ -272,7 +264,7 @@ class Router(Generic[L]):
             # too little has come since to have pushed it out: everything is gone
             self.index.forget_older(slot, pick._sure_before - 1, "restarted")
             self._emptied[slot] = pick._sure_before - 1
-            self._has_room(pick.load)
+            self._weigh(pick.load, 0)
             return "restarted"
         return "evicted"
 

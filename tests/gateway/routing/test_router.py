@@ -182,17 +182,21 @@ def test_a_request_leaves_nothing_in_a_cache_that_was_emptied_while_it_was_there
 
 
 def test_a_token_counts_more_where_it_pushes_out_what_was_used_lately() -> None:
-    """Between the one that used its oldest longest ago, at 2, and now, which is 5 after two requests that came and
-    went: the other one, at 4, is two thirds of the way."""
+    """Three requests come and go, at 1 to 6. The one of a is the oldest, from 2 on; what b would lose, from 6 on, is
+    four fifths of the way from there to now."""
     world = World(capacity_tokens=1000)
-    one, other = world.loads["a"], world.loads["b"]
+    load = world.loads["b"]
     world.answered("abcdefghij", "a", 0, tail=0)
     world.answered("klmnopqrst", "b", 0, tail=0)
-    assert (one.own_weight, other.own_weight) == (1.0, 1 + 2 * 2 / 3)
-    world.router.restarted(other)
-    assert other.own_weight == 1.0
-    world.answered("klmnopqr", "b", 0, tail=99)  # 100 of 1000 are free: there is room
-    assert other.own_weight == 1.0
+    assert load.own_weight == 1 + 2 * 2 / 3  # from 4 on, and now is 5
+    world.answered("klmnopqrst", "b", 1000, tail=0)
+    assert load.own_weight == 1 + 2 * 4 / 5
+    world.router.restarted(load)
+    assert load.own_weight == 1
+    world.answered("klmnopqr", "b", 0, tail=99)  # of 1000 more than 100 are free: there is room
+    assert load.own_weight == 1
+    world.answered("abcdefghij", "a", 1000, tail=0)
+    assert world.loads["a"].own_weight == 1 + 2 * 10 / 11  # nothing is lost at b: as if from 0 on
 
 
 def test_a_lost_request_leaves_nothing() -> None:
