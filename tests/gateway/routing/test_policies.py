@@ -89,15 +89,15 @@ def test_prefix_leaves_it_when_the_wait_there_is_longer_than_computing_it_anew()
 @pytest.mark.parametrize(
     ("queued", "held", "used_ago", "expected"),
     [
-        (20600, 900, 8, "b"),  # 21.24 + 0.1 s: a tenth and 2 ms less than 1.0 s + 25 x 0.9 s
-        (20640, 900, 8, "a"),  # 21.29 + 0.1 s: not so
-        (20600, 900, 1000, "b"),
-        (2210, 100, 8, "b"),  # 2.28 + 0.9 s beside 1.0 s + 25 x 0.1 s: a tenth of a prompt, a ninth of the patience
-        (2215, 100, 8, "a"),
-        (5740, 900, 4, "b"),  # used twice as lately, a quarter: 5.92 + 0.1 s beside 1.0 s + 6.25 x 0.9 s
-        (5750, 900, 4, "a"),
-        (1090, 900, 1, "b"),  # each of them will need it: 1.12 + 0.1 s beside 1.0 s + 0.39 x 0.9 s
-        (1095, 900, 1, "a"),
+        (16640, 900, 8, "b"),  # 17.16 + 0.1 s: a tenth and 2 ms less than 1.0 s + 20 x 0.9 s
+        (16660, 900, 8, "a"),  # 17.18 + 0.1 s: not so
+        (16640, 900, 1000, "b"),
+        (1765, 100, 8, "b"),  # 1.82 + 0.9 s beside 1.0 s + 20 x 0.1 s: a ninth of the prefix, a ninth of the patience
+        (1775, 100, 8, "a"),
+        (4740, 900, 4, "b"),  # used twice as lately, a quarter: 4.89 + 0.1 s beside 1.0 s + 5 x 0.9 s
+        (4760, 900, 4, "a"),
+        (1025, 900, 1, "b"),  # each of them will need it: 1.06 + 0.1 s beside 1.0 s + 0.31 x 0.9 s
+        (1035, 900, 1, "a"),
     ],
 )
 def test_prefix_waits_rather_than_have_a_second_copy(queued: int, held: int, used_ago: int, expected: str) -> None:
@@ -107,11 +107,11 @@ def test_prefix_waits_rather_than_have_a_second_copy(queued: int, held: int, use
 
 
 def test_prefix_counts_only_what_somebody_else_holds_as_a_copy() -> None:
-    """Of two that hold some of it, the one that lacks 100 tokens of what there is costs 2.5 s more for them."""
+    """Of two that hold some of it, the one that lacks 100 tokens of what there is costs 2 s more for them."""
     asked = asking(1000, {0: 400, 1: 500})
     asked.used_ago = 8
-    assert prefix(asked, slots(load("a"), load("b", queued=2100))).name == "b"  # 2.17 + 0.5 s beside 0.6 + 2.5 s
-    assert prefix(asked, slots(load("a"), load("b", queued=2400))).name == "a"  # 2.48 + 0.5 s: within a tenth
+    assert prefix(asked, slots(load("a"), load("b", queued=1790))).name == "b"  # 1.85 + 0.5 s beside 0.6 + 2.0 s
+    assert prefix(asked, slots(load("a"), load("b", queued=2000))).name == "a"  # 2.06 + 0.5 s: within a tenth
 
 
 @pytest.mark.parametrize(("queued", "expected"), [(700, "b"), (850, "a")])
