@@ -17,7 +17,7 @@ Policy = Callable[[Route, Sequence[L]], L]
 
 _NEAR = 0.1
 _NEAR_S = 0.002
-_COPY = 20
+_COPY = 12
 _HOT = 8
 FADES_AFTER = 100
 _OVERLOAD = 1.25

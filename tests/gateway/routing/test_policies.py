@@ -89,15 +89,15 @@ def test_prefix_leaves_it_when_the_wait_there_is_longer_than_computing_it_anew()
 @pytest.mark.parametrize(
     ("queued", "held", "used_ago", "expected"),
     [
-        (16640, 900, 8, "b"),  # 17.16 + 0.1 s: a tenth and 2 ms less than 1.0 s + 20 x 0.9 s
-        (16660, 900, 8, "a"),  # 17.18 + 0.1 s: not so
-        (16640, 900, 1000, "b"),
-        (1765, 100, 8, "b"),  # 1.82 + 0.9 s beside 1.0 s + 20 x 0.1 s: a ninth of the prefix, a ninth of the patience
-        (1775, 100, 8, "a"),
-        (4740, 900, 4, "b"),  # used twice as lately, a quarter: 4.89 + 0.1 s beside 1.0 s + 5 x 0.9 s
-        (4760, 900, 4, "a"),
-        (1025, 900, 1, "b"),  # each of them will need it: 1.06 + 0.1 s beside 1.0 s + 0.31 x 0.9 s
-        (1035, 900, 1, "a"),
+        (10290, 900, 8, "b"),  # 10.61 + 0.1 s: a tenth and 2 ms less than 1.0 s + 12 x 0.9 s
+        (10310, 900, 8, "a"),  # 10.63 + 0.1 s: not so
+        (10290, 900, 1000, "b"),
+        (1060, 100, 8, "b"),  # 1.09 + 0.9 s beside 1.0 s + 12 x 0.1 s: a ninth of the prefix, a ninth of the patience
+        (1070, 100, 8, "a"),
+        (3155, 900, 4, "b"),  # used twice as lately, a quarter: 3.25 + 0.1 s beside 1.0 s + 3 x 0.9 s
+        (3170, 900, 4, "a"),
+        (925, 900, 1, "b"),  # each of them will need it: 0.95 + 0.1 s beside 1.0 s + 0.19 x 0.9 s
+        (935, 900, 1, "a"),
     ],
 )
 def test_prefix_waits_rather_than_have_a_second_copy(queued: int, held: int, used_ago: int, expected: str) -> None:
@@ -107,11 +107,11 @@ def test_prefix_waits_rather_than_have_a_second_copy(queued: int, held: int, use
 
 
 def test_prefix_counts_only_what_somebody_else_holds_as_a_copy() -> None:
-    """Of two that hold some of it, the one that lacks 100 tokens of what there is costs 2 s more for them."""
+    """Of two that hold some of it, the one that lacks 100 tokens of what there is costs 1.2 s more for them."""
     asked = asking(1000, {0: 400, 1: 500})
     asked.used_ago = 8
-    assert prefix(asked, slots(load("a"), load("b", queued=1790))).name == "b"  # 1.85 + 0.5 s beside 0.6 + 2.0 s
-    assert prefix(asked, slots(load("a"), load("b", queued=2000))).name == "a"  # 2.06 + 0.5 s: within a tenth
+    assert prefix(asked, slots(load("a"), load("b", queued=1090))).name == "b"  # 1.12 + 0.5 s beside 0.6 + 1.2 s
+    assert prefix(asked, slots(load("a"), load("b", queued=1200))).name == "a"  # 1.24 + 0.5 s: within a tenth
 
 
 @pytest.mark.parametrize(("queued", "expected"), [(700, "b"), (850, "a")])
