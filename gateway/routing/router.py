@@ -235,7 +235,7 @@ class Router(Generic[L]):
         hashes, ends, size = route.chain
         rest = size - (ends[len(hashes) - 1] if hashes else 0) + int(route.output_tokens / route.tokens_per_unit)
         capacity = _capacity(load, route)
-        self.index.left(slot, hashes, ends, self._ticks, capacity, max(rest, 0))
+        self.index.left(slot, hashes, ends, self._ticks, capacity, rest)
         self._weigh(load, self.index.oldest(load.slot, capacity))
 
     def _weigh(self, load: L, oldest: int) -> None:

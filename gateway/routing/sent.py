@@ -20,7 +20,7 @@ _FULL = 0.9
 
 
 class Sent:
-    """Bounded: 20,000 blocks a replica, and the last 20,000 lost ones; a run takes some 300 bytes, and a block 50 more.
+    """Bounded: 20,000 blocks and as many answers a replica, and the last 20,000 lost ones; a run takes some 300 bytes, and a block 50 more.
 
     Hashes are chained: equal ones are equal prefixes, so a block has the same place in each chain that has it.
     """
@@ -147,7 +147,10 @@ class Sent:
         self.touch(slot, hashes, ends, tick, capacity)
         self.computed(slot, hashes)
         cache = self._caches[slot]
-        cache.leave(tick, rest)
+        if rest > 0:
+            cache.leave(tick, rest)
+        if len(cache.rests) > _MOST_BLOCKS:
+            cache.lose_rest()
         self._make_room(cache, capacity)
 
     def oldest(self, slot: int, capacity: int) -> int:

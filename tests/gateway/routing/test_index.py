@@ -213,3 +213,21 @@ def test_64_replicas_that_hold_all_sorts_of_things() -> None:
     for slot in slots:
         touched(index, slot, "abcdefgh"[: slot % 8 + 1], slot)
     assert index.match(hashes("abcdefgh"))[0] == [(tuple(range(d - 1, 64, 8)), d) for d in range(1, 9)]
+
+
+def test_answers_are_bounded_in_number_too() -> None:
+    index = PrefixIndex()
+    slot = index.add()
+    for tick in range(1, 20_003):
+        index.left(slot, (), (), tick, PLENTY, rest=1)
+        index.left(slot, (), (), tick, PLENTY, rest=0)
+    assert index._caches[slot].rests_units == 20_000
+
+
+def test_a_cache_with_a_tenth_free_loses_nothing_next() -> None:
+    index = PrefixIndex()
+    slot = index.add()
+    index.left(slot, hashes("abcdefgh"), ends("abcdefgh"), 1, 1000, rest=99)
+    assert index.oldest(slot, 1000) == 0
+    index.left(slot, (), (), 2, 1000, rest=1)
+    assert index.oldest(slot, 1000) == 1
