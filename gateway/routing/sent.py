@@ -20,7 +20,8 @@ _FULL = 0.9
 
 
 class Sent:
-    """Bounded: 20,000 blocks and as many answers a replica, and the last 20,000 lost ones; a run takes some 300 bytes, and a block 50 more.
+    """Bounded: 20,000 blocks and as many answers a replica, and the last 20,000 lost ones; a run takes some 300 bytes,
+    and a block 50 more.
 
     Hashes are chained: equal ones are equal prefixes, so a block has the same place in each chain that has it.
     """
