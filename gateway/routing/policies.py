@@ -61,9 +61,8 @@ def prefix(route: Route, candidates: Sequence[L]) -> L:
         copy = _COPY * min(route.used_ago / _HOT, 1.0) ** 2
         anywhere = copy * (prompt - max(route.cached_tokens.values()))
         costs = [
-            (load.ahead_tokens + own * (load.own_weight + copy) - anywhere) * load.token_s
+            (load.ahead_tokens + (prompt - held(load.slot, 0)) * (load.own_weight + copy) - anywhere) * load.token_s
             for load in candidates
-            for own in [prompt - held(load.slot, 0)]
         ]
     else:
         costs = [(load.ahead_tokens + prompt * load.own_weight) * load.token_s for load in candidates]

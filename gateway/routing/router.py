@@ -119,6 +119,7 @@ class Router(Generic[L]):
         self.policy = policy
         self.index = PrefixIndex()
         self._ticks = self._picks = 0
+        self._first = 0
         self._oldest: dict[int, int] = {}
         """By slot, when it last used what its KV cache would lose next; 0 where there is room."""
         self._pending: dict[int, dict[int, bool]] = {}
@@ -136,6 +137,7 @@ class Router(Generic[L]):
         """It is gone."""
         self.index.remove(load.slot)
         del self._pending[load.slot], self._emptied[load.slot], self._oldest[load.slot]
+        self._first = min(self._oldest.values(), default=0)
         load.slot = -1
 
     def restarted(self, load: L) -> None:
@@ -241,8 +243,13 @@ class Router(Generic[L]):
     def _weigh(self, load: L, oldest: int) -> None:
         """It used what it would lose next at `oldest` (0: it has room): how far is that from where that is longest ago,
         on the way to now?"""
+        before = self._oldest.get(load.slot, 0)
         self._oldest[load.slot] = oldest
-        first = min(self._oldest.values())
+        if oldest < self._first:
+            self._first = oldest
+        elif before == self._first != oldest:
+            self._first = min(self._oldest.values())
+        first = self._first
         load.own_weight = 1.0 + PUSH_OUT_WEIGHT * (oldest - first) / (self._ticks + 1 - first)
 
     def _was_pending(self, pick: Pick[L]) -> bool:
