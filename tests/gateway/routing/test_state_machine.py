@@ -245,6 +245,13 @@ class Routing(RuleBasedStateMachine):
         assert all(index.units(slot) == BLOCK * index.blocks(slot) for slot in slots)
 
     @invariant()
+    def a_token_counts_once_to_three_times(self) -> None:
+        weights = {engine.load.slot: engine.load.own_weight for engine in self.engines}
+        assert self.router._oldest.keys() == weights.keys()
+        assert self.router._first == min(self.router._oldest.values())
+        assert all(1 <= weight < 3 for weight in weights.values())
+
+    @invariant()
     def what_nobody_has_computed_is_somebody_s(self) -> None:
         """Blocks without a first token belong to requests that still wait there, or are forgotten."""
         for engine in self.engines:
