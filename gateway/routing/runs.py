@@ -128,10 +128,12 @@ class Cache:
             self.fresh[run] = since, requests + 1
         return known
 
-    def leave(self, tick: int, units: int) -> None:
-        """A request has left so much that nobody asks for."""
-        self.rests.append((tick, units))
+    def leave(self, tick: int, units: int, little: float) -> None:
+        """A request has left so much that nobody asks for; with the one before it where both together are `little`."""
         self.rests_units += units
+        if self.rests and self.rests[-1][1] + units <= little:
+            units += self.rests.pop()[1]
+        self.rests.append((tick, units))
 
     def lose_rest(self) -> None:
         """The oldest of that is gone."""

@@ -16,11 +16,12 @@ from gateway.routing.words import Words
 _MOST_BLOCKS = 20_000  # of 64 tokens at least: 1.3 million
 _MOST_MASKS = 1000
 _LITTLE = 0.001  # of a KV cache
+_LITTLE_REST = 0.0005  # of it too: two neighbours are more than that, so at most 4,001 rests are held
 _FULL = 0.9
 
 
 class Sent:
-    """Bounded: 20,000 blocks and as many answers a replica, and the last 20,000 lost ones; a run takes some 300 bytes,
+    """Bounded: 20,000 blocks and 4,000 answers a replica, and the last 20,000 lost ones; a run takes some 300 bytes,
     and a block 50 more.
 
     Hashes are chained: equal ones are equal prefixes, so a block has the same place in each chain that has it.
@@ -149,9 +150,7 @@ class Sent:
         self.computed(slot, hashes)
         cache = self._caches[slot]
         if rest > 0:
-            cache.leave(tick, rest)
-        if len(cache.rests) > _MOST_BLOCKS:
-            cache.lose_rest()
+            cache.leave(tick, rest, capacity * _LITTLE_REST)
         self._make_room(cache, capacity)
 
     def oldest(self, slot: int, capacity: int) -> int:

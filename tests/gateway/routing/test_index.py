@@ -215,13 +215,16 @@ def test_64_replicas_that_hold_all_sorts_of_things() -> None:
     assert index.match(hashes("abcdefgh"))[0] == [(tuple(range(d - 1, 64, 8)), d) for d in range(1, 9)]
 
 
-def test_answers_are_bounded_in_number_too() -> None:
+def test_small_answers_are_held_together_and_so_bounded_in_number() -> None:
     index = PrefixIndex()
     slot = index.add()
-    for tick in range(1, 20_003):
-        index.left(slot, (), (), tick, PLENTY, rest=1)
-        index.left(slot, (), (), tick, PLENTY, rest=0)
-    assert index._caches[slot].rests_units == 20_000
+    for tick, rest in enumerate([200, 300, 1, 0, 499], start=1):  # up to 500 of a million are one
+        index.left(slot, (), (), tick, 1_000_000, rest=rest)
+    assert list(index._caches[slot].rests) == [(2, 500), (5, 500)]
+    for tick in range(6, 30_000):
+        index.left(slot, (), (), tick, 1_000_000, rest=100)
+    assert index._caches[slot].rests_units in range(999_500, 1_000_001)
+    assert len(index._caches[slot].rests) <= 4001
 
 
 def test_a_cache_with_a_tenth_free_loses_nothing_next() -> None:
