@@ -45,8 +45,14 @@ async def _ask(session: aiohttp.ClientSession, url: str, number: int, killed: as
     return outcome
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(480)
 async def test_kill_9_under_load_loses_only_what_had_begun_to_stream(stack: Stack) -> None:
+    def both_ready() -> bool:
+        return stack.metric("berth_replica_ready") == 2
+
+    await asyncio.to_thread(
+        wait_until, "both engines are there", both_ready, 180
+    )  # at a second try, the killed one too
     killed = asyncio.Event()
     restarted_from = len(stack.text())
     async with aiohttp.ClientSession(headers={"authorization": f"Bearer {KEY}"}) as session:
@@ -64,9 +70,6 @@ async def test_kill_9_under_load_loses_only_what_had_begun_to_stream(stack: Stac
     assert all(outcome.told for outcome in lost)  # a broken stream says so; it does not just stop
     assert len(lost) < REQUESTS / 2
     assert stack.metric("berth_retries_total") > 0
-
-    def both_ready() -> bool:
-        return stack.metric("berth_replica_ready") == 2
 
     await asyncio.to_thread(wait_until, "the killed engine is back", both_ready, 180)
     assert "restart 1 in" in stack.text()[restarted_from:]
