@@ -277,7 +277,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--policies", default="round_robin,least_work,prefix")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--kv-cache-memory-bytes", type=int, default=268_435_456)
+    parser.add_argument("--kv-cache-memory-bytes", type=int, default=536_870_912)
     for name, value in (("tenants", 6), ("conversations", 24), ("turns", 8), ("system-tokens", 600)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--arrivals-s", type=float, default=1.5)
