@@ -3,8 +3,7 @@
     python -m benchmarks.soak --minutes 30 --out benchmarks/results/soak.txt
 
 Two mock engines in processes of their own, one of them killed and started again every minute; callers of all dialects,
-some of which leave, read slowly, or ask for an answer that fails. Load is kept low: time is what finds leaks here. Only
-the first fifth is hurried, so that buffers and tables reach their full size in it; what grows after that is a leak.
+some of which leave, read slowly, or ask for an answer that fails. Load is kept low: time is what finds leaks here.
 """
 
 import argparse
@@ -38,7 +37,6 @@ _STREAMS = {
 _WHOLE = ("/v1/messages/count_tokens", "/v1/embeddings", *_STREAMS)
 _SAMPLE_S = 10.0
 _WARM_UP_SHARE = 0.2
-_CALM, _HURRIED = 4.0, 100.0  # pauses to think, a second
 _GROWTH_SHARE = 0.02
 """Of its level: what memory may have grown by over the run, at the upper end of the band, and still be called flat."""
 
@@ -98,14 +96,14 @@ class Caller:
         self._dice = dice
         self._tally = tally
 
-    async def run(self, calm_s: float, until_s: float) -> None:
-        """Until the clock says `until_s`; without time to think until `calm_s`."""
+    async def run(self, until_s: float) -> None:
+        """Until the clock says `until_s`."""
         while time.monotonic() < until_s:
             with contextlib.suppress(ConnectionError):
                 reader, writer = await asyncio.open_connection("127.0.0.1", self._port, limit=2**16)
                 try:
                     while time.monotonic() < until_s and await self._one(reader, writer):  # noqa: ASYNC110  (a pause to think)
-                        await asyncio.sleep(self._dice.expovariate(_CALM if time.monotonic() > calm_s else _HURRIED))
+                        await asyncio.sleep(self._dice.expovariate(4.0))
                 finally:
                     writer.close()
 
@@ -249,10 +247,9 @@ async def soak(minutes: float, callers: int, seed: int, log: Path) -> tuple[list
         await _until_ready(port)
         start_s = time.monotonic()
         until_s = start_s + minutes * 60
-        calm_s = start_s + minutes * 60 * _WARM_UP_SHARE
         dice = random.Random(seed)  # noqa: S311  (a mixture that can be repeated)
         tasks = [
-            asyncio.create_task(Caller(port, random.Random(dice.random()), tally).run(calm_s, until_s))  # noqa: S311
+            asyncio.create_task(Caller(port, random.Random(dice.random()), tally).run(until_s))  # noqa: S311
             for _ in range(callers)
         ]
         samples = []
@@ -281,7 +278,7 @@ def report(samples: list[Sample], last: Sample, tally: Tally) -> Iterator[str]:
     yield (
         f"memory     {'flat' if is_flat else 'NOT FLAT'}: {found.slope * hourly:+.2f} MiB an hour,"
         f" 95 % band +-{found.band * hourly:.2f}, at {found.level:.1f} MiB,"
-        f" over {found.span_s:.0f} s after a hurried warm-up of {steady[0].at_s:.0f} s"
+        f" over {found.span_s:.0f} s after a warm-up of {steady[0].at_s:.0f} s"
     )
     shown = samples[:: max(1, len(samples) // 15)]
     yield f"RSS MiB    {' '.join(f'{s.rss_mib:.1f}' for s in shown)}; at the end {last.rss_mib:.1f}"

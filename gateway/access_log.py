@@ -81,7 +81,7 @@ def text_line(done: Settlement, ended_wall_s: float) -> str:
         done.outcome,
         done.status,
         "-" if done.ttft_s is None else _SECONDS % done.ttft_s,
-        done.ended_s - done.arrived_s,
+        done.duration_s,
         usage.prompt_tokens,
         usage.cached_tokens,
         done.predicted_tokens,

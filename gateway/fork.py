@@ -19,8 +19,6 @@ _BY_TARGET = {path.encode(): endpoint for path, endpoint in ENDPOINTS.items()}
 class Forked(ClientProtocol, Protocol):
     """The connection."""
 
-    parser: Any
-
     def take(self, turn: Turn) -> None:
         """A data-plane request has begun: its head is there."""
 

@@ -70,18 +70,8 @@ def prefix(route: Route, candidates: Sequence[L]) -> L:
     best = candidates[costs.index(least)]
     wait_s = (best.ahead_tokens + prompt - held(best.slot, 0)) * best.token_s
     limit = least + _NEAR * wait_s + _NEAR_S
-    return _least_work(candidates, costs, limit)
-
-
-def _least_work(candidates: Sequence[L], costs: Sequence[float], limit: float) -> L:
-    """`least_work` of those that cost no more than `limit`, which one of them does."""
-    best, least = None, 0.0
-    for load, cost in zip(candidates, costs, strict=False):
-        if cost <= limit:
-            work = load.work_tokens / load.share
-            if best is None or work < least or (work == least and load.turn < best.turn):
-                best, least = load, work
-    return best or candidates[0]
+    near = [load for load, cost in zip(candidates, costs, strict=False) if cost <= limit]
+    return least_work(route, near) if len(near) > 1 else best
 
 
 def session(route: Route, candidates: Sequence[L]) -> L:
