@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 import uvicorn
 
 from gateway.app import Gateway
+from serving import standstill
 from serving.errors import ConfigError
 
 _log = logging.getLogger("berth.serving")
@@ -80,7 +81,8 @@ async def open_door(gateway: Gateway, listener: socket.socket) -> AsyncIterator[
                 raise ConfigError("the HTTP server stopped while starting; its log says why")
             await asyncio.sleep(0.01)
         _quiet_collector()
-        yield
+        with standstill.told():
+            yield
     finally:
         server.should_exit = True
         await task

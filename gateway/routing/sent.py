@@ -115,28 +115,8 @@ class Sent:
         """The replica computes or uses these blocks now, and holds `capacity` units at most. Returns when it had last
         used those that it held: up to which block at which tick, the latest first. `computed` or `forget_new` is to
         follow."""
-        cache, runs = self._caches[slot], self._runs
-        before: list[tuple[int, int]] = []
-        above, at, count = None, 0, len(hashes)
-        while at < count:
-            run = runs.get(hashes[at])
-            if run is None:
-                above = self._new(cache, hashes, at, ends, tick, above)
-                at += len(above.hashes)
-                continue
-            if run.above is not above and not self._adopt(run, above, at):
-                break
-            end = at + len(run.hashes)
-            if run.part is not None or end > count or hashes[end - 1] != run.hashes[-1]:
-                run = self._fit(run, slot, hashes, at)
-            at += len(run.hashes)
-            known = cache.use(run, tick)
-            if known is not None:
-                before.append((at, known))
-            run.tick = tick
-            above = run
-        if above is not None:
-            cache.order[tick] = above
+        cache = self._caches[slot]
+        before = self._use(cache, hashes, ends, tick, is_there=False)
         if cache.units + cache.rests_units > capacity or cache.blocks > _MOST_BLOCKS:
             self._make_room(cache, capacity)
         return before
@@ -146,12 +126,43 @@ class Sent:
     ) -> None:
         """A request that had these blocks computed or found them goes: until now nobody could push them out, and now
         they are the newest. It leaves `rest` units more: its answer, and what of its prompt is in no block."""
-        self.touch(slot, hashes, ends, tick, capacity)
-        self.computed(slot, hashes)
         cache = self._caches[slot]
+        self._use(cache, hashes, ends, tick, is_there=True)
         if rest > 0:
             cache.leave(tick, rest, capacity * _LITTLE_REST)
-        self._make_room(cache, capacity)
+        if cache.units + cache.rests_units > capacity or cache.blocks > _MOST_BLOCKS:
+            self._make_room(cache, capacity)
+
+    def _use(
+        self, cache: Cache, hashes: tuple[int, ...], ends: Sequence[int], tick: int, *, is_there: bool
+    ) -> list[tuple[int, int]]:
+        """All of these blocks, at `tick`; where they are not there yet, some are to be computed. Returns when they were
+        last used, as `touch` does."""
+        runs, fresh = self._runs, cache.fresh
+        before: list[tuple[int, int]] = []
+        above, at, count = None, 0, len(hashes)
+        while at < count:
+            run = runs.get(hashes[at])
+            if run is None:
+                run = self._new(cache, hashes, at, ends, tick, above)
+                at += len(run.hashes)
+            elif run.above is above or self._adopt(run, above, at):
+                end = at + len(run.hashes)
+                if run.part is not None or end > count or hashes[end - 1] != run.hashes[-1]:
+                    run = self._fit(run, cache.slot, hashes, at)
+                at += len(run.hashes)
+                known = cache.use(run, tick)
+                if known is not None:
+                    before.append((at, known))
+                run.tick = tick
+            else:
+                break
+            if is_there and run in fresh:
+                del fresh[run]
+            above = run
+        if above is not None:
+            cache.order[tick] = above
+        return before
 
     def oldest(self, slot: int, capacity: int) -> int:
         """When the replica last used what it would lose first; 0 while there is room for more."""

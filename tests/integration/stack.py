@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,7 +19,9 @@ BERTH = str(Path(sys.executable).with_name("berth"))
 KEY = "berth-test-key"
 MODEL = "smollm2"
 _START_S = 300.0
-_LAST_LINES = 40
+_ANSWER_S = 180.0  # a machine that stands still for a minute says nothing about us; it is named in the summary
+_SLOW_S = 10.0
+_LAST_LINES = 80
 
 
 def berth(*args: str, env: dict[str, str] | None = None, timeout_s: float = 120.0) -> subprocess.CompletedProcess[str]:
@@ -60,16 +63,25 @@ class Stack:
     def get(self, path: str) -> str:
         """GET with the key."""
         request = urllib.request.Request(self.url + path, headers={"authorization": f"Bearer {KEY}"})
+        started = time.monotonic()
         try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
+            with urllib.request.urlopen(request, timeout=_ANSWER_S) as answer:
                 text: str = answer.read().decode()
-                return text
         except OSError as error:
             raise AssertionError(f"GET {path}: {error!r}; berth ({self._life()}) said last:\n{self._last()}") from error
+        took_s = time.monotonic() - started
+        if took_s > _SLOW_S:
+            message = f"GET {path} took {took_s:.1f} s; berth ({self._life()}) said last:\n{self._last()}"
+            warnings.warn(message, stacklevel=2)
+        return text
 
     def _life(self) -> str:
         status = self.process.poll()
-        return "still there" if status is None else f"ended with {status}"
+        if status is not None:
+            return f"ended with {status}"
+        process, load = psutil.Process(self.process.pid), os.getloadavg()[0]
+        free = psutil.virtual_memory().available // 2**20
+        return f"{process.status()} after {sum(process.cpu_times()[:2]):.1f} s of work; load {load}, {free} MiB free"
 
     def _last(self) -> str:
         return "\n".join(self.text().splitlines()[-_LAST_LINES:])
