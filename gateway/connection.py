@@ -92,7 +92,7 @@ class Connection:
         self._poll: select.poll | None = None
         self._sink: Sink | None = None
         self._request: tuple[bytes, bytes] | None = None
-        self._parser = HttpResponseParser(self)
+        self._parser: HttpResponseParser | None = HttpResponseParser(self)
         self.is_paused = False
         self.is_cut = False
         self.idle_since_s = 0.0
@@ -130,6 +130,7 @@ class Connection:
         """Give the request up and say so to the engine by closing: it stops working. The sink hears nothing more."""
         self._sink = self._request = None
         self.is_cut = True
+        self._parser = None  # it points back here: a circle would be left to the garbage collector
         if self._transport is not None:
             self._transport.abort()
 
@@ -205,8 +206,10 @@ class Connection:
         self._parse(data, sink)
 
     def _parse(self, data: bytes, sink: Sink) -> None:
+        parser = self._parser
+        assert parser is not None  # noqa: S101  (gone only with the sink)
         try:
-            self._parser.feed_data(data)
+            parser.feed_data(data)
         except HttpParserError:
             self._is_clean = False
         if not self._is_begun and not self._begin(sink, len(data)):
@@ -256,6 +259,7 @@ class Connection:
     def connection_lost(self, exc: Exception | None) -> None:
         """The end of an answer that has no other end, or of our hopes."""
         self._engine.forget(self)
+        self._parser = None  # as in `cut`
         sink, self._sink = self._sink, None
         if sink is None:
             return
@@ -294,6 +298,7 @@ class Connection:
 
     def on_headers_complete(self) -> None:
         """Interim answers (100 Continue, 103 Early Hints) are skipped."""
+        assert self._parser is not None  # noqa: S101  (it calls)
         status = self._parser.get_status_code()
         if status < 200:
             self._headers = []
@@ -310,6 +315,7 @@ class Connection:
         """Whether the connection can be used again is known only here."""
         if self._status and not self._is_whole:
             self._is_whole = True
+            assert self._parser is not None  # noqa: S101  (it calls)
             self._is_reusable = self._parser.should_keep_alive()
 
 

@@ -1,5 +1,6 @@
 """A client that leaves, at any stage of any kind of request: the engine stops within a second, all counts are zero."""
 
+import gc
 import json
 import socket
 import struct
@@ -8,6 +9,9 @@ import time
 
 import pytest
 
+from gateway.connection import Connection
+from gateway.exchange import Exchange
+from gateway.turn import Turn
 from gateway.wire import Dialect
 from tests.fake_engine import BEFORE_HEADERS, FakeEngine, Script, Seen
 from tests.gateway.harness import (
@@ -161,3 +165,22 @@ def test_fifty_that_leave_at_once_leave_nothing_behind(fake: FakeEngine, door: D
     wait_until(lambda: fake.running == 0)
     wait_until(lambda: door.is_at_rest)
     assert all(seen.aborted for seen in fake.seen)
+
+
+def test_connections_that_are_cut_leave_nothing_to_the_garbage_collector(fake: FakeEngine, door: Door) -> None:
+    def left() -> int:
+        return sum(isinstance(found, Connection | Exchange | Turn) for found in gc.get_objects())
+
+    dialect: Dialect = "chat"
+    gc.collect()
+    gc.disable()
+    try:
+        for number in range(1, 6):
+            fake.enqueue(_held_stream(dialect, 0))
+            with door.connection() as sock:
+                sock.sendall(_stream_request(dialect))
+                wait_until(lambda number=number: sum(seen.pieces == 0 for seen in fake.seen) == number)
+            wait_until(lambda: door.is_at_rest)
+        wait_until(lambda: left() <= 1)  # the one that probes
+    finally:
+        gc.enable()
