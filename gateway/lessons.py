@@ -16,7 +16,7 @@ def learn(relay: Relay, attempt: Attempt, usage: Usage, moves: Sequence[Move]) -
     place, call, prompt_tokens = attempt.place, attempt.call, usage.prompt_tokens
     if place is None or (moves and any(move.kind == "continuation" for move in moves)):
         return NO_FATES  # what went on elsewhere was computed twice
-    place.computed()
+    place.answered()
     if prompt_tokens is None:
         return NO_FATES
     fates = place.settle(prompt_tokens, usage.cached_tokens)

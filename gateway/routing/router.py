@@ -69,6 +69,12 @@ class Pick(Generic[L]):
             self.load.prefilled(self.uncached_tokens, None)
             self._router.prefilled(self)
 
+    def answered(self) -> None:
+        """In full, and `release` follows at once: that the prompt is computed need not be told apart."""
+        if self.is_waiting:
+            self.is_waiting = False
+            self.load.prefilled(self.uncached_tokens, None)
+
     def settle(self, prompt_tokens: int, cached_tokens: int | None) -> dict[Fate, int]:
         """What the engine says of the prompt; None where it does not say what was cached. Returns the fate of each
         token, as far as it is known."""
@@ -231,7 +237,10 @@ class Router(Generic[L]):
         """It is no longer there; its blocks are, and could not be pushed out as long as it was."""
         load, route = pick.load, pick.route
         slot = load.slot
-        if slot < 0 or pick._tick <= self._emptied[slot]:
+        if slot < 0:
+            return
+        self._pending[slot].pop(pick._tick, None)
+        if pick._tick <= self._emptied[slot]:
             return  # its cache has been emptied since
         self._ticks += 1
         hashes, ends, size = route.chain
