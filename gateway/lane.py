@@ -57,8 +57,12 @@ class LaneProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """As uvicorn, within bounds: heads may have 256 KiB."""
         fork = self._fork
+        self._unset_keepalive_if_required()
+        if fork.again(data):
+            return
         fork.loose_bytes += len(data)
         super().data_received(data)
+        fork.learn(data)
         if fork.loose_bytes > _MOST_LOOSE_BYTES and not self.transport.is_closing():
             self._refuse(431, "the head of this request is too large")
 

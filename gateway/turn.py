@@ -47,7 +47,14 @@ class Turn:
     )  # fmt: skip
 
     def __init__(
-        self, protocol: ClientProtocol, endpoint: Endpoint, headers: list[Header], head: Head, announced_bytes: int
+        self,
+        protocol: ClientProtocol,
+        endpoint: Endpoint,
+        headers: list[Header],
+        head: Head,
+        announced_bytes: int,
+        is_modern: bool,
+        keep_alive: bool,
     ) -> None:
         self._protocol = protocol
         self._endpoint = endpoint
@@ -57,12 +64,10 @@ class Turn:
         self._announced_bytes = announced_bytes
         self._body: list[bytes] = []
         self.size = 0
-        parser = protocol.parser
         self._write = protocol.transport.write
-        self._is_modern = parser.get_http_version() == "1.1"
+        self._is_modern = is_modern
         # what uvicorn looks at in its own cycles
-        # (what follows an offer to switch protocols cannot be told apart from a next request)
-        self.keep_alive = self._is_modern and parser.should_keep_alive() and not parser.should_upgrade()
+        self.keep_alive = keep_alive
         self.more_body = True
         self.response_complete = False
 

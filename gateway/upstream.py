@@ -10,7 +10,7 @@ from typing import cast
 from urllib.parse import urlsplit
 
 from gateway.config import Timeouts
-from gateway.connection import Connection
+from gateway.connection import Connection, Known
 from gateway.errors import BrokenError, ConnectError, UpstreamError
 from gateway.headers import Header
 
@@ -26,6 +26,7 @@ class _Engine:
         self.loop = loop
         self._idle: list[Connection] = []
         self.connections: set[Connection] = set()
+        self.known = Known()
         self._unix_path = url.removeprefix(_UNIX) if url.startswith(_UNIX) else None
         parts = urlsplit(url if self._unix_path is None else "http://engine")
         self.prefix = parts.path.rstrip("/").encode()

@@ -4,7 +4,7 @@ import asyncio
 import socket
 from typing import Any, cast
 
-from gateway.connection import Connection, Sink
+from gateway.connection import Connection, Known, Sink
 
 
 class FakeSocket:
@@ -70,6 +70,7 @@ class _Engine:
 
     def __init__(self) -> None:
         self.idle: list[Connection] = []
+        self.known = Known()
 
     def put_back(self, connection: Connection) -> None:
         self.idle.append(connection)
