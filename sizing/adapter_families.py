@@ -15,8 +15,7 @@ KINDS: Mapping[str, Kind] = {
     **dict.fromkeys(("in_proj_qkv", "in_proj_z", "in_proj_ba", "in_proj", "conv1d"), "column"),
     "per_layer_model_projection": "column",
     **dict.fromkeys(("o_proj", "down_proj", "out_proj"), "row"),
-    **dict.fromkeys(("q_a_proj", "kv_a_proj_with_mqa", "wq_b", "wk", "weights_proj"), "whole"),
-    **dict.fromkeys(("gate", "router", "proj", "shared_expert_gate"), "whole"),
+    **dict.fromkeys(("q_a_proj", "kv_a_proj_with_mqa", "gate", "router", "proj", "shared_expert_gate"), "whole"),
     **dict.fromkeys(("per_layer_input_gate", "per_layer_projection"), "whole"),
 }
 """By the last part of a weight's name in sizing.blueprint; what is not here has none."""
@@ -67,7 +66,7 @@ FAMILIES: Mapping[str, Family] = {
     ),
     **dict.fromkeys(
         (
-            *("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM", "DeepseekV32ForCausalLM", "GlmMoeDsaForCausalLM"),
+            *("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM"),
             *("Ernie4_5_MoeForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM", "Gemma4ForCausalLM"),
             *("GemmaForCausalLM", "Glm4ForCausalLM", "Glm4MoeForCausalLM", "MiMoForCausalLM", "MiniMaxM2ForCausalLM"),
             *("MistralForCausalLM", "OlmoeForCausalLM", "Qwen2ForCausalLM", "Qwen2MoeForCausalLM"),
@@ -85,11 +84,12 @@ FAMILIES: Mapping[str, Family] = {
     "Qwen3VLMoeForConditionalGeneration": Family(embedding=True, output=True, fused_experts=True),
     "Qwen3_5MoeForConditionalGeneration": Family(embedding=True, output=True, slices=_DELTA_NET, fused_experts=True),
 }
-"""What is not here and is no wrapper of one that is has layers whose adapters are not known."""
+"""Of what is not here, and is no wrapper of one that is, nobody has looked: DeepSeek V3.2 and V4 and GLM-5 have layers
+of their own on NVIDIA cards, and DeciLM's are known by their number only."""
 
 NO_ADAPTERS = frozenset(
     {
-        *("DeepseekV4ForCausalLM", "Gemma3nForCausalLM", "Gemma3nForConditionalGeneration"),
+        *("Gemma3nForCausalLM", "Gemma3nForConditionalGeneration"),
         *("KimiK25ForConditionalGeneration", "KimiK3ForConditionalGeneration", "KimiLinearForCausalLM"),
         *("KimiVLForConditionalGeneration", "MiniMaxM3ForCausalLM", "MiniMaxM3SparseForCausalLM"),
         *("MiniMaxM3SparseForConditionalGeneration", "Step3p5ForCausalLM", "Step3p7ForConditionalGeneration"),
