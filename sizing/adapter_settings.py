@@ -55,7 +55,8 @@ def read_adapters(values: Mapping[str, object]) -> Adapters | None:
     Raises:
         QuestionError: a value that is not of its kind, one that vLLM refuses, or settings without `enable_lora`.
     """
-    said = {name: values[name] for name in SETTINGS if values.get(name) not in (None, False)}
+    found = ((name, values.get(name)) for name in SETTINGS)
+    said = {name: value for name, value in found if value is not None and value is not False}
     for name in _SWITCHES:
         if not isinstance(said.get(name, True), bool):
             raise QuestionError(f"{name} is {said[name]!r}; it has to be true or false")
