@@ -70,7 +70,7 @@ def activation_peak(
     forward = overheads.forward_copies.scaled(tokens * width * element)
     forward += exactly(workspace + _latent_workspace(model, batch, tensor_parallel_size, max_model_len))
     read = drafter.aux_hidden_states * tokens * model.hidden_size * element if drafter else 0
-    forward += exactly(read + (shrunk_bytes(adapters, tokens) if adapters else 0))
+    forward += exactly(read + (shrunk_bytes(adapters, model, tokens) if adapters else 0))
     peak = Peak(forward, f"forward pass of {tokens:,} tokens (max_num_batched_tokens)")
     if last_stage:
         rows = min(batch.max_num_seqs, tokens)

@@ -88,7 +88,7 @@ def adapter_bytes(
     )
     element = DTYPE_BYTES[adapters.lora_dtype] if adapters.lora_dtype else model.dtype_bytes
     total = float(rank.index_bytes)
-    for elements, count in Counter(rank.stacks()).items():
+    for elements, count in rank.stacks().items():
         size = elements * adapters.max_loras * element
         total += count * (size + (slack_bytes(size) if as_allocated else 0.0))
     return round(total)
@@ -100,9 +100,13 @@ def punica_bytes(adapters: Adapters, *, max_num_seqs: int, max_num_batched_token
     return _PUNICA_TOKEN_BYTES * max_num_batched_tokens + _PUNICA_SEQUENCE_BYTES * max_num_seqs + per_adapter
 
 
-def shrunk_bytes(adapters: Adapters, tokens: int) -> int:
-    """What a feed-forward layer's product with its A matrices takes while it runs: two slices, in float32."""
-    return 2 * tokens * adapters.max_lora_rank * 4
+def shrunk_bytes(adapters: Adapters, model: ModelShape, tokens: int) -> int:
+    """What the product of a feed-forward layer's input with its two A matrices takes while it runs.
+
+    In float32, and for each expert that a token visits in the served type (punica_gpu.py, fused_moe_lora_op.py).
+    """
+    visited = model.num_experts_per_tok - model.num_shared_experts if model.num_moe_layers else 0
+    return 2 * tokens * adapters.max_lora_rank * max(4, visited * model.dtype_bytes)
 
 
 def has_output_adapters(adapters: Adapters, model: ModelShape) -> bool:
@@ -130,7 +134,7 @@ def _has_table(name: str, adapters: Adapters, *, by_default: bool) -> bool:
 
 
 def _module_names(model: ModelShape) -> set[str]:
-    own = {_module(weight) for weight in model.blueprint if _kind(weight) is not None}
+    own = {_module(weight) for _, weights in model.layer_kinds for weight in weights if _kind(weight) is not None}
     return {"embed_tokens", "lm_head"} | own | {FUSED[name] for name in own if name in FUSED}
 
 
@@ -140,8 +144,7 @@ def _module(weight: Weight) -> str:
 
 def _kind(weight: Weight) -> Kind | None:
     """None for what is no linear layer: norms, biases, tables."""
-    linear = len(weight.shape) == 2 and weight.layer is not None
-    return KINDS.get(weight.name.rpartition(".")[2]) if linear else None
+    return KINDS.get(weight.name.rpartition(".")[2]) if len(weight.shape) == 2 else None
 
 
 @dataclass(frozen=True)
@@ -158,20 +161,19 @@ class _Rank:
     first: bool
     last: bool
 
-    def stacks(self) -> Iterator[int]:
-        """Every stacked matrix."""
-        yield from self._tables()
-        for weight in self.model.blueprint:
-            kind = _kind(weight)
-            if kind is None or weight.layer not in self.layers or not self._targeted(_module(weight)):
-                continue
-            yield from self._of_experts(weight, kind) if weight.split == "experts" else self._of_linear(weight, kind)
+    def stacks(self) -> Counter[int]:
+        """How many stacked matrices there are of each size."""
+        found = Counter(self._tables())
+        for times, weights in self._layers():
+            for elements in (elements for weight in weights for elements in self._of(weight)):
+                found[elements] += times
+        return found
 
     @property
     def index_bytes(self) -> int:
         """Which slots are in use, for each mixture, and where each logit of a divided vocabulary belongs (int64)."""
-        mixtures = {weight.layer for weight in self.model.blueprint if weight.split == "experts"} & set(self.layers)
-        used = 4 * (self.adapters.max_loras + 1) * len(mixtures) if self._targeted(_EXPERTS) else 0
+        mixtures = sum(times for times, weights in self._layers() if any(each.split == "experts" for each in weights))
+        used = 4 * (self.adapters.max_loras + 1) * mixtures if self._targeted(_EXPERTS) else 0
         if self.ranks == 1 or not (self.last and self._has_output):
             return used
         return used + 8 * -(-self.model.vocab_size // VOCAB_PADDING) * VOCAB_PADDING
@@ -183,6 +185,16 @@ class _Rank:
     @property
     def _a_rank(self) -> int:
         return self.adapters.max_lora_rank // (self.ranks if self.adapters.fully_sharded_loras else 1)
+
+    def _layers(self) -> Iterator[tuple[int, tuple[Weight, ...]]]:
+        """The weights of each kind of layer, and how many of it are on this stage."""
+        for indices, weights in self.model.layer_kinds:
+            yield sum(index in self.layers for index in indices), weights
+
+    def _of(self, weight: Weight) -> Iterator[int]:
+        kind = _kind(weight)
+        if kind is not None and self._targeted(_module(weight)):
+            yield from self._of_experts(weight, kind) if weight.split == "experts" else self._of_linear(weight, kind)
 
     def _tables(self) -> Iterator[int]:
         """Whole on every rank (lora/layers/vocab_parallel_embedding.py, logits_processor.py)."""

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sizing.adapter_settings import RANKS, Adapters, read_adapters
-from sizing.adapters import adapter_bytes, punica_bytes
+from sizing.adapters import adapter_bytes, punica_bytes, shrunk_bytes
 from sizing.config_json import parse_config
 from sizing.errors import QuestionError, UnsupportedModelError
 from sizing.gpu import GIB, Device, gpu
@@ -122,6 +122,12 @@ def test_one_part_of_a_fused_layer_names_all_of_it() -> None:
 def test_the_kernels_indexes() -> None:
     """Four int64 and twice two int32 a token, three int64 a sequence, and twice 3 x 4 + 4 int32 for four slots."""
     assert punica_bytes(Adapters(4), max_num_seqs=256, max_num_batched_tokens=8192) == 48 * 8192 + 24 * 256 + 128
+
+
+def test_products_with_a_matrices() -> None:
+    """Two of 8,192 tokens and rank 16: in float32, or for each of eight experts in bfloat16."""
+    assert shrunk_bytes(Adapters(8, 16), LLAMA_8B, 8192) == 2 * 8192 * 16 * 4
+    assert shrunk_bytes(Adapters(8, 16), QWEN_30B, 8192) == 2 * 8192 * 16 * 8 * 2
 
 
 def test_they_take_kv_cache_and_are_loaded_with_the_model() -> None:
