@@ -148,6 +148,13 @@ def test_graphs_are_captured_with_adapters_and_without() -> None:
     assert term(answer(eager), "CUDA graphs").bytes == 0
 
 
+def test_fewer_at_once_is_a_way_out() -> None:
+    """57 GiB of weights and 3.2 for each slot of rank 32: four are too many for a card of 79 GiB."""
+    found = answer(Question(QWEN_30B, gpu("H100"), max_model_len=8192, adapters=Adapters(4, 32)))
+    assert found.way_out is not None
+    assert "--max-loras 2" in found.way_out
+
+
 def test_older_releases_are_not_known_as_well() -> None:
     found = term(answer(Question(LLAMA_8B, gpu("H100"), adapters=Adapters(), release=Release(10))))
     assert found.low_bytes < found.bytes < found.high_bytes
