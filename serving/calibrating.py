@@ -129,7 +129,13 @@ def learn(placements: "Sequence[Placement]", environment: Environment) -> None:
 
 
 def _own_observations(placement: "Placement") -> tuple[Observation, ...]:
-    """The last start in the engine's log that came up; the log is appended to when an engine is restarted."""
+    """The last start in the engine's log that came up; the log is appended to when an engine is restarted.
+
+    What is loaded beside the model is in the log's sums and cannot be told apart there.
+    """
+    drafter = placement.question.speculative
+    if placement.question.adapters is not None or (drafter is not None and drafter.model is not None):
+        return ()
     with placement.spec.log_path.open(encoding="utf-8", errors="replace") as log:
         ready = [record for record in parse_lines(log) if record.outcome == "ok"]
     if not ready:

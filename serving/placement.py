@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from serving.adapter_flags import adapters_of
 from serving.config import ModelSection
 from serving.engine import EngineSpec
 from serving.errors import PlacementError
@@ -215,6 +216,7 @@ def _question(section: ModelSection, shape: ModelShape, device: Device, count: i
         kv_cache_dtype=section.kv_cache_dtype,
         enforce_eager=_eager(section, device),
         speculative=_drafter(section, shape),
+        adapters=adapters_of(section.extra_args),
     )
 
 

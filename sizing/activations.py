@@ -7,6 +7,8 @@ larger one is the peak.
 
 from dataclasses import dataclass
 
+from sizing.adapter_settings import Adapters
+from sizing.adapters import has_output_adapters, shrunk_bytes
 from sizing.drafters import Drafter
 from sizing.gpu import GIB
 from sizing.layers import Latent, Recurrent
@@ -53,6 +55,7 @@ def activation_peak(
     overheads: Overheads,
     expert_ranks: int | None = None,
     drafter: Drafter | None = None,
+    adapters: Adapters | None = None,
 ) -> Peak:
     """The highest of the peaks; only the last pipeline stage samples, and drafts.
 
@@ -67,13 +70,13 @@ def activation_peak(
     forward = overheads.forward_copies.scaled(tokens * width * element)
     forward += exactly(workspace + _latent_workspace(model, batch, tensor_parallel_size, max_model_len))
     read = drafter.aux_hidden_states * tokens * model.hidden_size * element if drafter else 0
-    forward += exactly(read)
+    forward += exactly(read + (shrunk_bytes(adapters, model, tokens) if adapters else 0))
     peak = Peak(forward, f"forward pass of {tokens:,} tokens (max_num_batched_tokens)")
     if last_stage:
         rows = min(batch.max_num_seqs, tokens)
         sampler = _sampler_bytes_per_logit(model, release, overheads).scaled(rows * model.vocab_size)
         alive = tokens * model.hidden_size * element + (workspace if release.minor >= _WORKSPACE_KEPT else 0)
-        sampler += exactly(alive)
+        sampler += exactly(alive + _reordered_bytes(model, adapters, rows, tensor_parallel_size))
         if sampler.value > forward.value:
             peak = Peak(sampler, f"sampling {rows:,} sequences (max_num_seqs) over {model.vocab_size:,} tokens")
         # whichever is the peak, it is at least as high as the other might be
@@ -92,6 +95,13 @@ def activation_peak(
         )
     floor = overheads.compiling_gib if second_runner(model, release) else _floor(release, overheads)
     return Peak(peak.bytes + floor.scaled(GIB), peak.why)
+
+
+def _reordered_bytes(model: ModelShape, adapters: Adapters | None, rows: int, tp: int) -> int:
+    """The copy of a divided vocabulary's logits in their right order, before adapters add to them."""
+    if adapters is None or tp == 1 or not has_output_adapters(adapters, model):
+        return 0
+    return rows * model.vocab_size * model.dtype_bytes
 
 
 def _floor(release: Release, overheads: Overheads) -> Band:

@@ -22,6 +22,7 @@ PARTS: tuple[Part, ...] = (
 _PART_OF_TERM: dict[str, Part] = {
     "weights": "weights",
     "drafter": "weights",
+    "LoRA adapters": "weights",
     "non-torch": "non-torch",
     "processes": "non-torch",
     "CUDA graphs": "CUDA graphs",

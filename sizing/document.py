@@ -155,7 +155,7 @@ def _device(question: Question) -> Document:
 
 
 def _settings(question: Question, settings: EngineSettings) -> Document:
-    drafter = question.speculative
+    drafter, adapters = question.speculative, question.adapters
     return {
         "max_model_len": settings.max_model_len,
         "max_num_seqs": settings.max_num_seqs,
@@ -167,6 +167,15 @@ def _settings(question: Question, settings: EngineSettings) -> Document:
         "data_parallel_size": settings.data_parallel_size,
         "enable_expert_parallel": settings.enable_expert_parallel,
         "kv_cache_dtype": settings.kv_cache_dtype,
+        "adapters": None
+        if adapters is None
+        else {
+            "max_loras": adapters.max_loras,
+            "max_lora_rank": adapters.max_lora_rank,
+            "fully_sharded_loras": adapters.fully_sharded_loras,
+            "lora_dtype": adapters.lora_dtype,
+            "lora_target_modules": list(adapters.lora_target_modules),
+        },
         "drafter": None
         if drafter is None
         else {

@@ -54,12 +54,12 @@ def log_line(question: Question, answer: Answer) -> str:
 
 
 def _loading(release: Release, answer: Answer) -> tuple[LogLine, ...]:
-    term, drafter = _named(answer, "weights"), _named(answer, "drafter")
+    term = _named(answer, "weights")
     if term is None:
         return ()
-    if drafter is not None:  # loaded and counted with the model
-        low, high = term.low_bytes + drafter.low_bytes, term.high_bytes + drafter.high_bytes
-        term = Term("weights", term.bytes + drafter.bytes, term.why, low, high)
+    for other in filter(None, (_named(answer, "drafter"), _named(answer, "LoRA adapters"))):  # counted with the model
+        low, high = term.low_bytes + other.low_bytes, term.high_bytes + other.high_bytes
+        term = Term("weights", term.bytes + other.bytes, term.why, low, high)
     memory = " memory" if release >= Release(11, 1) else ""
     text = f"Model loading took {_gib(release, term.bytes, decimals=4)} GiB{memory} and ... seconds"
     return (_banded(text, term),)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sizing.activations import Batch, activation_peak, penalty_state_bytes
+from sizing.adapter_settings import Adapters
+from sizing.adapters import adapter_bytes, punica_bytes
 from sizing.drafters import Drafter
 from sizing.gpu import GIB, Device, compute_major, link_of
 from sizing.kv_cache import KvCache
@@ -21,6 +23,9 @@ from sizing.weights import weights_per_rank
 _WEIGHTS_SPREAD = 0.01
 _WEIGHTS_SPREAD_MXFP4 = 0.16  # one log of a Blackwell workstation card is that much above Marlin's padding
 _MXFP4_MAJORS = (8, 9)  # compute capabilities whose MXFP4 weights logs confirm
+_ADAPTERS_READ = Release(32)
+_ADAPTERS_BEFORE = (0.4, 1.2)  # mixtures and tables had none, or a few rows more, in older releases
+_PADDED_ADAPTERS = 0.9
 _WEIGHTS_SPREAD_ASSUMED = 0.30  # a feed-forward layer without a gate is a third smaller than was assumed
 CUDA_BLOCK_SIZE = 16  # vllm/config/cache.py
 CPU_BLOCK_SIZE = 128  # vllm/platforms/cpu.py
@@ -121,6 +126,7 @@ class Engine:
     corrections: Corrections | None = None
     overheads: Overheads = OVERHEADS
     drafter: Drafter | None = None
+    adapters: Adapters | None = None
 
     def drafts_on(self, stage: int) -> Drafter | None:
         """What drafts on that pipeline stage: only the last has the drafter's weights."""
@@ -218,6 +224,7 @@ def cpu_budget(
     max_model_len: int,
     kv_cache_memory_bytes: int | None,
     drafter: Drafter | None = None,
+    adapters: Adapters | None = None,
     overheads: Overheads = OVERHEADS,
 ) -> Budget:
     """The KV bytes to ask for: all that `max_num_seqs` requests can use, as far as free memory goes.
@@ -231,10 +238,11 @@ def cpu_budget(
     )
     share = overheads.cpu_safety_share
     left_free = Term.exact("left free", int(device.free_bytes * share), f"{share:.0%} of the memory that is free now")
-    drafting: list[Term] = []
+    engine = Engine(Parallel(), batch, max_model_len, adapters=adapters)
+    beside = _adapters(model, device, engine, stage=0)
     if drafter is not None:
-        drafting = _drafter(drafter, model, device, Engine(Parallel(), batch, max_model_len))
-    terms = (weights, *drafting, processes, left_free)
+        beside += _drafter(drafter, model, device, engine)
+    terms = (weights, *beside, processes, left_free)
     kv_cache_bytes = kv_cache_memory_bytes
     if kv_cache_bytes is None:
         left = device.free_bytes - sum(term.bytes for term in terms)
@@ -246,7 +254,7 @@ def cpu_budget(
 
 def _gpu_terms(model: ModelShape, device: Device, engine: Engine, stage: int) -> tuple[Term, ...]:
     parallel, batch = engine.parallel, engine.batch
-    found = [_weights(model, device, parallel, stage, engine.release)]
+    found = [_weights(model, device, parallel, stage, engine.release), *_adapters(model, device, engine, stage)]
     drafter = engine.drafts_on(stage)
     if drafter is not None:
         found += _drafter(drafter, model, device, engine)
@@ -305,6 +313,30 @@ def _weights(model: ModelShape, device: Device, parallel: Parallel, stage: int, 
     if model.held and model.held.tiles and major not in _MXFP4_MAJORS:
         above, why = _WEIGHTS_SPREAD_MXFP4, f"{why}; how much this card's MXFP4 kernel pads is not known"
     return Term("weights", held, why, round(held * (1 - spread)), round(held * (1 + above)))
+
+
+def _adapters(model: ModelShape, device: Device, engine: Engine, stage: int) -> list[Term]:
+    """What adapters are loaded into, allocated with the model whether any is loaded or not."""
+    adapters, parallel, batch = engine.adapters, engine.parallel, engine.batch
+    if adapters is None:
+        return []
+    held = adapter_bytes(
+        model,
+        adapters,
+        tensor_parallel_size=parallel.tensor_parallel_size,
+        pipeline_parallel_size=parallel.pipeline_parallel_size,
+        stage=stage,
+        enable_expert_parallel=parallel.enable_expert_parallel,
+        data_parallel_size=parallel.data_parallel_size,
+        as_allocated=device.kind == "cuda",
+    )
+    held += punica_bytes(adapters, max_num_seqs=batch.max_num_seqs, max_num_batched_tokens=batch.max_num_batched_tokens)
+    why = f"room for {adapters}"
+    if engine.release < _ADAPTERS_READ:
+        low, high = _ADAPTERS_BEFORE
+        return [Term("LoRA adapters", held, f"{why}, as 0.32 keeps them", round(held * low), round(held * high))]
+    padded = _PADDED_ADAPTERS if model.held and model.held.tiles else 1.0  # if this card's kernel pads experts at all
+    return [Term("LoRA adapters", held, why, round(held * padded), held)]
 
 
 def _drafter(drafter: Drafter, model: ModelShape, device: Device, engine: Engine) -> list[Term]:
@@ -367,6 +399,7 @@ def _activation(model: ModelShape, engine: Engine, stage: int) -> Term:
         overheads=engine.overheads,
         expert_ranks=parallel.ranks_of(model),
         drafter=engine.drafts_on(stage),
+        adapters=engine.adapters,
     )
     return _term("activations", peak.bytes, peak.why)
 
@@ -393,8 +426,12 @@ def _cudagraphs(model: ModelShape, device: Device, engine: Engine, stage: int) -
     drafter = engine.drafts_on(stage)
     if drafter is not None and drafter.method != "draft_model":  # whose runs are not captured (standalone_ar)
         layers += len(drafter.layers)
-    band = engine.overheads.graphs_gib(round(layers), sizes, mixture=model.num_moe_layers > 0)
-    return _term("CUDA graphs", band.scaled(GIB), f"vLLM's estimate for {sizes} batch sizes")
+    band = engine.overheads.graphs_gib(round(layers), sizes, mixture=model.num_moe_layers > 0).scaled(GIB)
+    if engine.adapters is None:
+        return _term("CUDA graphs", band, f"vLLM's estimate for {sizes} batch sizes")
+    cases = engine.adapters.graph_cases  # no log says what the further ones take, so they may be as good as free
+    band = Band(cases * band.value, band.low, cases * band.high)
+    return _term("CUDA graphs", band, f"vLLM's estimate for {sizes} batch sizes, each with adapters and without")
 
 
 def _num_capture_sizes(batch: Batch, device: Device, speculative_tokens: int = 0) -> int:

@@ -137,6 +137,21 @@ class ModelShape:
     def layer_types(self) -> frozenset[type[Layer]]:
         return frozenset(type(layer) for layer in self.distinct_layers)
 
+    @cached_property
+    def layer_kinds(self) -> tuple[tuple[tuple[int, ...], tuple[Weight, ...]], ...]:
+        """The blueprint's layers, those that are alike together: their numbers, and the weights of the first."""
+        of_layer: dict[int, list[Weight]] = {}
+        for weight in self.blueprint:
+            if weight.layer is not None:
+                of_layer.setdefault(weight.layer, []).append(weight)
+        alike: dict[object, list[int]] = {}
+        for index, weights in of_layer.items():
+            parts = tuple(
+                (each.name.partition(f".{index}.")[2], each.shape, each.split, each.copies) for each in weights
+            )
+            alike.setdefault((self.cache_layers[index], parts), []).append(index)
+        return tuple((tuple(indices), tuple(of_layer[indices[0]])) for indices in alike.values())
+
     @property
     def has_encoder(self) -> bool:
         """Whether an image or audio encoder stands in front of the decoder, weighed or not."""

@@ -17,7 +17,7 @@ from sizing.variants import Quantized, Variant, variants
 
 _VARIED = (
     *("block_size", "enforce_eager", "gpu_memory_utilization", "max_num_batched_tokens", "release"),
-    *("speculative", "enable_prefix_caching"),
+    *("speculative", "adapters", "enable_prefix_caching"),
     *("device", "stage_devices", "tensor_parallel_size", "pipeline_parallel_size", "enable_expert_parallel"),
     *("max_model_len", "max_num_seqs", "kv_cache_memory_bytes", "kv_cache_dtype"),
 )

@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import partial
 
 from sizing.activations import Batch
+from sizing.adapters import indivisible_adapters
 from sizing.division import indivisible
 from sizing.drafters import Drafter
 from sizing.engine_cache import Caches, Serving
@@ -97,7 +98,11 @@ def _tensor_parallel_sizes(question: Question) -> tuple[int, ...]:
     cards = question.count // (stages * replicas)
     if asked is None and cards:
         powers = [2**n for n in range(cards.bit_length()) if 2**n <= cards]
-        return tuple(size for size in powers if rules(model, size) is None)
+        return tuple(
+            size
+            for size in powers
+            if rules(model, size) is None and indivisible_adapters(question.adapters, size) is None
+        )
     needed = (asked or 1) * stages * replicas
     if asked is None or asked > cards:
         split = f"tensor_parallel_size is {asked or 1}" + (f" in {stages} pipeline stages" if stages > 1 else "")
@@ -107,6 +112,9 @@ def _tensor_parallel_sizes(question: Question) -> tuple[int, ...]:
     if why is not None:
         allowed = ", ".join(str(size) for size in range(1, _MOST_RANKS + 1) if rules(model, size) is None)
         raise QuestionError(f"tensor_parallel_size {asked} {why} of {model.name}; use one of {allowed}")
+    why = indivisible_adapters(question.adapters, asked)
+    if why is not None:
+        raise QuestionError(f"tensor_parallel_size {asked} {why}; use a power of two up to it, or leave it unsharded")
     return (asked,)
 
 
@@ -273,6 +281,7 @@ def _budgets(question: Question, batch: Batch, cache: KvCache, settings: EngineS
                 max_model_len=settings.max_model_len,
                 kv_cache_memory_bytes=question.kv_cache_memory_bytes,
                 drafter=question.speculative,
+                adapters=question.adapters,
             ),
         )
     parallel = Parallel(
@@ -289,6 +298,7 @@ def _budgets(question: Question, batch: Batch, cache: KvCache, settings: EngineS
         release=question.release,
         corrections=question.corrections,
         drafter=question.speculative,
+        adapters=question.adapters,
     )
     return tuple(
         gpu_budget(

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from sizing.adapter_settings import Adapters
+from sizing.adapters import check_adapters
 from sizing.drafters import Drafter
 from sizing.engine_cache import Caches
 from sizing.errors import QuestionError
@@ -42,6 +44,8 @@ class Question:
     stage_devices: tuple[Device, ...] = ()
     release: Release = NEWEST
     speculative: Drafter | None = None
+    adapters: Adapters | None = None
+    """LoRA adapters that there is to be room for."""
     corrections: Corrections | None = None
     caches: Caches | None = field(default=None, compare=False, repr=False)
     """Worked out before for this model; a plan that asks hundreds of questions hands them on."""
@@ -157,6 +161,7 @@ def check(question: Question) -> None:
             "name one for each stage"
         )
     _check_kernels(question)
+    check_adapters(question.adapters, question.model, enable_expert_parallel=question.enable_expert_parallel)
     several = (
         max(
             question.count,

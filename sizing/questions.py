@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+from sizing.adapter_settings import SETTINGS, read_adapters
 from sizing.card_names import described_card
 from sizing.config_json import kv_layers, parse_config
 from sizing.drafters import Drafter
@@ -45,6 +46,7 @@ ASKED = frozenset(
         *("enable_expert_parallel", "max_model_len", "max_num_seqs", "max_num_batched_tokens", "block_size"),
         *("gpu_memory_utilization", "gmu_default", "kv_cache_memory_bytes", "kv_cache_dtype", "enforce_eager"),
         *("enable_prefix_caching", "revision", "lora", "speculative_config", "data_parallel_size"),
+        *SETTINGS,
     }
 )
 _LOGGED = frozenset(
@@ -102,8 +104,10 @@ def read_question(row: object, sources: Sources, *, cache_only: bool = False) ->
         SizingError: as the model's own files say.
     """
     values = _values(row)
-    if _flag(values, "lora"):
-        raise QuestionError("LoRA adapters are not sized yet; leave lora out to size the model without them")
+    if _flag(values, "lora") and not _flag(values, "enable_lora"):
+        raise QuestionError(
+            "lora says that there were adapters, not how many; say enable_lora, max_loras and max_lora_rank too"
+        )
     device, count = _device(values, sources)
     major = compute_major(device.name)
     if major is not None and major < AMPERE and _dtype(values) == "bfloat16":  # check_if_supports_dtype
@@ -138,6 +142,7 @@ def read_question(row: object, sources: Sources, *, cache_only: bool = False) ->
         enable_prefix_caching=_flag(values, "enable_prefix_caching"),
         data_parallel_size=replicas,
         speculative=_speculative(values, model, sources),
+        adapters=read_adapters(values),
         release=release,
         corrections=sources.corrections,
     )

@@ -57,6 +57,7 @@ def _candidates(question: Question, settled: Answer) -> Iterator[Iterable[Remedy
         yield [Remedy("no --kv-cache-memory-bytes", replace(question, kv_cache_memory_bytes=None))]
     if question.device.kind == "cuda":
         yield _utilization(question, settled)
+    yield _fewer_adapters(question)
     if question.kv_cache_dtype == "auto" and question.model.kv_cache_dtype == "auto":
         yield [Remedy("--kv-cache-dtype fp8", replace(question, kv_cache_dtype="fp8"))]
     if question.device.kind == "cpu":
@@ -91,6 +92,15 @@ def _free_memory(question: Question, settled: Answer) -> Iterator[Remedy]:
     if device.free_bytes < wanted <= device.memory_bytes:
         freed = replace(question, device=replace(device, free_bytes=wanted))
         yield Remedy(f"freeing {(wanted - device.free_bytes) / GIB:.1f} GiB of memory", freed)
+
+
+def _fewer_adapters(question: Question) -> Iterator[Remedy]:
+    """Half as many slots, and half of those: adapters beyond them are swapped in as they are asked for."""
+    adapters = question.adapters
+    slots = adapters.max_loras // 2 if adapters is not None else 0
+    while adapters is not None and slots:
+        yield Remedy(f"--max-loras {slots}", replace(question, adapters=replace(adapters, max_loras=slots)))
+        slots //= 2
 
 
 def _fewer_sequences(question: Question, settled: Answer) -> Iterator[Remedy]:

@@ -26,6 +26,8 @@ def render_speed(
         parts.append(Text(f"At ${hourly_usd:.2f} an hour: {price.kind}, {price.source}, {price.as_of}"))
     if question.speculative is not None:
         parts.append(Text("Without what drafting gains, which depends on how many drafts are accepted"))
+    if question.adapters is not None:
+        parts.append(Text("Of the model alone: what adapters cost in speed is not forecast"))
     if outlook.outside:
         parts.append(Text("Wider bands, since no measured run was like it: " + "; ".join(outlook.outside)))
     return Group(*parts)

@@ -64,6 +64,12 @@ def size(
     speculative_config: Annotated[
         str | None, typer.Option(help="What drafts tokens: JSON, as vLLM's flag takes it.")
     ] = None,
+    enable_lora: Annotated[bool, typer.Option("--enable-lora", help="With room for LoRA adapters.")] = False,
+    max_loras: Annotated[int | None, typer.Option(help="Adapters in one batch. Default: 1.")] = None,
+    max_lora_rank: Annotated[int | None, typer.Option(help="The highest rank of them. Default: 16.")] = None,
+    fully_sharded_loras: Annotated[
+        bool, typer.Option("--fully-sharded-loras", help="Adapters divided over all cards.")
+    ] = False,
     vllm_version: Annotated[str | None, typer.Option(help="Whose rules, 0.6 to 0.32. Default: the newest.")] = None,
     prompt_tokens: Annotated[
         str, typer.Option(help="Of one request, such as 1024 or 1k, for speed and price.")

@@ -11,6 +11,7 @@ from serving.calibrating import current
 from serving.commands.common import failing_in_one_line
 from serving.commands.size_compare import latency_bound, stated_release, token_flag
 from serving.environment import Environment
+from sizing.adapter_settings import read_adapters
 from sizing.compare import option
 from sizing.detect import detect
 from sizing.document import as_json
@@ -45,6 +46,9 @@ def plan(
     speculative_config: Annotated[
         str | None, typer.Option(help="What drafts tokens: JSON, as vLLM's flag takes it.")
     ] = None,
+    enable_lora: Annotated[bool, typer.Option("--enable-lora", help="With room for LoRA adapters.")] = False,
+    max_loras: Annotated[int | None, typer.Option(help="Adapters in one batch. Default: 1.")] = None,
+    max_lora_rank: Annotated[int | None, typer.Option(help="The highest rank of them. Default: 16.")] = None,
     vllm_version: Annotated[str | None, typer.Option(help="Whose rules. Default: the newest.")] = None,
     quantize: Annotated[bool, typer.Option(help="Offer fp8 weights and an fp8 KV cache where that is needed.")] = True,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")] = None,
@@ -69,6 +73,9 @@ def plan(
         question = Question(
             model=shape,
             speculative=None if speculative_config is None else read_drafter(speculative_config, shape),
+            adapters=read_adapters(
+                {"enable_lora": enable_lora, "max_loras": max_loras, "max_lora_rank": max_lora_rank}
+            ),
             device=box[0],
             max_model_len=None if max_model_len is None else token_flag(max_model_len, "--max-model-len"),
             release=stated_release(vllm_version),

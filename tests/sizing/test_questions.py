@@ -2,6 +2,7 @@
 
 import pytest
 
+from sizing.adapter_settings import Adapters
 from sizing.errors import QuestionError, SizingError
 from sizing.gpu import GIB, Device, gpu
 from sizing.model import ModelShape
@@ -135,6 +136,15 @@ def test_a_cache_alone_needs_no_widths_of_weights() -> None:
     assert found.num_blocks == 20 * GIB // (8 * 528 * 4 * 2 * 256 * 2)
 
 
+def test_a_row_of_adapters() -> None:
+    """A start-up log's `lora` beside what was asked for adds nothing."""
+    asked = {"enable_lora": True, "max_loras": 4, "max_lora_rank": 32, "lora_target_modules": ["qkv_proj"]}
+    expected = Adapters(4, 32, lora_target_modules=("qkv_proj",))
+    assert read_question({**ROW, **asked}, SOURCES).adapters == expected
+    assert read_question({**ROW, **asked, "lora": True}, SOURCES).adapters == expected
+    assert read_question({**ROW, "lora": False}, SOURCES).adapters is None
+
+
 @pytest.mark.parametrize(
     ("row", "said"),
     [
@@ -150,7 +160,9 @@ def test_a_cache_alone_needs_no_widths_of_weights() -> None:
         ({**ROW, "dtype": "int4"}, "dtype 'int4' is not served"),
         ({**ROW, "link": "wifi"}, "link 'wifi' is not known"),
         ({**ROW, "engine": "V9"}, "engine 'V9' is not known"),
-        ({**ROW, "lora": True}, "LoRA adapters are not sized yet"),
+        ({**ROW, "lora": True}, "not how many; say enable_lora, max_loras and max_lora_rank too"),
+        ({**ROW, "max_loras": 4}, "max_loras says how adapters are kept; add enable_lora"),
+        ({**ROW, "enable_lora": True, "max_lora_rank": 24}, "max_lora_rank is 24; vLLM takes 1, 8, 16"),
         ({**ROW, "config": "x"}, "config is not a JSON object"),
         ({**ROW, "quant": "int3"}, "'int3' is not known"),
     ],

@@ -6,6 +6,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from sizing.adapter_settings import Adapters
 from sizing.compare import Workload, compare, option
 from sizing.cost import ApiPrice
 from sizing.document import as_json, comparison_json, matrix_json, schema_text
@@ -50,6 +51,7 @@ def test_the_schema_is_one() -> None:
     [
         Question(LLAMA_8B, gpu("H100")),
         Question(LLAMA_8B, gpu("T4")),  # does not fit
+        Question(LLAMA_8B, gpu("H100"), adapters=Adapters(4, 32, lora_target_modules=("o_proj",))),
         Question(LLAMA_8B, gpu("L4")),  # a context cut short
         Question(LLAMA_8B, gpu("L4"), count=4, tensor_parallel_size=2, pipeline_parallel_size=2),
         Question(LLAMA_8B, gpu("H100"), kv_cache_memory_bytes=GIB, max_model_len=4096),
