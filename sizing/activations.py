@@ -150,15 +150,16 @@ def _dense_width(model: ModelShape, tp: int) -> float:
 def _expert_workspace(model: ModelShape, tp: int, expert_parallel: bool) -> float:
     """Elements per token of the two buffers that a mixture's kernels work in.
 
-    For each expert that a token visits, the wider of its gate-and-up projection and the hidden states, and the wider
-    of its activation and the hidden states (layers/fused_moe/modular_kernel.py: workspace13 and workspace2). The
+    For each expert that a token visits, the wider of its gate-and-up projection and its inputs, and the wider of its
+    activation and its inputs (layers/fused_moe/modular_kernel.py: workspace13 and workspace2). The
     kernels that take MXFP4 as it is bring their own.
     """
     if not model.num_moe_layers or model.quantization == "mxfp4":
         return 0.0
     width = model.moe_intermediate_size / (1 if expert_parallel else tp)
     routed = model.num_experts_per_tok - model.num_shared_experts
-    return routed * (max(2 * width, model.hidden_size) + max(width, model.hidden_size))
+    projected, inputs = (2 if model.gated_experts else 1) * width, model.expert_input_size
+    return routed * (max(projected, inputs) + max(width, inputs))
 
 
 def _latent_workspace(model: ModelShape, batch: Batch, tp: int, max_model_len: int) -> float:

@@ -23,6 +23,9 @@ class Anatomy:
     num_moe_layers: int = 0
     num_shared_experts: int = 0
     """Of those per token: as many as the shared ones are wide, which no router picks."""
+    expert_hidden_size: int = 0
+    """What goes into an expert, where that is narrower than the hidden states."""
+    gated_experts: bool = True
 
 
 def gated_mlp(hidden: int, width: int) -> ParameterCount:

@@ -9,8 +9,9 @@ from sizing.anatomy import Anatomy
 from sizing.config_values import ConfigValues
 from sizing.decoders import DECODERS, decoder
 from sizing.errors import UnsupportedModelError
+from sizing.hybrids import HYBRIDS, hybrid
 from sizing.latent import deepseek, deepseek_sparse, deepseek_v4, kimi_linear
-from sizing.recurrent import granite_hybrid, nemotron_h, qwen3_5, qwen3_next
+from sizing.recurrent import qwen3_5, qwen3_next
 from sizing.uneven import decilm, minimax_m3, step3p5
 from sizing.windowed import exaone4, gemma2, gemma3, gemma3n, gemma4, gpt_oss, llama4, minimax_m2
 
@@ -86,18 +87,17 @@ FAMILIES: dict[str, Callable[[ConfigValues], Anatomy]] = {
     "Gemma4ForCausalLM": gemma4,
     "GlmMoeDsaForCausalLM": deepseek_sparse,
     "GptOssForCausalLM": gpt_oss,
-    "GraniteMoeHybridForCausalLM": granite_hybrid,
     "KimiLinearForCausalLM": kimi_linear,
     "Llama4ForCausalLM": llama4,
     "MiniMaxM2ForCausalLM": minimax_m2,
     "MiniMaxM3ForCausalLM": minimax_m3,
     "MiniMaxM3SparseForCausalLM": minimax_m3,
-    "NemotronHForCausalLM": nemotron_h,
     "Qwen3NextForCausalLM": qwen3_next,
     "Qwen3_5ForCausalLM": qwen3_5,
     "Qwen3_5MoeForCausalLM": qwen3_5,
     "Step3p5ForCausalLM": step3p5,
     **{name: partial(decoder, name) for name in DECODERS},
+    **{name: partial(hybrid, name) for name in HYBRIDS},
 }
 
 # The decoder behind a multimodal wrapper; its values are the wrapper's `text_config`.

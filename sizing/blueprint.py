@@ -7,14 +7,16 @@ from sizing.architecture import ARCHITECTURES
 from sizing.config_values import ConfigValues
 from sizing.decoders import DECODERS, decoder_layer, is_gated
 from sizing.held import Weight
+from sizing.hybrids import HYBRIDS, hybrid_layer
 from sizing.layers import Attention, Indexer, Layer
 from sizing.matrices import Parts, attention_matrices, experts, linear, mlp, norm, router, sole_attention, table
 from sizing.model import ModelShape
 from sizing.parameters import count_parameters
-from sizing.recurrent_matrices import gated_delta, granite_hybrid, nemotron_h
+from sizing.recurrent_matrices import gated_delta
 
 _COUNT_TOLERANCE = 0.01
 _COUNTED = "counted_norms"
+_BACKBONES = {"NemotronHForCausalLM", "MambaForCausalLM", "Mamba2ForCausalLM", "FalconMambaForCausalLM"}
 
 
 def blueprint(config: ConfigValues, shape: ModelShape) -> tuple[Weight, ...]:
@@ -37,8 +39,9 @@ def _built(config: ConfigValues, shape: ModelShape, family: "_Family") -> tuple[
     weights = [table("model.embed_tokens", shape, "embedding"), norm("model.norm", shape.hidden_size)]
     if not shape.tie_word_embeddings:
         weights.append(table("lm_head", shape, "output"))
+    root = "backbone" if shape.architecture in _BACKBONES else "model"
     for index, caches in enumerate(shape.cache_layers):
-        prefix = f"model.layers.{index}."
+        prefix = f"{root}.layers.{index}."
         for part in family(config, shape, index, caches):
             weights.append(replace(part, name=prefix + part.name, layer=index))
     return tuple(weights)
@@ -59,7 +62,7 @@ def is_spelt_out(shape: ModelShape) -> bool:
 def _counted(_: ConfigValues, shape: ModelShape, index: int, __: tuple[Layer, ...]) -> Parts:
     """One layer's part of what ParameterCount says; experts are in the last layers, as everywhere."""
     count, hidden, layers = count_parameters(shape), shape.hidden_size, shape.num_hidden_layers
-    mixture = 3 * hidden * shape.moe_intermediate_size * shape.num_experts
+    mixture = shape.expert_parameters * shape.num_experts
     matrices = count.sharded - count.vocab_rows * shape.vocab_size * hidden - mixture * shape.num_moe_layers
     rows = _nth_part(matrices // hidden, index, layers)
     yield linear("self_attn.q_proj", rows, hidden)
@@ -67,7 +70,8 @@ def _counted(_: ConfigValues, shape: ModelShape, index: int, __: tuple[Layer, ..
     left = matrices % hidden + count.kv_projection % hidden
     yield norm(_COUNTED, _nth_part(count.replicated - hidden + left, index, layers))
     if index >= layers - shape.num_moe_layers:
-        yield from experts("mlp.experts", hidden, shape.num_experts, shape.moe_intermediate_size)
+        inputs, width = shape.expert_input_size, shape.moe_intermediate_size
+        yield from experts("mlp.experts", inputs, shape.num_experts, width, gated=shape.gated_experts)
 
 
 def _nth_part(total: int, index: int, parts: int) -> int:
@@ -284,13 +288,12 @@ _FAMILIES: Mapping[str, _Family] = {
         ("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM", "DeepseekV32ForCausalLM", "GlmMoeDsaForCausalLM"), _deepseek
     ),
     **dict.fromkeys(DECODERS, _of_decoders),
+    **dict.fromkeys(HYBRIDS, hybrid_layer),
     "Exaone4ForCausalLM": _normed(2, qk_norm=True),
     "Gemma2ForCausalLM": _normed(4, qk_norm=False),
     "Gemma3ForCausalLM": _normed(4, qk_norm=True),
     "Gemma4ForCausalLM": _gemma4,
     "GptOssForCausalLM": _gpt_oss,
-    "GraniteMoeHybridForCausalLM": granite_hybrid,
     "Llama4ForCausalLM": _llama4,
     "MiniMaxM2ForCausalLM": _minimax_m2,
-    "NemotronHForCausalLM": nemotron_h,
 }

@@ -21,6 +21,7 @@ from sizing.model import Dtype, ModelShape, ParameterCount
 from sizing.plain import windows
 from sizing.prediction import prediction_layers, predictor
 from sizing.quantization_config import quantization_method
+from sizing.spelling import UNBOUNDED_MODEL_LEN, is_unbounded, spelt
 from sizing.structure import assumed, by_structure
 from sizing.weighing import weighed
 
@@ -115,6 +116,7 @@ def _unweighed(values: Mapping[str, object], *, name: str, tensors: Sequence[Ten
         check_supported(values, known, name=name)
         shape = _plain_shape(config, known, tensors)
     elif known in FAMILIES:
+        config = spelt(known, config)
         shape = _family_shape(config, known, FAMILIES[known](config), tensors)
     else:
         shape = _shape_by_structure(config, architecture, tensors)
@@ -143,7 +145,7 @@ def _text_values(values: Mapping[str, object], *, name: str) -> Mapping[str, obj
 
 def _base_shape(config: ConfigValues, architecture: str, tensors: Sequence[Tensor] | None) -> ModelShape:
     """What every family spells alike; its widths are still those of a shape without layers."""
-    max_model_len, longest = _model_len(config)
+    max_model_len, longest = _model_len(config, unbounded=is_unbounded(architecture))
     quantization, kv_cache_dtype = quantization_method(config)
     return ModelShape(
         name=config.name,
@@ -184,6 +186,8 @@ def _family_shape(
         moe_intermediate_size=anatomy.moe_intermediate_size,
         num_moe_layers=anatomy.num_moe_layers,
         num_shared_experts=anatomy.num_shared_experts,
+        expert_hidden_size=anatomy.expert_hidden_size,
+        gated_experts=anatomy.gated_experts,
         layers=anatomy.layers,
         parameters=anatomy.parameters,
     )
@@ -254,9 +258,11 @@ def _num_moe_layers(config: ConfigValues, architecture: Architecture) -> int:
     return sum(1 for layer in layers if layer not in dense and (layer + 1) % step == 0)
 
 
-def _model_len(config: ConfigValues) -> tuple[int, int]:
+def _model_len(config: ConfigValues, *, unbounded: bool) -> tuple[int, int]:
     """The default and the largest `max_model_len`, as vLLM derives them (vllm/config/model.py)."""
     lengths = [config.count(key) for key in _LENGTH_KEYS if config.values.get(key) is not None]
+    if not lengths and unbounded:
+        return UNBOUNDED_MODEL_LEN, _ANY_MODEL_LEN
     if not lengths:
         raise ModelFileError(
             f"{config.name}: config.json has no max_position_embeddings; use the file as its publisher ships it"

@@ -156,20 +156,21 @@ def _page(layer: Layer, model: ModelShape, serving: Serving, dtype_bytes: int) -
 
 
 def _state_page(layer: Recurrent, model: ModelShape, serving: Serving, dtype_bytes: int) -> StatePage:
-    """A state, padded to the page of attention, and as many as the cache mode and drafts ask for."""
+    """A state, padded to the page of attention where there is any, and as many as the cache mode and drafts ask for."""
     state_bytes = _state_bytes(layer, model, serving)
-    mode = _mamba_cache_mode(layer, serving)
+    mode = _mamba_cache_mode(layer, model, serving)
     checkpoints = layer.checkpoints if serving.release.state_checkpoints else 0
     blocks = {"none": 1, "align": 2 + checkpoints, "all": 0}[mode] + serving.speculative_tokens
-    padded = serving.block_size * _token_bytes(model, serving, dtype_bytes)
-    padded_bytes = padded if padded != state_bytes else None
+    token_bytes = _token_bytes(model, serving, dtype_bytes)
+    padded = serving.block_size * token_bytes
+    padded_bytes = padded if token_bytes and padded != state_bytes else None
     return StatePage(serving.block_size, state_bytes, blocks, padded_bytes, every_block=mode == "all")
 
 
-def _mamba_cache_mode(layer: Recurrent, serving: Serving) -> MambaCacheMode:
+def _mamba_cache_mode(layer: Recurrent, model: ModelShape, serving: Serving) -> MambaCacheMode:
     caching = serving.enable_prefix_caching
     if caching is None:
-        caching = serving.release.prefix_caching_beside_states
+        caching = serving.release.prefix_caching_beside_states and model.has_attention
     return serving.release.mamba_cache_mode(prefix_caching=caching, all_supported=layer.chunk_tokens is not None)
 
 
@@ -241,12 +242,12 @@ def _hybrid_block_size(model: ModelShape, serving: Serving, dtype_bytes: int) ->
     models/config.py: HybridAttentionMambaModelConfig.
     """
     layers = [layer for layer in model.distinct_layers if isinstance(layer, Recurrent)]
-    if not layers:
+    if not layers or not model.has_attention:
         return serving.block_size
     latent = any(isinstance(layer, Latent) for layer in model.distinct_layers)
     step = serving.release.hybrid_latent_alignment(serving.block_size) if latent else serving.block_size
     chunk = layers[0].chunk_tokens
-    if chunk is not None and _mamba_cache_mode(layers[0], serving) == "all":
+    if chunk is not None and _mamba_cache_mode(layers[0], model, serving) == "all":
         step = math.lcm(chunk, step)
     state_bytes = max(_state_bytes(layer, model, serving) for layer in layers)
     steps = -(-state_bytes // (step * _token_bytes(model, serving, dtype_bytes)))
@@ -254,14 +255,14 @@ def _hybrid_block_size(model: ModelShape, serving: Serving, dtype_bytes: int) ->
 
 
 def _token_bytes(model: ModelShape, serving: Serving, dtype_bytes: int) -> int:
-    """One token in the model's main attention layers."""
+    """One token in the model's main attention layers; 0 where it has none."""
     for layer in model.distinct_layers:
         if isinstance(layer, Latent):
             return layer.width * dtype_bytes
         if isinstance(layer, Attention):
             page = _attention_page(layer, model, replace(serving, block_size=1), dtype_bytes)
             return page.page_bytes
-    raise UnsupportedModelError(f"{model.name}: models without attention are not sized yet")
+    return 0
 
 
 def _asked_dtype(model: ModelShape, serving: Serving) -> str:

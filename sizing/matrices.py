@@ -39,8 +39,9 @@ def mlp(name: str, hidden: int, width: int, *, gated: bool = True) -> Parts:
     yield linear(f"{name}.down_proj", hidden, width)
 
 
-def experts(name: str, hidden: int, count: int, width: int) -> Parts:
-    yield linear(f"{name}.*.gate_proj", width, hidden, "experts", copies=count)
+def experts(name: str, hidden: int, count: int, width: int, *, gated: bool = True) -> Parts:
+    if gated:
+        yield linear(f"{name}.*.gate_proj", width, hidden, "experts", copies=count)
     yield linear(f"{name}.*.up_proj", width, hidden, "experts", copies=count)
     yield linear(f"{name}.*.down_proj", hidden, width, "experts", copies=count)
 

@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import Literal
 
 from sizing.held import HeldWeights, Weight
-from sizing.layers import Attention, Layer, Layers
+from sizing.layers import Attention, Layer, Layers, Recurrent
 
 Dtype = Literal["bfloat16", "float16", "float32"]
 KvCacheDtype = Literal[
@@ -97,6 +97,9 @@ class ModelShape:
     num_moe_layers: int = 0
     num_shared_experts: int = 0
     """Counted in `num_experts_per_tok`, though no router picks them."""
+    expert_hidden_size: int = 0
+    """What goes into an expert, where that is narrower than the hidden states; 0: all of them."""
+    gated_experts: bool = True
     layers: Layers = field(default=(), repr=False)
     """What each decoder layer keeps; empty: full attention in all of them."""
     parameters: ParameterCount | None = None
@@ -151,6 +154,20 @@ class ModelShape:
             )
             alike.setdefault((self.cache_layers[index], parts), []).append(index)
         return tuple((tuple(indices), tuple(of_layer[indices[0]])) for indices in alike.values())
+
+    @property
+    def expert_input_size(self) -> int:
+        return self.expert_hidden_size or self.hidden_size
+
+    @property
+    def expert_parameters(self) -> int:
+        """Of one routed expert of one layer: up, down and, where it has one, gate projection."""
+        return (3 if self.gated_experts else 2) * self.expert_input_size * self.moe_intermediate_size
+
+    @cached_property
+    def has_attention(self) -> bool:
+        """Whether any layer keeps something of each token, and not a state alone."""
+        return any(not isinstance(layer, Recurrent) for layer in self.distinct_layers)
 
     @property
     def has_encoder(self) -> bool:

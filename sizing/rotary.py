@@ -12,6 +12,7 @@ _GEMMA3_LEN = 32_768
 # vllm/model_executor/layers/rotary_embedding/mrope.py: room for the positions of images. Qwen3's wrappers ask for
 # none of it since vLLM 0.32 (models/qwen3_vl.py: mrope_positions_factor), where earlier ones had it too.
 _MROPE_LENGTHS = 4
+_WITHOUT_ROTATION = ("JambaForCausalLM", "NemotronHForCausalLM")
 _MROPE_FAMILIES = ("qwen2_vl", "qwen2_5_vl")
 
 
@@ -20,7 +21,7 @@ def rotary_bytes(config: ConfigValues, shape: ModelShape) -> int:
 
     A table has a row for each position that the config allows, however short `--max-model-len` is.
     """
-    if config.values.get("position_embedding_type") == "nope" or shape.architecture == "NemotronHForCausalLM":
+    if config.values.get("position_embedding_type") == "nope" or shape.architecture in _WITHOUT_ROTATION:
         return 0
     positions = config.count("max_position_embeddings", default=shape.max_model_len)
     sections = _sections(config, shape)

@@ -128,7 +128,7 @@ def speed_shape_of(
     hidden, experts = model.hidden_size, model.num_experts
     counted, output = count_parameters(model), model.hidden_size * model.vocab_size
     rows = counted.vocab_rows or (1 if model.tie_word_embeddings else 2)
-    expert = 3 * hidden * model.moe_intermediate_size  # gate, up and down projection
+    expert = model.expert_parameters
     dense = counted.total - rows * output - model.num_moe_layers * experts * expert
     dense_format, expert_format = _formats(model, weights, dense, counted.total - dense - rows * output, rows * output)
     element_bytes = _element_bytes(model, kv_cache_dtype)

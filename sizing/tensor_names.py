@@ -15,6 +15,7 @@ _WHOLE = re.compile(
     r"|\.(?:eh_proj|input_proj|mtp_linear_proj)(?:\.\d+)?\.|\.router_|e_score_correction|layer_scalar|ffn_gate_inp|attn_q_a|attn_kv_a|rope_freqs"
 )
 _ROWS = re.compile(r"\.(?:o_proj|down_proj|out_proj|w2|attn_output|ffn_down)\.")
+_EMBEDDINGS = (".embed_tokens.", ".token_embd.", ".backbone.embeddings.")
 _FUSED = re.compile(r"\.(?:qkv_proj|attn_qkv)\.")
 
 
@@ -26,7 +27,7 @@ def pieces_of(tensor: Tensor, num_bytes: int, *, multimodal: bool, kv_share: flo
     name = f".{tensor.name}"
     if multimodal and is_encoder(tensor):
         return [Piece("encoder", None, num_bytes)]
-    if ".embed_tokens." in name or ".token_embd." in name:
+    if any(table in name for table in _EMBEDDINGS):
         return [Piece("embedding", None, num_bytes)]
     if ".lm_head." in name or tensor.name.startswith("output."):
         return [Piece("output", None, num_bytes)]

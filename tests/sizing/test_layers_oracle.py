@@ -13,6 +13,7 @@ from sizing.architecture import WRAPPERS
 from sizing.config_json import parse_config
 from sizing.engine_cache import Serving, engine_cache
 from sizing.parameters import count_parameters
+from tests.sizing.hybrid_models import HYBRIDS, ON_CARDS_ONLY
 from tests.sizing.models import SMOLLM2, published_configs
 from tests.sizing.vllm_oracle import outcome, processor_block_size
 
@@ -53,54 +54,6 @@ CHANGED: dict[str, dict[str, object]] = {
         "use_sliding_window": True,
         "sliding_window": 512,
         "max_window_layers": 30,
-    },
-    "Nemotron-H": {
-        "architectures": ["NemotronHForCausalLM"],
-        "model_type": "nemotron_h",
-        "dtype": "bfloat16",
-        "hidden_size": 4096,
-        "num_hidden_layers": 52,
-        "hybrid_override_pattern": "M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M-",
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "head_dim": 128,
-        "attention_head_dim": 128,
-        "intermediate_size": 21504,
-        "vocab_size": 131072,
-        "mamba_num_heads": 128,
-        "mamba_head_dim": 64,
-        "n_groups": 8,
-        "ssm_state_size": 128,
-        "conv_kernel": 4,
-        "use_conv_bias": True,
-        "max_position_embeddings": 8192,
-        "tie_word_embeddings": False,
-    },
-    "Granite 4": {
-        "architectures": ["GraniteMoeHybridForCausalLM"],
-        "model_type": "granitemoehybrid",
-        "dtype": "bfloat16",
-        "hidden_size": 1536,
-        "num_hidden_layers": 40,
-        "layer_types": [("attention" if layer in (5, 15, 25, 35) else "mamba") for layer in range(40)],
-        "num_attention_heads": 12,
-        "num_key_value_heads": 4,
-        "intermediate_size": 512,
-        "shared_intermediate_size": 1024,
-        "num_local_experts": 64,
-        "num_experts_per_tok": 6,
-        "vocab_size": 100352,
-        "mamba_n_heads": 48,
-        "mamba_d_head": 64,
-        "mamba_d_state": 128,
-        "mamba_expand": 2,
-        "mamba_n_groups": 1,
-        "mamba_d_conv": 4,
-        "mamba_conv_bias": True,
-        "mamba_proj_bias": False,
-        "max_position_embeddings": 131072,
-        "position_embedding_type": "nope",
-        "tie_word_embeddings": True,
     },
     "Gemma 3n": {
         **SMALL,
@@ -192,7 +145,7 @@ PADDED_EXPERTS = {"google/gemma-4-26B-A4B"}
 
 def decoder(name: str) -> dict[str, object]:
     """The config of the decoder alone, in the served type."""
-    config = dict(CHANGED.get(name) or published_configs()[name])
+    config = dict({**CHANGED, **HYBRIDS}.get(name) or published_configs()[name])
     architecture = config["architectures"]
     assert isinstance(architecture, list)
     text = config.get("text_config")
@@ -246,7 +199,7 @@ def built(config: Mapping[str, object], folder: Path) -> tuple[Any, dict[str, An
     return engine, kept, sum(parameter.numel() for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("name", [*CHANGED, *PUBLISHED])
+@pytest.mark.parametrize("name", [*CHANGED, *PUBLISHED, *(HYBRIDS.keys() - ON_CARDS_ONLY)])
 def test_layers_parameters_and_capacity_are_those_of_vllms_model(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,41 @@
+"""Families whose layers are of several kinds, recurrent ones among them, by the names of their architectures."""
+
+from collections.abc import Callable, Mapping
+
+from sizing.anatomy import Anatomy
+from sizing.config_values import ConfigValues
+from sizing.layers import Layer
+from sizing.mamba import falcon_h1, granite_hybrid, jamba, mamba1, mamba2
+from sizing.matrices import Parts
+from sizing.model import ModelShape
+from sizing.nemotron import nemotron_h
+from sizing.short_convolutions import lfm2, lfm2_moe
+from sizing.stacks import Stack, counted
+
+HYBRIDS: Mapping[str, Callable[[ConfigValues], Stack]] = {
+    "FalconH1ForCausalLM": falcon_h1,
+    "FalconMambaForCausalLM": mamba1,
+    "GraniteMoeHybridForCausalLM": granite_hybrid,
+    "JambaForCausalLM": jamba,
+    "Lfm2ForCausalLM": lfm2,
+    "Lfm2MoeForCausalLM": lfm2_moe,
+    "Mamba2ForCausalLM": mamba2,
+    "MambaForCausalLM": mamba1,
+    "NemotronHForCausalLM": nemotron_h,
+}
+
+
+def hybrid(architecture: str, config: ConfigValues) -> Anatomy:
+    """The layers and the parameters of a family of HYBRIDS.
+
+    Raises:
+        ModelFileError: a size is missing or impossible.
+        UnsupportedModelError: a kind of layer that is not sized.
+    """
+    return counted(HYBRIDS[architecture](config), config)
+
+
+def hybrid_layer(config: ConfigValues, shape: ModelShape, index: int, _: tuple[Layer, ...]) -> Parts:
+    """One layer's parameters."""
+    stack = HYBRIDS[shape.architecture](config)
+    yield from stack.kinds[stack.order[index]].weights

@@ -1,0 +1,42 @@
+"""What some families' files say under names of their own, or leave to their config class."""
+
+from collections.abc import Callable, Mapping
+
+from sizing.config_values import ConfigValues
+
+# vllm/config/model.py: _get_and_verify_max_len, for a file without any key that bounds the context
+UNBOUNDED_MODEL_LEN = 2048
+
+
+def spelt(architecture: str, config: ConfigValues) -> ConfigValues:
+    """The values with those that all families share under the names that all others have for them.
+
+    Raises:
+        ModelFileError: a size is missing or impossible.
+    """
+    family = _SPELLINGS.get(architecture)
+    return config if family is None else ConfigValues(config.name, {**config.values, **family(config)})
+
+
+def is_unbounded(architecture: str) -> bool:
+    """Whether the context has no end: nothing in such a model counts positions."""
+    return architecture in _MIXERS_ALONE
+
+
+def _mamba1(config: ConfigValues) -> dict[str, object]:
+    """Without heads it is the mixer's channels that tensor parallelism divides."""
+    return {"num_attention_heads": config.count("expand", default=2) * config.count("hidden_size")}
+
+
+def _mamba2(config: ConfigValues) -> dict[str, object]:
+    return {"num_attention_heads": config.count("num_heads", default=128)}
+
+
+_MIXERS_ALONE: Mapping[str, Callable[[ConfigValues], dict[str, object]]] = {
+    "FalconMambaForCausalLM": _mamba1,
+    "Mamba2ForCausalLM": _mamba2,
+    "MambaForCausalLM": _mamba1,
+}
+_SPELLINGS: Mapping[str, Callable[[ConfigValues], dict[str, object]]] = {
+    **_MIXERS_ALONE,
+}
