@@ -6,7 +6,7 @@ from dataclasses import replace
 from sizing.architecture import ARCHITECTURES
 from sizing.config_values import ConfigValues
 from sizing.decoders import DECODERS, decoder_layer, is_gated
-from sizing.held import Weight
+from sizing.held import Split, Weight
 from sizing.hybrids import HYBRIDS, hybrid_layer
 from sizing.layers import Attention, Indexer, Layer
 from sizing.matrices import Parts, attention_matrices, experts, linear, mlp, norm, router, sole_attention, table
@@ -36,7 +36,7 @@ def blueprint(config: ConfigValues, shape: ModelShape) -> tuple[Weight, ...]:
 
 
 def _built(config: ConfigValues, shape: ModelShape, family: "_Family") -> tuple[Weight, ...]:
-    weights = [table("model.embed_tokens", shape, "embedding"), norm("model.norm", shape.hidden_size)]
+    weights = [table("model.embed_tokens", shape, _embedding_split(shape)), norm("model.norm", shape.hidden_size)]
     if not shape.tie_word_embeddings:
         weights.append(table("lm_head", shape, "output"))
     root = "backbone" if shape.architecture in _BACKBONES else "model"
@@ -45,6 +45,11 @@ def _built(config: ConfigValues, shape: ModelShape, family: "_Family") -> tuple[
         for part in family(config, shape, index, caches):
             weights.append(replace(part, name=prefix + part.name, layer=index))
     return tuple(weights)
+
+
+def _embedding_split(shape: ModelShape) -> Split:
+    """Whisper's is a plain table, whole on every rank."""
+    return "replicated" if shape.architecture == "WhisperForConditionalGeneration" else "embedding"
 
 
 def layer_weights(config: ConfigValues, shape: ModelShape, index: int, caches: tuple[Layer, ...]) -> Iterable[Weight]:

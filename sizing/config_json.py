@@ -21,7 +21,7 @@ from sizing.model import Dtype, ModelShape, ParameterCount
 from sizing.plain import windows
 from sizing.prediction import prediction_layers, predictor
 from sizing.quantization_config import quantization_method
-from sizing.spelling import UNBOUNDED_MODEL_LEN, is_unbounded, spelt
+from sizing.spelling import UNBOUNDED_MODEL_LEN, has_encoder_of_its_own, is_unbounded, spelt
 from sizing.structure import assumed, by_structure
 from sizing.weighing import weighed
 
@@ -60,7 +60,8 @@ def parse_config(values: Mapping[str, object], *, name: str, tensors: Sequence[T
         UnsupportedModelError: a family, a kind of layer or a number format that is not sized yet.
     """
     found = _unweighed(values, name=name, tensors=tensors)
-    shape = weighed(found.shape, found.config, tensors, wrapper=values if found.wrapped else None)
+    wrapper = spelt(found.architecture, ConfigValues(name, values)).values if found.wrapped else None
+    shape = weighed(found.shape, found.config, tensors, wrapper=wrapper)
     if shape.num_parameters > _MOST_PARAMETERS:
         raise ModelFileError(
             f"{name}: config.json describes {shape.num_parameters:.1e} parameters, more than any model has; "
@@ -125,7 +126,8 @@ def _unweighed(values: Mapping[str, object], *, name: str, tensors: Sequence[Ten
             "num_key_value_heads", f"does not divide the {shape.num_attention_heads} attention heads"
         )
     shape = replace(shape, undivided_item_tokens=item_tokens)
-    return _Unweighed(shape, config, architecture or "", wrapped or bool(values.get("vision_config")))
+    wrapped = wrapped or bool(values.get("vision_config")) or has_encoder_of_its_own(architecture)
+    return _Unweighed(shape, config, architecture or "", wrapped)
 
 
 def _text_values(values: Mapping[str, object], *, name: str) -> Mapping[str, object]:

@@ -82,7 +82,7 @@ def _reasons(
 ) -> Iterator[str]:
     heads, kv_heads = model.num_attention_heads, model.num_key_value_heads
     if heads % size:  # vllm/config/model.py: verify_with_parallel_config
-        yield f"does not divide the {heads} attention heads"
+        yield f"does not divide the {heads} {'attention heads' if model.has_attention else 'heads or channels'}"
     if kv_heads % size and size % kv_heads:  # layers/linear.py: QKVParallelLinear divides or replicates them
         yield f"neither divides nor is a multiple of the {kv_heads} key-value heads"
     for layer in model.distinct_layers:

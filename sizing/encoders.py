@@ -1,4 +1,4 @@
-"""Parameters of the vision encoder in front of a multimodal model's decoder, counted from its `vision_config`."""
+"""Parameters of the encoder of pictures or sound in front of a decoder, counted from its part of the config."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -218,6 +218,14 @@ def _kimi_vl(whole: ConfigValues, vision: ConfigValues, text_hidden: int) -> Enc
     return replace(_moonvit(whole, vision, text_hidden), whole_in=(_EVER, Release(14)))
 
 
+def _whisper(whole: ConfigValues, _: ConfigValues, hidden: int) -> Encoder:
+    """Two convolutions over the spectrum, positions, and a tower."""
+    width, layers = whole.count("encoder_ffn_dim"), whole.count("encoder_layers")
+    convolutions = 3 * hidden * (whole.count("num_mel_bins", default=80) + hidden) + 2 * hidden
+    positions = whole.count("max_source_positions", default=1500) * hidden
+    return _tower(hidden, width, layers) + Encoder(whole=convolutions + positions + 2 * hidden)
+
+
 _Family = Callable[[ConfigValues, ConfigValues, int], Encoder]
 _FAMILIES: Mapping[str, _Family] = {
     "Gemma3ForConditionalGeneration": _gemma3,
@@ -233,4 +241,5 @@ _FAMILIES: Mapping[str, _Family] = {
     "Qwen3VLMoeForConditionalGeneration": _qwen3_vl,
     "Qwen3_5ForConditionalGeneration": _qwen3_5,
     "Qwen3_5MoeForConditionalGeneration": _qwen3_5,
+    "WhisperForConditionalGeneration": _whisper,
 }

@@ -11,6 +11,7 @@ from sizing.layers import (
     Attention,
     Compressed,
     CompressorState,
+    CrossAttention,
     Indexer,
     IndexKeys,
     Latent,
@@ -18,7 +19,7 @@ from sizing.layers import (
     Recurrent,
 )
 from sizing.model import DTYPE_BYTES, KvCacheDtype, ModelShape
-from sizing.pages import ChunkedPage, FullPage, LatentPage, Page, SlidingLatentPage, SlidingPage, StatePage
+from sizing.pages import ChunkedPage, CrossPage, FullPage, LatentPage, Page, SlidingLatentPage, SlidingPage, StatePage
 from sizing.release import NEWEST, MambaCacheMode, Release
 
 _FP8_BYTES = 1
@@ -116,6 +117,8 @@ def engine_cache(model: ModelShape, serving: Serving) -> KvCache:
         block_size=serving.block_size,
         stages=stages,
         in_flight_tokens=serving.max_in_flight_tokens,
+        # config/scheduler.py: room for as much of an encoder's output as a batch may have tokens
+        encoder_tokens=serving.max_num_batched_tokens if CrossAttention in model.layer_types else 0,
         context_shards=serving.decode_context_parallel_size,
         release=serving.release,
         hybrid=serving.hybrid_kv_cache_manager,
@@ -140,6 +143,9 @@ def _page(layer: Layer, model: ModelShape, serving: Serving, dtype_bytes: int) -
     match layer:
         case Attention():
             return _attention_page(layer, model, serving, dtype_bytes)
+        case CrossAttention():
+            heads = max(1, layer.num_kv_heads // serving.tensor_parallel_size)
+            return CrossPage(block_size, heads, layer.head_dim, layer.head_dim, dtype_bytes)
         case Latent():
             return LatentPage(
                 block_size, _latent_bytes(layer, model, serving, dtype_bytes), "indexed" if layer.indexed else "latent"

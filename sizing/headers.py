@@ -14,7 +14,9 @@ LENGTH_PREFIX_BYTES = 8
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 
 _DECODER_LAYER = re.compile(r"^(?:language_model\.)?(?:model\.)?(?:language_model\.)?(?:model\.)?layers\.(\d+)\.")
-_ENCODER = re.compile(r"vision|visual|audio|multi_modal_projector|mm_projector|image_newline|patch_merger")
+_ENCODER = re.compile(
+    r"^model\.encoder\.|vision|visual|audio|multi_modal_projector|mm_projector|image_newline|patch_merger"
+)
 
 _ROPE_TABLES = ("rope_freqs.", "rope_factors_")  # GGUF's; vLLM makes its own
 
@@ -65,7 +67,7 @@ def loaded_tensors(
     return tuple(
         tensor
         for tensor in tensors
-        if not (tie_word_embeddings and tensor.name.endswith("lm_head.weight"))
+        if not (tie_word_embeddings and tensor.name.endswith(("lm_head.weight", "proj_out.weight")))
         and "rotary_emb." not in tensor.name
         and not tensor.name.startswith(_ROPE_TABLES)
         and not _predicts(tensor.name, num_hidden_layers)

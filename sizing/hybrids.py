@@ -1,4 +1,4 @@
-"""Families whose layers are of several kinds, recurrent ones among them, by the names of their architectures."""
+"""Families whose layers are spelt out kind by kind, by the names of their architectures."""
 
 from collections.abc import Callable, Mapping
 
@@ -11,6 +11,7 @@ from sizing.model import ModelShape
 from sizing.nemotron import nemotron_h
 from sizing.short_convolutions import lfm2, lfm2_moe
 from sizing.stacks import Stack, counted
+from sizing.whisper import whisper
 
 HYBRIDS: Mapping[str, Callable[[ConfigValues], Stack]] = {
     "FalconH1ForCausalLM": falcon_h1,
@@ -22,6 +23,7 @@ HYBRIDS: Mapping[str, Callable[[ConfigValues], Stack]] = {
     "Mamba2ForCausalLM": mamba2,
     "MambaForCausalLM": mamba1,
     "NemotronHForCausalLM": nemotron_h,
+    "WhisperForConditionalGeneration": whisper,
 }
 
 

@@ -16,6 +16,14 @@ class Attention:
 
 
 @dataclass(frozen=True)
+class CrossAttention:
+    """Keys and values of what an encoder made of the input, whole from the first step on."""
+
+    num_kv_heads: int
+    head_dim: int
+
+
+@dataclass(frozen=True)
 class Latent:
     """Multi-head latent attention: one compressed vector per token, `width` elements wide, whole on every rank."""
 
@@ -101,7 +109,7 @@ class CompressorState:
         return 2 if self.tokens_per_state == 4 else 1
 
 
-Layer = Attention | Latent | Indexer | IndexKeys | Compressed | CompressorState | Recurrent
+Layer = Attention | CrossAttention | Latent | Indexer | IndexKeys | Compressed | CompressorState | Recurrent
 Layers = tuple[tuple[Layer, ...], ...]
 """The caches of each decoder layer: none where it shares another's or has no attention, two where it has an indexer."""
 

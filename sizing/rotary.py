@@ -12,7 +12,7 @@ _GEMMA3_LEN = 32_768
 # vllm/model_executor/layers/rotary_embedding/mrope.py: room for the positions of images. Qwen3's wrappers ask for
 # none of it since vLLM 0.32 (models/qwen3_vl.py: mrope_positions_factor), where earlier ones had it too.
 _MROPE_LENGTHS = 4
-_WITHOUT_ROTATION = ("JambaForCausalLM", "NemotronHForCausalLM")
+_WITHOUT_ROTATION = ("JambaForCausalLM", "NemotronHForCausalLM", "WhisperForConditionalGeneration")
 _MROPE_FAMILIES = ("qwen2_vl", "qwen2_5_vl")
 
 

@@ -5,7 +5,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sizing.errors import QuestionError
-from sizing.layers import Attention, Compressed, CompressorState, Indexer, IndexKeys, Latent, Layer, Recurrent
+from sizing.layers import (
+    Attention,
+    Compressed,
+    CompressorState,
+    CrossAttention,
+    Indexer,
+    IndexKeys,
+    Latent,
+    Layer,
+    Recurrent,
+)
 from sizing.model import DTYPE_BYTES, ModelShape
 from sizing.parameters import count_parameters
 
@@ -157,7 +167,7 @@ def speed_shape_of(
     )
 
 
-_Cached = Attention | Latent | Indexer | IndexKeys | Compressed
+_Cached = Attention | CrossAttention | Latent | Indexer | IndexKeys | Compressed
 
 
 def _cache_read(model: ModelShape, layer: _Cached, count: int, element_bytes: float) -> CacheRead:
@@ -166,6 +176,9 @@ def _cache_read(model: ModelShape, layer: _Cached, count: int, element_bytes: fl
         elements = layer.num_kv_heads * (layer.head_dim + layer.value_dim)
         width = heads * (layer.head_dim + layer.value_dim)
         return CacheRead(count, elements * element_bytes, layer.num_kv_heads, width, layer.window or layer.chunk)
+    if isinstance(layer, CrossAttention):  # read as if the sound were as long as what is written of it
+        elements = 2 * layer.num_kv_heads * layer.head_dim
+        return CacheRead(count, elements * element_bytes, layer.num_kv_heads, 2 * heads * layer.head_dim)
     if isinstance(layer, Latent):
         # Uncompressed in prefill: keys and values a quarter of the rank wide each, and the position's part of the key.
         width = heads * ((layer.width - _LATENT_POSITION) // 2 + _LATENT_POSITION)

@@ -23,6 +23,11 @@ def is_unbounded(architecture: str) -> bool:
     return architecture in _MIXERS_ALONE
 
 
+def has_encoder_of_its_own(architecture: str | None) -> bool:
+    """Whether one file describes an encoder beside the decoder without a section for either."""
+    return architecture == "WhisperForConditionalGeneration"
+
+
 def _mamba1(config: ConfigValues) -> dict[str, object]:
     """Without heads it is the mixer's channels that tensor parallelism divides."""
     return {"num_attention_heads": config.count("expand", default=2) * config.count("hidden_size")}
@@ -32,6 +37,16 @@ def _mamba2(config: ConfigValues) -> dict[str, object]:
     return {"num_attention_heads": config.count("num_heads", default=128)}
 
 
+def _whisper(config: ConfigValues) -> dict[str, object]:
+    """Its decoder's sizes; the encoder's keep their names."""
+    return {
+        "hidden_size": config.count("d_model"),
+        "num_hidden_layers": config.count("decoder_layers"),
+        "num_attention_heads": config.count("decoder_attention_heads"),
+        "intermediate_size": config.count("decoder_ffn_dim"),
+    }
+
+
 _MIXERS_ALONE: Mapping[str, Callable[[ConfigValues], dict[str, object]]] = {
     "FalconMambaForCausalLM": _mamba1,
     "Mamba2ForCausalLM": _mamba2,
@@ -39,4 +54,5 @@ _MIXERS_ALONE: Mapping[str, Callable[[ConfigValues], dict[str, object]]] = {
 }
 _SPELLINGS: Mapping[str, Callable[[ConfigValues], dict[str, object]]] = {
     **_MIXERS_ALONE,
+    "WhisperForConditionalGeneration": _whisper,
 }

@@ -99,10 +99,12 @@ def _by_headers(
             "download the model again, or merge the adapter into its base model"
         )
     found: list[Piece] = []
+    table = shape.blueprint[0].split  # the embedding's
     for tensor in loaded:
         num_bytes = loaded_bytes([tensor], dtype=shape.dtype, quantized=packed)
         num_bytes += unpacked_copy_bytes(tensor, shape)
-        found += pieces_of(tensor, num_bytes, multimodal=multimodal, kv_share=kv_share(shape))
+        parts = pieces_of(tensor, num_bytes, multimodal=multimodal, kv_share=kv_share(shape))
+        found += [replace(part, split=table) if part.split == "embedding" else part for part in parts]
     whole = held(
         found,
         shape,

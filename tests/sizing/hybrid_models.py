@@ -1,4 +1,4 @@
-"""Published models with Mamba layers or short convolutions, as facts of their `config.json` files."""
+"""Published models with Mamba layers, short convolutions or cross-attention, as facts of their `config.json` files."""
 
 from typing import Any
 
@@ -258,6 +258,27 @@ MAMBA_2: dict[str, Any] = {  # mistralai/Mamba-Codestral-7B-v0.1
     "use_conv_bias": True,
     "tie_word_embeddings": False,
 }
+WHISPER: dict[str, Any] = {  # openai/whisper-large-v3-turbo
+    "architectures": ["WhisperForConditionalGeneration"],
+    "model_type": "whisper",
+    "dtype": "bfloat16",
+    "d_model": 1280,
+    "encoder_layers": 32,
+    "encoder_attention_heads": 20,
+    "encoder_ffn_dim": 5120,
+    "decoder_layers": 4,
+    "decoder_attention_heads": 20,
+    "decoder_ffn_dim": 5120,
+    "num_mel_bins": 128,
+    "max_source_positions": 1500,
+    "max_target_positions": 448,
+    "vocab_size": 51866,
+    "is_encoder_decoder": True,
+    "decoder_start_token_id": 50258,
+    "pad_token_id": 50257,
+    "bos_token_id": 50257,
+    "eos_token_id": 50257,
+}
 HYBRIDS: dict[str, dict[str, Any]] = {
     "Nemotron-H": NEMOTRON_H,
     "Nemotron 3 Nano": NEMOTRON_3_NANO,
@@ -273,6 +294,7 @@ HYBRIDS: dict[str, dict[str, Any]] = {
     "Mamba": MAMBA,
     "Falcon Mamba": FALCON_MAMBA,
     "Mamba-2": MAMBA_2,
+    "Whisper": WHISPER,
 }
 # vLLM builds experts without a gate on cards alone
 ON_CARDS_ONLY = {"Nemotron 3 Nano", "Nemotron with latent experts"}

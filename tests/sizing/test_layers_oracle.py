@@ -161,7 +161,7 @@ def decoder(name: str) -> dict[str, object]:
     return config
 
 
-def built(config: Mapping[str, object], folder: Path) -> tuple[Any, dict[str, Any], int]:
+def built(config: Mapping[str, object], folder: Path, max_model_len: int = 8192) -> tuple[Any, dict[str, Any], int]:
     """vLLM's config, the specs of its layers by name, and its parameters."""
     import torch
     from vllm.config import set_current_vllm_config
@@ -177,7 +177,7 @@ def built(config: Mapping[str, object], folder: Path) -> tuple[Any, dict[str, An
         skip_tokenizer_init=True,
         load_format="dummy",
         enforce_eager=True,
-        max_model_len=8192,
+        max_model_len=max_model_len,
     )
     engine = arguments.create_engine_config()
     with set_current_vllm_config(engine):
@@ -205,8 +205,9 @@ def test_layers_parameters_and_capacity_are_those_of_vllms_model(
 ) -> None:
     monkeypatch.setitem(os.environ, "HF_HUB_OFFLINE", "1")
     config = decoder(name)
-    engine, specs, parameters = built(config, tmp_path)
     ours = parse_config(config, name=name)
+    length = min(8192, ours.longest_model_len)
+    engine, specs, parameters = built(config, tmp_path, length)
     if name not in PADDED_EXPERTS:
         assert count_parameters(ours).total == pytest.approx(parameters, rel=1e-4)
 
@@ -226,8 +227,8 @@ def test_layers_parameters_and_capacity_are_those_of_vllms_model(
     assert windows == Counter(getattr(layer, "window", None) for caches in ours.cache_layers for layer in caches)
 
     engine.cache_config.kv_cache_layout = "LBHNC"
-    available = int(2.7 * cache.needed_bytes(8192))
-    capacity = cache.capacity(available, 8192)
+    available = int(2.7 * cache.needed_bytes(length))
+    capacity = cache.capacity(available, length)
     theirs = outcome(engine, [list(specs.values())], [available])
     assert (theirs.num_blocks, theirs.tokens, theirs.max_concurrency) == (
         capacity.num_blocks,

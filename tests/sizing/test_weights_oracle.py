@@ -62,6 +62,7 @@ FAMILIES = (
     "LFM2 with experts",
     "Falcon Mamba",
     "Mamba-2",
+    "Whisper",
 )
 # of a Mamba mixer vLLM keeps the decay in float32, and counts it twice in the sum below where it is a view
 TOLERANCES = {"Jamba": 1e-3, "Falcon Mamba": 2e-3, "Falcon-H1": 1e-3, "Mamba-2": 1e-3, "Granite 4 in new words": 1e-3}
@@ -84,7 +85,7 @@ def allocated_bytes(config: Mapping[str, object], ranks: int, folder: Path, *, b
 
     (folder / "config.json").write_text(json.dumps(config))
     arguments = EngineArgs(
-        model=str(folder), skip_tokenizer_init=True, load_format="dummy", enforce_eager=True, max_model_len=2048
+        model=str(folder), skip_tokenizer_init=True, load_format="dummy", enforce_eager=True, max_model_len=448
     )
     engine = arguments.create_engine_config()
     engine.parallel_config.tensor_parallel_size = ranks
