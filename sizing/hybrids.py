@@ -9,9 +9,11 @@ from sizing.mamba import falcon_h1, granite_hybrid, jamba, mamba1, mamba2
 from sizing.matrices import Parts
 from sizing.model import ModelShape
 from sizing.nemotron import nemotron_h
+from sizing.recurrent import olmo_hybrid
 from sizing.short_convolutions import lfm2, lfm2_moe
 from sizing.stacks import Stack, counted
 from sizing.whisper import whisper
+from sizing.zamba import zamba2
 
 HYBRIDS: Mapping[str, Callable[[ConfigValues], Stack]] = {
     "FalconH1ForCausalLM": falcon_h1,
@@ -23,7 +25,9 @@ HYBRIDS: Mapping[str, Callable[[ConfigValues], Stack]] = {
     "Mamba2ForCausalLM": mamba2,
     "MambaForCausalLM": mamba1,
     "NemotronHForCausalLM": nemotron_h,
+    "OlmoHybridForCausalLM": olmo_hybrid,
     "WhisperForConditionalGeneration": whisper,
+    "Zamba2ForCausalLM": zamba2,
 }
 
 

@@ -5,7 +5,7 @@ from sizing.held import Weight
 from sizing.layers import Layer
 from sizing.matrices import Parts, experts, mlp, norm, router
 from sizing.mixers import Mamba1, Mamba2
-from sizing.stacks import Kind, Mixture, Stack, attention_of, projections
+from sizing.stacks import Kind, Mixture, Stack, attention_of, attention_weights
 
 # one kind of layer under the names that files, Transformers 4 and Transformers 5 have for it
 _WORDS = {"mamba": "mamba", "linear_attention": "mamba", "attention": "attention", "full_attention": "attention"}
@@ -33,7 +33,7 @@ def granite_hybrid(config: ConfigValues) -> Stack:
     kinds = {
         "attention": Kind(
             (attention,),
-            (*projections(config, attention, bias=bias), *behind),
+            (*attention_weights(config, attention, bias=bias), *behind),
         )
     }
     width = shared or 0
@@ -55,7 +55,7 @@ def falcon_h1(config: ConfigValues) -> Stack:
     mixer = _mamba_of(config, inner, normed=config.flag("mamba_rms_norm", default=False))
     width = config.count("intermediate_size")
     weights = (
-        *projections(config, attention),
+        *attention_weights(config, attention),
         *mixer.weights("mamba", hidden),
         *mlp("feed_forward", hidden, width),
         norm("layernorm", hidden, times=2),
@@ -87,7 +87,7 @@ def jamba(config: ConfigValues) -> Stack:
         order.append(f"{word} with experts" if mixed else word)
     norms = norm("layernorm", hidden, times=2)
     mixers: dict[str, tuple[Layer, Parts]] = {
-        "attention": (attention, projections(config, attention)),
+        "attention": (attention, attention_weights(config, attention)),
         "mamba": (mixer.state(), mixer.weights("mamba", hidden)),
     }
     kinds = {}

@@ -5,14 +5,14 @@ from sizing.errors import UnsupportedModelError
 from sizing.held import Weight
 from sizing.matrices import Parts, experts, linear, mlp, norm, router
 from sizing.mixers import Mamba2
-from sizing.stacks import Kind, Mixture, Stack, attention_of, projections
+from sizing.stacks import Kind, Mixture, Stack, attention_of, attention_weights
 
 _STATE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def nemotron_h(config: ConfigValues) -> Stack:
     """Mamba-2, attention, feed-forward layers and mixtures, each a layer of its own (models/nemotron_h.py)."""
-    order = _nemotron_order(config)
+    order = nemotron_order(config)
     hidden, attention = config.count("hidden_size"), attention_of(config, "attention_head_dim", "head_dim")
     named = config.values.get("mamba_ssm_cache_dtype") or "float32"
     if str(named) not in _STATE_BYTES:
@@ -37,7 +37,7 @@ def nemotron_h(config: ConfigValues) -> Stack:
     if "*" in order:
         kinds["*"] = Kind(
             (attention,),
-            (norm("norm", hidden), *projections(config, attention, "mixer")),
+            (norm("norm", hidden), *attention_weights(config, attention, "mixer")),
         )
     if "-" in order:
         dense = config.count("intermediate_size")
@@ -59,7 +59,13 @@ def nemotron_h(config: ConfigValues) -> Stack:
     return Stack(tuple(order), kinds, attention if "*" in order else None, width, tied, mixture)
 
 
-def _nemotron_order(config: ConfigValues) -> str:
+def nemotron_order(config: ConfigValues) -> str:
+    """A letter for each layer: M for Mamba, * for attention, - for a feed-forward layer, E for experts.
+
+    Raises:
+        UnsupportedModelError: other letters or words, or none.
+        ModelFileError: more or fewer than num_hidden_layers.
+    """
     pattern = config.values.get("hybrid_override_pattern")
     if pattern is None:
         letters = {"mamba": "M", "linear_attention": "M", "attention": "*", "full_attention": "*"}

@@ -3,7 +3,10 @@
 from sizing.anatomy import Anatomy, ends, experts, gated_mlp, projections
 from sizing.config_values import ConfigValues
 from sizing.layers import Attention, Layers, Recurrent
+from sizing.matrices import mlp, norm
 from sizing.model import ParameterCount
+from sizing.recurrent_matrices import delta_net
+from sizing.stacks import Kind, Stack, attention_of, attention_weights
 
 _STATE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -63,6 +66,30 @@ def _gated_delta(config: ConfigValues, *, state_bytes: int | None) -> Anatomy:
         num_moe,
         shared_experts,
     )
+
+
+def olmo_hybrid(config: ConfigValues) -> Stack:
+    """OLMo Hybrid: delta nets with every fourth layer full, normed across its heads (models/olmo_hybrid.py)."""
+    hidden, heads = config.count("hidden_size"), config.count("num_attention_heads")
+    key_heads = config.count("linear_num_key_heads", default=heads)
+    key_dim = config.count("linear_key_head_dim", default=3 * hidden // (4 * key_heads))
+    sizes = {  # as its config class fills them in
+        "linear_num_key_heads": key_heads,
+        "linear_num_value_heads": config.count("linear_num_value_heads", default=heads),
+        "linear_key_head_dim": key_dim,
+        "linear_value_head_dim": config.count("linear_value_head_dim", default=2 * key_dim),
+    }
+    config = ConfigValues(config.name, {**config.values, **sizes})
+    attention, width = attention_of(config), config.count("intermediate_size")
+    behind = (*mlp("mlp", hidden, width), norm("layernorm", hidden, times=2))
+    normed = norm("self_attn.qk_norm", hidden + attention.num_kv_heads * attention.head_dim)
+    kinds = {
+        "linear": Kind((_delta_state(config, None),), (*delta_net(config, hidden), *behind)),
+        "full": Kind((attention,), (*attention_weights(config, attention), normed, *behind)),
+    }
+    linear = _linear_layers(config, config.count("num_hidden_layers"))
+    order = tuple("linear" if is_linear else "full" for is_linear in linear)
+    return Stack(order, kinds, attention, width, config.flag("tie_word_embeddings", default=False))
 
 
 def _linear_layers(config: ConfigValues, num_layers: int) -> list[bool]:

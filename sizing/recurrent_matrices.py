@@ -10,7 +10,7 @@ from sizing.model import ModelShape
 def gated_delta(config: ConfigValues, shape: ModelShape, _: int, caches: tuple[Layer, ...]) -> Parts:
     hidden = shape.hidden_size
     if isinstance(caches[0], Recurrent):
-        yield from _delta_net(config, hidden)
+        yield from delta_net(config, hidden)
     else:
         attention = sole_attention(caches)
         yield from attention_matrices(shape, attention, gate=True)
@@ -25,7 +25,7 @@ def gated_delta(config: ConfigValues, shape: ModelShape, _: int, caches: tuple[L
     yield Weight("mlp.shared_expert_gate", (1, hidden))
 
 
-def _delta_net(config: ConfigValues, hidden: int) -> Parts:
+def delta_net(config: ConfigValues, hidden: int) -> Parts:
     key_dim, value_dim = (
         config.count("linear_key_head_dim", default=128),
         config.count("linear_value_head_dim", default=128),

@@ -5,7 +5,7 @@ from sizing.held import Weight
 from sizing.layers import Layer
 from sizing.matrices import experts, mlp, norm, router
 from sizing.mixers import ShortConvolution
-from sizing.stacks import Kind, Mixture, Stack, attention_of, projections
+from sizing.stacks import Kind, Mixture, Stack, attention_of, attention_weights
 
 
 def lfm2(config: ConfigValues) -> Stack:
@@ -36,7 +36,7 @@ def _convolutions(config: ConfigValues, width: int, *, dense_layers: int) -> Sta
     own: dict[str, tuple[Layer, tuple[Weight, ...]]] = {
         "full_attention": (
             attention,
-            (*projections(config, attention), norm("self_attn.qk_layernorm", 2 * attention.head_dim)),
+            (*attention_weights(config, attention), norm("self_attn.qk_layernorm", 2 * attention.head_dim)),
         ),
         "conv": (mixer.state(), tuple(mixer.weights("conv", hidden))),
     }

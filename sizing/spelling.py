@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from sizing.config_values import ConfigValues
+from sizing.nemotron import nemotron_order
 
 # vllm/config/model.py: _get_and_verify_max_len, for a file without any key that bounds the context
 UNBOUNDED_MODEL_LEN = 2048
@@ -37,6 +38,11 @@ def _mamba2(config: ConfigValues) -> dict[str, object]:
     return {"num_attention_heads": config.count("num_heads", default=128)}
 
 
+def _nemotron_h(config: ConfigValues) -> dict[str, object]:
+    """The list of layers says how many there are, and newer files say nothing else."""
+    return {"num_hidden_layers": config.count("num_hidden_layers", default=len(nemotron_order(config)))}
+
+
 def _whisper(config: ConfigValues) -> dict[str, object]:
     """Its decoder's sizes; the encoder's keep their names."""
     return {
@@ -54,5 +60,6 @@ _MIXERS_ALONE: Mapping[str, Callable[[ConfigValues], dict[str, object]]] = {
 }
 _SPELLINGS: Mapping[str, Callable[[ConfigValues], dict[str, object]]] = {
     **_MIXERS_ALONE,
+    "NemotronHForCausalLM": _nemotron_h,
     "WhisperForConditionalGeneration": _whisper,
 }

@@ -87,7 +87,10 @@ def attention_of(config: ConfigValues, *keys: str) -> Attention:
     return Attention(config.count("num_key_value_heads", default=heads), width, width)
 
 
-def projections(config: ConfigValues, attention: Attention, name: str = "self_attn", *, bias: bool = False) -> Parts:
+def attention_weights(
+    config: ConfigValues, attention: Attention, name: str = "self_attn", *, bias: bool = False
+) -> Parts:
+    """Query, key, value and output projections under that name, perhaps with a bias each."""
     hidden, queries = config.count("hidden_size"), config.count("num_attention_heads") * attention.head_dim
     width = attention.num_kv_heads * attention.head_dim
     yield linear(f"{name}.q_proj", queries, hidden)

@@ -4,7 +4,7 @@ from sizing.config_values import ConfigValues
 from sizing.held import Weight
 from sizing.layers import Attention, CrossAttention
 from sizing.matrices import Parts, linear, norm
-from sizing.stacks import Kind, Stack, projections
+from sizing.stacks import Kind, Stack, attention_weights
 
 
 def whisper(config: ConfigValues) -> Stack:
@@ -14,8 +14,8 @@ def whisper(config: ConfigValues) -> Stack:
     attention = Attention(heads, head_dim, head_dim)
     caches = (attention, CrossAttention(heads, head_dim))
     weights = (
-        *projections(config, attention, bias=True),
-        *projections(config, attention, "encoder_attn", bias=True),
+        *attention_weights(config, attention, bias=True),
+        *attention_weights(config, attention, "encoder_attn", bias=True),
         *_feed_forward(hidden, width),
         norm("layer_norm", hidden, times=6),  # three with a bias each
     )

@@ -258,6 +258,48 @@ MAMBA_2: dict[str, Any] = {  # mistralai/Mamba-Codestral-7B-v0.1
     "use_conv_bias": True,
     "tie_word_embeddings": False,
 }
+OLMO_HYBRID: dict[str, Any] = {  # the sizes of allenai/Olmo-Hybrid-7B, which are its config class's own
+    "architectures": ["OlmoHybridForCausalLM"],
+    "model_type": "olmo_hybrid",
+    "dtype": "bfloat16",
+    "hidden_size": 3840,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 30,
+    "num_key_value_heads": 30,
+    "intermediate_size": 11008,
+    "vocab_size": 100352,
+    "max_position_embeddings": 65536,
+    "tie_word_embeddings": False,
+}
+ZAMBA_2: dict[str, Any] = {  # Zyphra/Zamba2-2.7B
+    "architectures": ["Zamba2ForCausalLM"],
+    "model_type": "zamba2",
+    "dtype": "bfloat16",
+    "hidden_size": 2560,
+    "num_hidden_layers": 54,
+    "layers_block_type": ["hybrid" if layer in (6, 12, 18, 24, 30, 36, 42, 47, 51) else "mamba" for layer in range(54)],
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "intermediate_size": 10240,
+    "vocab_size": 32000,
+    "mamba_d_state": 64,
+    "mamba_d_conv": 4,
+    "mamba_expand": 2,
+    "mamba_ngroups": 1,
+    "n_mamba_heads": 80,
+    "num_mem_blocks": 2,
+    "adapter_rank": 128,
+    "use_shared_attention_adapter": False,
+    "max_position_embeddings": 4096,
+    "use_mem_rope": True,
+}
+ZAMBA_2_WITH_ADAPTERS: dict[str, Any] = {
+    **ZAMBA_2,
+    "num_hidden_layers": 14,
+    "layers_block_type": ["mamba", "linear_attention", "hybrid"] * 4 + ["mamba"] * 2,
+    "use_shared_attention_adapter": True,
+    "add_bias_linear": True,
+}
 WHISPER: dict[str, Any] = {  # openai/whisper-large-v3-turbo
     "architectures": ["WhisperForConditionalGeneration"],
     "model_type": "whisper",
@@ -294,7 +336,10 @@ HYBRIDS: dict[str, dict[str, Any]] = {
     "Mamba": MAMBA,
     "Falcon Mamba": FALCON_MAMBA,
     "Mamba-2": MAMBA_2,
+    "OLMo Hybrid": OLMO_HYBRID,
     "Whisper": WHISPER,
+    "Zamba2": ZAMBA_2,
+    "Zamba2 with adapters": ZAMBA_2_WITH_ADAPTERS,
 }
-# vLLM builds experts without a gate on cards alone
-ON_CARDS_ONLY = {"Nemotron 3 Nano", "Nemotron with latent experts"}
+# vLLM builds experts without a gate, and OLMo's delta nets, on cards alone
+ON_CARDS_ONLY = {"Nemotron 3 Nano", "Nemotron with latent experts", "OLMo Hybrid"}
