@@ -122,7 +122,9 @@ def _of_unknown_name(config: ConfigValues, shape: ModelShape, index: int, caches
         return
     width = shape.moe_intermediate_size
     shared = config.count_or_none("shared_expert_intermediate_size")
-    shared = shared or (config.count_or_none("n_shared_experts") or 0) * width
+    shared = (
+        shared or (config.count_or_none("n_shared_experts") or config.count_or_none("num_shared_experts") or 0) * width
+    )
     yield from experts("mlp.experts", hidden, shape.num_experts, width)
     if shared:
         yield from mlp("mlp.shared_experts", hidden, shared)

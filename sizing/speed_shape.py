@@ -134,7 +134,12 @@ def speed_shape_of(
 
     A mixture of experts in four bits keeps what every token passes in 16 bits where its bytes say so, or, without
     bytes to go by (`weights`), as the publishers of such models do.
+
+    Raises:
+        QuestionError: a decoder whose time depends on an encoder's input.
     """
+    if CrossAttention in model.layer_types:
+        raise QuestionError(f"{model.name}: how fast an encoder and a decoder are together is not forecast")
     hidden, experts = model.hidden_size, model.num_experts
     counted, output = count_parameters(model), model.hidden_size * model.vocab_size
     rows = counted.vocab_rows or (1 if model.tie_word_embeddings else 2)
@@ -159,7 +164,7 @@ def speed_shape_of(
         caches=tuple(
             _cache_read(model, layer, count, element_bytes)
             for layer, count in kinds.items()
-            if not isinstance(layer, Recurrent | CompressorState)
+            if not isinstance(layer, Recurrent | CompressorState | CrossAttention)
         ),
         states=tuple((count, layer) for layer, count in kinds.items() if isinstance(layer, Recurrent)),
         state_dtype_bytes=model.dtype_bytes,
@@ -167,7 +172,7 @@ def speed_shape_of(
     )
 
 
-_Cached = Attention | CrossAttention | Latent | Indexer | IndexKeys | Compressed
+_Cached = Attention | Latent | Indexer | IndexKeys | Compressed
 
 
 def _cache_read(model: ModelShape, layer: _Cached, count: int, element_bytes: float) -> CacheRead:
@@ -176,9 +181,6 @@ def _cache_read(model: ModelShape, layer: _Cached, count: int, element_bytes: fl
         elements = layer.num_kv_heads * (layer.head_dim + layer.value_dim)
         width = heads * (layer.head_dim + layer.value_dim)
         return CacheRead(count, elements * element_bytes, layer.num_kv_heads, width, layer.window or layer.chunk)
-    if isinstance(layer, CrossAttention):  # read as if the sound were as long as what is written of it
-        elements = 2 * layer.num_kv_heads * layer.head_dim
-        return CacheRead(count, elements * element_bytes, layer.num_kv_heads, 2 * heads * layer.head_dim)
     if isinstance(layer, Latent):
         # Uncompressed in prefill: keys and values a quarter of the rank wide each, and the position's part of the key.
         width = heads * ((layer.width - _LATENT_POSITION) // 2 + _LATENT_POSITION)

@@ -100,6 +100,11 @@ def _not_understood(config: ConfigValues) -> str | None:
         for part, kind in _NOT_UNDERSTOOD:
             if value and part in key.lower() and not (part == "mamba" and "linear_num_value_heads" in config.values):
                 return f"{kind} ({key})"
+    value_dim = config.values.get("v_head_dim")
+    if value_dim not in (None, config.values.get("head_dim")) and not config.values.get("kv_lora_rank"):
+        return "values of another width than keys (v_head_dim)"
+    if len(set(config.numbers("num_attention_heads_per_layer"))) > 1:
+        return "layers of differing shape (num_attention_heads_per_layer)"
     understood = {"full_attention", "sliding_attention"}
     if config.values.get("linear_num_value_heads"):
         understood.add("linear_attention")
@@ -120,8 +125,9 @@ def _plain(config: ConfigValues) -> Anatomy:
     if num_experts:
         moe_width = _first(config, "moe_intermediate_size") or config.count("intermediate_size")
         active = config.count("num_experts_per_tok")
-        num_moe = num_layers - min(num_layers, _first(config, "first_k_dense_replace") or 0)
-    shared = (_first(config, "n_shared_experts") or 0) * moe_width
+        dense = _first(config, "first_k_dense_replace") or (config.words("mlp_layer_types") or []).count("dense")
+        num_moe = num_layers - min(num_layers, dense)
+    shared = (_first(config, "n_shared_experts", "num_shared_experts") or 0) * moe_width
     shared = _first(config, "shared_expert_intermediate_size") or shared
     width = config.count("intermediate_size", default=moe_width or None)
     parameters = ends(hidden, config.count("vocab_size"), tied=config.flag("tie_word_embeddings", default=False))

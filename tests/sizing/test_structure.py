@@ -70,6 +70,28 @@ def test_latent_attention_of_a_type_that_vllm_may_not_know_is_refused() -> None:
         parse_config({**config, "model_type": "minicpm3"}, name="m")
 
 
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({"head_dim": 64, "v_head_dim": 48}, "values of another width than keys"),
+        ({"num_attention_heads_per_layer": [9, 6, *[9] * 28]}, "layers of differing shape"),
+    ],
+)
+def test_shapes_that_a_plain_decoder_does_not_have_are_refused(changes: dict[str, object], kind: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=f"announces {kind}"):
+        parse_config({**UNNAMED, **changes}, name="m")
+    parse_config({**UNNAMED, "head_dim": 64, "v_head_dim": 64, "num_attention_heads_per_layer": [9] * 30}, name="m")
+
+
+def test_shared_experts_and_dense_layers_under_their_other_names() -> None:
+    config = {**published_configs()["Qwen/Qwen3-30B-A3B"], "architectures": ["NewMoeForCausalLM"]}
+    plain, width = parse_config(config, name="m"), 768
+    shared = parse_config({**config, "num_shared_experts": 2}, name="m")
+    assert shared.num_parameters - plain.num_parameters == 48 * 3 * 2048 * 2 * width
+    dense = parse_config({**config, "mlp_layer_types": ["dense"] * 3 + ["sparse"] * 45}, name="m")
+    assert plain.num_parameters - dense.num_parameters == 3 * (2048 * 128 + 3 * 2048 * (128 * width - 6144))
+
+
 # Qwen3.5-9B as far as its cache goes: logged with blocks of 528 tokens, padded by 0.76 %
 QWEN35_9B: dict[str, object] = {
     "num_hidden_layers": 32,
