@@ -11,23 +11,26 @@ _EXPERTS = re.compile(r"\.experts\.|\.experts_|_exps\.|\.experts$")
 _KEYS_VALUES = re.compile(r"\.(?:k_proj|v_proj|attn_k|attn_v)\.")
 # latent attention's down-projections, its indexer, and what picks experts are whole on every rank
 _WHOLE = re.compile(
-    r"norm|q_a_proj|kv_a_proj|fused_qkv_a|indexer|\.(?:gate|router|shared_expert_gate)\."
-    r"|\.(?:eh_proj|input_proj|mtp_linear_proj)(?:\.\d+)?\.|\.router_|e_score_correction|layer_scalar|ffn_gate_inp|attn_q_a|attn_kv_a|rope_freqs"
+    r"norm|q_a_proj|kv_a_proj|fused_qkv_a|indexer|\.(?:gate|router|shared_expert_gate)\.|fc[12]_latent_proj"
+    r"|\.(?:eh_proj|input_proj|mtp_linear_proj)(?:\.\d+)?\.|\.router_|e_score_correction|layer_scalar|layers\.\d+\.linear\.|ffn_gate_inp|attn_q_a|attn_kv_a|rope_freqs"
 )
 _ROWS = re.compile(r"\.(?:o_proj|down_proj|out_proj|w2|attn_output|ffn_down)\.")
-_EMBEDDINGS = (".embed_tokens.", ".token_embd.", ".backbone.embeddings.")
+_EMBEDDING = re.compile(r"\.(?:embed_tokens|token_embd)\.|^\.(?:\w+\.)?(?:backbone|model)\.embeddings\.")
+# what a Mamba-2 mixer makes of the groups of states stands among the rows of these
+_GROUPED = re.compile(r"\.(?:mamba|mixer)\.(?:in_proj|conv1d)\.")
 _FUSED = re.compile(r"\.(?:qkv_proj|attn_qkv)\.")
 
 
-def pieces_of(tensor: Tensor, num_bytes: int, *, multimodal: bool, kv_share: float) -> list[Piece]:
-    """The parts of one tensor: one, or two where its file fuses queries with keys and values.
+def pieces_of(tensor: Tensor, num_bytes: int, *, multimodal: bool, kv_share: float, sole_group: int = 0) -> list[Piece]:
+    """The parts of one tensor: one, or two where its file fuses what is divided with what is repeated.
 
-    `kv_share` is what keys and values are of such a matrix.
+    `kv_share` is what keys and values are of a matrix that has the queries too; `sole_group` the rows of a mixer's
+    matrices that every rank has, 0 where there are none.
     """
     name = f".{tensor.name}"
     if multimodal and is_encoder(tensor):
         return [Piece("encoder", None, num_bytes)]
-    if any(table in name for table in _EMBEDDINGS):
+    if _EMBEDDING.search(name):
         return [Piece("embedding", None, num_bytes)]
     if ".lm_head." in name or tensor.name.startswith("output."):
         return [Piece("output", None, num_bytes)]
@@ -36,6 +39,10 @@ def pieces_of(tensor: Tensor, num_bytes: int, *, multimodal: bool, kv_share: flo
     if layer is not None and _FUSED.search(name) and len(tensor.shape) > 1:
         keys_values = round(num_bytes * kv_share)
         parts: tuple[tuple[Split, int], ...] = (("sharded", num_bytes - keys_values), ("kv", keys_values))
+        return [Piece(split, layer, size, tensor.name, size) for split, size in parts]
+    if sole_group and tensor.shape and tensor.shape[0] > sole_group and _GROUPED.search(name):
+        repeated = round(num_bytes * sole_group / tensor.shape[0])
+        parts = (("sharded", num_bytes - repeated), ("replicated", repeated))
         return [Piece(split, layer, size, tensor.name, size) for split, size in parts]
     return [Piece(_split(name, tensor), layer, num_bytes, tensor.name, num_bytes)]
 

@@ -8,6 +8,7 @@ from sizing.config_values import ConfigValues
 from sizing.encoders import Encoder, read_encoder
 from sizing.errors import ModelFileError
 from sizing.headers import Tensor, is_encoder, loaded_bytes, loaded_tensors
+from sizing.layers import Recurrent
 from sizing.model import ModelShape
 from sizing.parameters import count_parameters
 from sizing.quantization import Quantization
@@ -103,7 +104,9 @@ def _by_headers(
     for tensor in loaded:
         num_bytes = loaded_bytes([tensor], dtype=shape.dtype, quantized=packed)
         num_bytes += unpacked_copy_bytes(tensor, shape)
-        parts = pieces_of(tensor, num_bytes, multimodal=multimodal, kv_share=kv_share(shape))
+        parts = pieces_of(
+            tensor, num_bytes, multimodal=multimodal, kv_share=kv_share(shape), sole_group=sole_group(shape)
+        )
         found += [replace(part, split=table) if part.split == "embedding" else part for part in parts]
     whole = held(
         found,
@@ -127,6 +130,12 @@ def kv_share(shape: ModelShape) -> float:
     """What keys and values are of a matrix in which queries, keys and values are fused."""
     heads = shape.num_key_value_heads
     return 2 * heads / (shape.num_attention_heads + 2 * heads)
+
+
+def sole_group(shape: ModelShape) -> int:
+    """Channels of a mixer's states that all its heads share; 0 where groups of heads have their own."""
+    states = [layer for layer in shape.distinct_layers if isinstance(layer, Recurrent)]
+    return max((state.group_channels for state in states if state.groups == 1), default=0)
 
 
 def kept_tensors(shape: ModelShape, config: ConfigValues, tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -173,7 +173,6 @@ JAMBA_DENSE: dict[str, Any] = {  # ai21labs/AI21-Jamba-Reasoning-3B
     "attn_layer_period": 14,
     "attn_layer_offset": 7,
     "mamba_dt_rank": 160,
-    "tie_word_embeddings": True,
 }
 _LFM2_FULL = (2, 5, 8, 10, 12, 14)
 LFM2: dict[str, Any] = {  # LiquidAI/LFM2-1.2B
