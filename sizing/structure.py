@@ -37,6 +37,9 @@ _NOT_UNDERSTOOD: tuple[tuple[str, str], ...] = (
     ("attn_type_list", "layers of several kinds"),
     ("block_configs", "layers of differing shape"),
     ("attention_other_setting", "layers of differing shape"),
+    ("loop_num", "layers that every token passes more than once"),
+    ("interleaved_sliding_window", "windows that its class deals out to layers"),
+    ("param_sink_number", "tokens that are kept for all requests together"),
     ("swa_", "windows of a shape of their own"),
     ("global_head_dim", "full attention of a shape of its own"),
     ("compress_ratio", "compressed attention"),
@@ -105,6 +108,9 @@ def _not_understood(config: ConfigValues) -> str | None:
         return "values of another width than keys (v_head_dim)"
     if len(set(config.numbers("num_attention_heads_per_layer"))) > 1:
         return "layers of differing shape (num_attention_heads_per_layer)"
+    dealt_out = config.values.get("sliding_window") and config.words("layer_types") is None
+    if dealt_out and config.values.get("no_rope_layers"):
+        return "windows that its class deals out to layers (no_rope_layers)"
     understood = {"full_attention", "sliding_attention"}
     if config.values.get("linear_num_value_heads"):
         understood.add("linear_attention")

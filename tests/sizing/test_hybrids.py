@@ -170,6 +170,15 @@ def test_the_cache_alone_is_read_from_a_config_without_widths() -> None:
     assert kv_layers(config, name="m").cache_layers == shape(GRANITE_4_TINY).cache_layers
 
 
+def test_a_wrapper_with_pictures_has_the_decoder_of_its_text() -> None:
+    text = {key: value for key, value in LFM2.items() if key not in ("architectures", "dtype")}
+    wrapped = {"architectures": ["Lfm2VlForConditionalGeneration"], "dtype": "bfloat16", "text_config": text}
+    model = shape({**wrapped, "vision_config": {"hidden_size": 768}})
+    assert model.cache_layers == shape(LFM2).cache_layers
+    assert (model.num_parameters, model.assumed) == (1_170_340_608, None)
+    assert model.caveat == "neither the weights nor the work of its encoder are in the sum"
+
+
 def modules(config: dict[str, Any]) -> Any:
     """Transformers' own model of that config, built without memory."""
     import torch

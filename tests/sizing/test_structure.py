@@ -75,6 +75,9 @@ def test_latent_attention_of_a_type_that_vllm_may_not_know_is_refused() -> None:
     [
         ({"head_dim": 64, "v_head_dim": 48}, "values of another width than keys"),
         ({"num_attention_heads_per_layer": [9, 6, *[9] * 28]}, "layers of differing shape"),
+        ({"loop_num": 2, "loop_window_size": 64}, "layers that every token passes more than once"),
+        ({"interleaved_sliding_window": [512, None]}, "windows that its class deals out"),
+        ({"sliding_window": 512, "no_rope_layers": [1, 0] * 15}, "windows that its class deals out"),
     ],
 )
 def test_shapes_that_a_plain_decoder_does_not_have_are_refused(changes: dict[str, object], kind: str) -> None:
