@@ -78,6 +78,7 @@ def kv_layers(values: Mapping[str, object], *, name: str) -> ModelShape:
     Raises:
         ModelFileError, UnsupportedModelError: as parse_config, for what the cache depends on.
     """
+    values = spelt(architecture_name(values) or "", ConfigValues(name, values)).values
     if values.get("head_dim") is None and values.get("hidden_size") is None and not values.keys() & set(_TEXT_SECTIONS):
         raise ModelFileError(f"{name}: config.json has neither head_dim nor hidden_size; its KV cache has no width")
     heads = values.get("num_attention_heads") or values.get("num_key_value_heads")

@@ -123,7 +123,7 @@ FALCON_H1: dict[str, Any] = {  # tiiuae/Falcon-H1-1.5B-Instruct
     "num_key_value_heads": 2,
     "head_dim": 128,
     "intermediate_size": 4096,
-    "vocab_size": 65537,
+    "vocab_size": 65536,
     "mamba_d_ssm": 3072,
     "mamba_n_heads": 48,
     "mamba_d_head": 64,

@@ -15,6 +15,7 @@ from sizing.heads import parse_head
 from sizing.layers import Attention, Compressed, Indexer, Latent, Layers
 from sizing.model import ModelShape
 from sizing.pages import StatePage
+from tests.sizing.hybrid_models import HYBRIDS
 from tests.sizing.models import published_configs
 from tests.sizing.vllm_oracle import Outcome, outcome, spec, vllm_config
 
@@ -106,12 +107,12 @@ FURTHER: dict[str, dict[str, object]] = {
         "num_nextn_predict_layers": 3,
     },
 }
-NAMES = sorted(name for name in {**published_configs(), **FURTHER} if name != "nvidia/Llama-3_3-Nemotron-Super-49B-v1")
+ALL = {**published_configs(), **FURTHER, **HYBRIDS}
+NAMES = sorted(name for name in ALL if name != "nvidia/Llama-3_3-Nemotron-Super-49B-v1")
 
 
 def config_of(name: str) -> dict[str, object]:
-    config = {**published_configs(), **FURTHER}[name]
-    return {key: value for key, value in config.items() if key != "quantization_config"}
+    return {key: value for key, value in ALL[name].items() if key != "quantization_config"}
 
 
 @cache
@@ -153,7 +154,11 @@ def test_an_engine_of_any_shape_is_sized_as_vllm_sizes_it(name: str, data: st.Da
     if serving.speculative and modes:
         return  # vLLM counts drafts' blocks in a field of their own, compared in test_drafts_keep_states_of_their_own
     config = vllm_config(
-        length, in_flight_tokens=ours.in_flight_tokens, mamba_cache_mode=(modes or {"none"}).pop(), packed=packed
+        length,
+        in_flight_tokens=ours.in_flight_tokens,
+        encoder_tokens=ours.encoder_tokens,
+        mamba_cache_mode=(modes or {"none"}).pop(),
+        packed=packed,
     )
     stages = [[spec(ours.pages[layer]) for layer in stage] for stage in ours.stages]
     needed = ours.blocks_per_request(length)

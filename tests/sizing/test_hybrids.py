@@ -1,5 +1,6 @@
 """Families spelt out kind by kind: states and parameters by hand, and against Transformers' own modules."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -214,3 +215,40 @@ def test_count_and_split_are_those_of_transformers_own_modules(name: str) -> Non
         assert weights_per_rank_bytes(by_headers, ranks, as_allocated=False) == pytest.approx(
             weights_per_rank_bytes(by_config, ranks, as_allocated=False), rel=4e-4
         )
+
+
+@pytest.mark.engine
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.parametrize("name", [name for name in HYBRIDS if name not in ("Whisper", "Granite 4 Micro")])
+def test_a_ranks_state_is_what_vllms_class_asks_for(name: str, ranks: int) -> None:
+    import torch
+    from transformers import CONFIG_MAPPING
+    from vllm.model_executor.models.registry import ModelRegistry
+    from vllm.v1.kv_cache_interface import MambaSpec
+
+    config = HYBRIDS[name]
+    states = {layer for layer in shape(config).distinct_layers if isinstance(layer, Recurrent)}
+    if any(layer.heads % ranks for layer in states):
+        pytest.skip("its heads do not divide")
+    kept = {key: value for key, value in config.items() if key not in ("architectures", "model_type")}
+    engine = SimpleNamespace(
+        parallel_config=SimpleNamespace(tensor_parallel_size=ranks),
+        model_config=SimpleNamespace(
+            hf_config=CONFIG_MAPPING[config["model_type"]](**kept), dtype=torch.bfloat16, get_mamba_chunk_size=lambda: 1
+        ),
+        cache_config=SimpleNamespace(
+            mamba_cache_dtype="auto",
+            mamba_ssm_cache_dtype="float32" if "Nemotron" in name else "auto",
+            use_replayssm=False,
+        ),
+        speculative_config=None,
+        num_speculative_tokens=0,
+    )
+    built = ModelRegistry.models[config["architectures"][0]].load_model_cls()
+    theirs = MambaSpec(
+        block_size=-1,
+        shapes=built.get_mamba_state_shape_from_config(engine),
+        dtypes=built.get_mamba_state_dtype_from_config(engine),
+    ).page_size_bytes
+    assert {layer.page_bytes(ranks, 2) for layer in states} == {theirs}

@@ -12,7 +12,6 @@ import pytest
 from sizing.architecture import WRAPPERS
 from sizing.config_json import parse_config
 from sizing.engine_cache import Serving, engine_cache
-from sizing.parameters import count_parameters
 from tests.sizing.hybrid_models import HYBRIDS, ON_CARDS_ONLY
 from tests.sizing.models import SMOLLM2, published_configs
 from tests.sizing.vllm_oracle import outcome, processor_block_size
@@ -209,7 +208,7 @@ def test_layers_parameters_and_capacity_are_those_of_vllms_model(
     length = min(8192, ours.longest_model_len)
     engine, specs, parameters = built(config, tmp_path, length)
     if name not in PADDED_EXPERTS:
-        assert count_parameters(ours).total == pytest.approx(parameters, rel=1e-4)
+        assert ours.num_parameters == pytest.approx(parameters, rel=1e-4)
 
     cache = engine_cache(
         ours,
