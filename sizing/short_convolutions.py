@@ -10,7 +10,8 @@ from sizing.stacks import Kind, Mixture, Stack, attention_of, attention_weights
 
 def lfm2(config: ConfigValues) -> Stack:
     """Short convolutions with attention between them, and dense feed-forward layers (models/lfm2.py)."""
-    width = config.count("intermediate_size", default=config.count_or_none("block_ff_dim") or 12288)
+    # the older of the two keys is taken where both are there
+    width = config.count("block_ff_dim", default=config.count_or_none("intermediate_size") or 12288)
     if config.flag("block_auto_adjust_ff_dim", default=True):
         multiple, factor = config.count("block_multiple_of", default=256), config.values.get("block_ffn_dim_multiplier")
         width = int((factor if isinstance(factor, int | float) else 1.0) * int(2 * width / 3))
