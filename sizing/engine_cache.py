@@ -177,7 +177,8 @@ def _mamba_cache_mode(layer: Recurrent, model: ModelShape, serving: Serving) -> 
     caching = serving.enable_prefix_caching
     if caching is None:
         caching = serving.release.prefix_caching_beside_states and model.has_attention
-    return serving.release.mamba_cache_mode(prefix_caching=caching, all_supported=layer.chunk_tokens is not None)
+    every = layer.chunk_tokens is not None and not serving.speculative_tokens
+    return serving.release.mamba_cache_mode(prefix_caching=caching, all_supported=every)
 
 
 def _state_bytes(layer: Recurrent, model: ModelShape, serving: Serving) -> int:

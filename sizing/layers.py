@@ -62,7 +62,7 @@ class Recurrent:
     checkpoints: Literal[0, 1] = 0
     """Blocks more that a request holds where the kernel exports the state inside a prefill (Mamba-2)."""
     chunk_tokens: int | None = None
-    """Tokens that a Mamba-2 kernel takes at a time; blocks that keep every state are multiples of it."""
+    """Tokens that a Mamba kernel takes at a time; blocks that keep every state are multiples of it. None: none do."""
 
     def page_bytes(self, tensor_parallel_size: int, dtype_bytes: int, speculative_tokens: int = 0) -> int:
         """One rank's state (vllm/model_executor/layers/mamba/mamba_utils.py: MambaStateShapeCalculator)."""

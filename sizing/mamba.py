@@ -148,6 +148,7 @@ def mamba2(config: ConfigValues) -> Stack:
         config.count("conv_kernel", default=4),
         conv_bias=config.flag("use_conv_bias", default=True),
         bias=config.flag("use_bias", default=False),
+        chunk_tokens=config.count("chunk_size", default=256),
     )
     weights = (norm("norm", hidden), *mixer.weights("mixer", hidden))
     return _mixers_alone(config, Kind((mixer.state(),), weights), mixer.inner, tied_by_default=False)
@@ -176,6 +177,7 @@ def _mamba_of(config: ConfigValues, inner: int, *, normed: bool = True) -> Mamba
         conv_bias=config.flag("mamba_conv_bias", default=True),
         bias=config.flag("mamba_proj_bias", default=False),
         normed=normed,
+        chunk_tokens=config.count("mamba_chunk_size", default=256),
     )
 
 

@@ -6,6 +6,8 @@ from sizing.held import Split, Weight
 from sizing.layers import Recurrent
 from sizing.matrices import Parts, linear, norm
 
+_MAMBA1_CHUNK = 2048  # vllm/config/model.py: get_mamba_chunk_size, for a kernel that knows no chunks
+
 
 @dataclass(frozen=True)
 class Mamba2:
@@ -23,6 +25,7 @@ class Mamba2:
     normed: bool = True
     state_bytes: int | None = None
     """Bytes per element of the states; None: as wide as the served type."""
+    chunk_tokens: int = 256
 
     @property
     def inner(self) -> int:
@@ -39,6 +42,7 @@ class Mamba2:
             groups=self.groups,
             group_channels=2 * self.state_size,
             checkpoints=1,
+            chunk_tokens=self.chunk_tokens,
         )
 
     def weights(self, name: str, hidden: int) -> Parts:
@@ -80,6 +84,7 @@ class Mamba1:
             heads=self.inner,
             head_elements=self.state_size,
             state_bytes=None,
+            chunk_tokens=_MAMBA1_CHUNK,
         )
 
     def weights(self, name: str, hidden: int) -> Parts:

@@ -26,6 +26,7 @@ def nemotron_h(config: ConfigValues) -> Stack:
         conv_bias=config.flag("use_conv_bias", default=True),
         bias=config.flag("use_bias", default=False),
         state_bytes=_STATE_BYTES[str(named)],
+        chunk_tokens=config.count("chunk_size", default=128),
     )
     kinds: dict[str, Kind] = {}
     width, mixture = mixer.inner if "M" in order else 0, None

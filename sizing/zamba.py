@@ -24,6 +24,7 @@ def zamba2(config: ConfigValues) -> Stack:
         config.count("mamba_d_conv", default=4),
         conv_bias=config.flag("use_conv_bias", default=True),
         bias=config.flag("add_bias_linear", default=False),
+        chunk_tokens=config.count("chunk_size", default=256),
     )
     attention = Attention(heads, wide // heads, wide // heads)
     width = config.count("intermediate_size", default=4 * hidden)

@@ -15,6 +15,7 @@ from sizing.model import ModelShape
 from sizing.pages import CrossPage, StatePage
 from sizing.plan import answer
 from sizing.question import Question
+from sizing.release import Release
 from sizing.speed_shape import speed_shape_of
 from sizing.weights import weights_per_rank_bytes
 from tests.sizing.hybrid_models import (
@@ -89,6 +90,21 @@ def test_granite_is_told_by_the_words_of_either_release_of_transformers() -> Non
 )
 def test_the_count_is_the_published_one(config: dict[str, object], count: int) -> None:
     assert shape(config).num_parameters == count
+
+
+def test_before_0_32_prefix_caching_kept_the_state_of_every_block() -> None:
+    # a state of 48 heads x 64 x 128 numbers and 3 x (3,072 + 256) inputs; a token has 2 x 4 heads x 128 numbers
+    state, token = 2 * (48 * 64 * 128 + 3 * (3072 + 256)), 2 * 2 * 4 * 128
+    assert -(-state // token) == 394
+    model = shape(GRANITE_4_TINY)
+    now = engine_cache(model, Serving(16, max_num_batched_tokens=8192))
+    assert (now.block_size, len(now.groups)) == (400, 10)
+    assert now.blocks_per_request(4096) == -(-4096 // 400) + 9 * 3  # of attention, and three states in nine groups
+    old = engine_cache(model, Serving(16, max_num_batched_tokens=8192, release=Release(30)))
+    assert old.block_size == 512  # whole chunks of 256 tokens
+    assert old.blocks_per_request(4096) == 10 * 8
+    plain = engine_cache(model, Serving(16, max_num_batched_tokens=8192, release=Release(20)))
+    assert plain.blocks_per_request(4096) == -(-4096 // 400) + 9
 
 
 def test_falcon_h1_keeps_keys_and_a_state_in_every_layer() -> None:
