@@ -85,15 +85,22 @@ def _reasons(
         yield f"does not divide the {heads} {'attention heads' if model.has_attention else 'heads or channels'}"
     if kv_heads % size and size % kv_heads:  # layers/linear.py: QKVParallelLinear divides or replicates them
         yield f"neither divides nor is a multiple of the {kv_heads} key-value heads"
-    for layer in model.distinct_layers:
-        if isinstance(layer, Recurrent) and layer.heads % size:
-            yield f"does not divide the {layer.heads} recurrent heads"
+    yield from _states(model, size)
     widths = list(_widths(model, size, expert_parallel, data_parallel_size))
     for width, what, ranks in widths:
         if width % ranks:  # vllm/distributed/utils.py: divide
             yield f"does not divide the {what} {width}" + (f" on {ranks} ranks" if ranks != size else "")
     if model.granule is not None:
         yield from _cuts(model, model.granule, size, widths, release)
+
+
+def _states(model: ModelShape, size: int) -> Iterator[str]:
+    """Heads of recurrent layers, and what groups of them share (layers/mamba/mamba_mixer2.py)."""
+    for layer in model.distinct_layers:
+        if isinstance(layer, Recurrent) and layer.heads % size:
+            yield f"does not divide the {layer.heads} recurrent heads"
+        if isinstance(layer, Recurrent) and layer.groups > 1 and layer.groups % size:
+            yield f"does not divide the {layer.groups} groups of recurrent heads"
 
 
 def _widths(model: ModelShape, size: int, expert_parallel: bool, replicas: int) -> Iterator[tuple[int, str, int]]:

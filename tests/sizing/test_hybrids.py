@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from sizing.config_json import kv_layers, parse_config
+from sizing.division import indivisible
 from sizing.engine_cache import Serving, engine_cache
 from sizing.errors import ModelFileError, QuestionError, UnsupportedModelError
 from sizing.gpu import gpu
@@ -159,6 +160,12 @@ def test_without_attention_the_mixers_heads_have_to_divide() -> None:
     assert answer(Question(shape(MAMBA_2), gpu("L4"), count=2, tensor_parallel_size=2)).fits
     with pytest.raises(QuestionError, match="3 does not divide the 128 heads or channels"):
         answer(Question(shape(MAMBA_2), gpu("L4"), count=3, tensor_parallel_size=3))
+
+
+def test_groups_of_states_have_to_divide_but_a_sole_one_is_repeated() -> None:
+    of_eight, sole = shape({**MAMBA_2, "n_groups": 8}), shape({**MAMBA_2, "n_groups": 1})
+    assert indivisible(of_eight, 16) == "does not divide the 8 groups of recurrent heads"
+    assert indivisible(of_eight, 8) is indivisible(sole, 16) is None
 
 
 def test_jamba_has_an_output_layer_of_its_own_whatever_its_file_says() -> None:
