@@ -85,12 +85,14 @@ FAMILIES: Mapping[str, Family] = {
     "Qwen3_5MoeForConditionalGeneration": Family(embedding=True, output=True, slices=_DELTA_NET, fused_experts=True),
 }
 """Of what is not here, and is no wrapper of one that is, nobody has looked: DeepSeek V3.2 and V4 and GLM-5 have layers
-of their own on NVIDIA cards, and DeciLM's are known by their number only."""
+of their own on NVIDIA cards, DeciLM's are known by their number only, and Falcon-H1, Jamba, LFM2, OLMo Hybrid, Whisper
+and Nemotron's experts without a gate are too new here."""
 
 NO_ADAPTERS = frozenset(
     {
-        *("Gemma3nForCausalLM", "Gemma3nForConditionalGeneration"),
+        *("FalconMambaForCausalLM", "Gemma3nForCausalLM", "Gemma3nForConditionalGeneration"),
         *("KimiK25ForConditionalGeneration", "KimiK3ForConditionalGeneration", "KimiLinearForCausalLM"),
+        *("Mamba2ForCausalLM", "MambaForCausalLM", "Zamba2ForCausalLM"),
         *("KimiVLForConditionalGeneration", "MiniMaxM3ForCausalLM", "MiniMaxM3SparseForCausalLM"),
         *("MiniMaxM3SparseForConditionalGeneration", "Step3p5ForCausalLM", "Step3p7ForConditionalGeneration"),
     }

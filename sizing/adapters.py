@@ -121,7 +121,8 @@ def _family(model: ModelShape) -> Family:
             f"{model.name}: vLLM serves no LoRA adapters for {architecture}; leave enable_lora out"
         )
     family = FAMILIES.get(architecture) or FAMILIES.get(WRAPPERS.get(architecture, ""))
-    if family is None or model.assumed or not model.blueprint or not is_spelt_out(model):
+    spelt = model.blueprint and is_spelt_out(model) and not model.assumed
+    if family is None or not spelt or not model.gated_experts:  # nobody has looked at experts without a gate
         raise UnsupportedModelError(
             f"{model.name}: which of its layers vLLM gives LoRA adapters to is not known here"
             f"{f' ({architecture})' if architecture else ''}; leave enable_lora out to size it without them"

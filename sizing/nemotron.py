@@ -65,7 +65,6 @@ def nemotron_order(config: ConfigValues) -> str:
 
     Raises:
         UnsupportedModelError: other letters or words, or none.
-        ModelFileError: more or fewer than num_hidden_layers.
     """
     pattern = config.values.get("hybrid_override_pattern")
     if pattern is None:
@@ -73,13 +72,11 @@ def nemotron_order(config: ConfigValues) -> str:
         letters |= {"moe": "E", "mlp": "-"}
         words = config.words("layers_block_type") or config.words("layer_types")
         pattern = "".join(letters.get(word, "?") for word in words) if words else None
-    if not isinstance(pattern, str) or set(pattern) - set("M*-E"):
+    if not isinstance(pattern, str) or not pattern or set(pattern) - set("M*-E"):
         raise UnsupportedModelError(
             f"{config.name}: its hybrid_override_pattern is {pattern!r}; "
             "sized are Nemotron-H models of M, *, - and E layers"
         )
-    if len(pattern) != config.count("num_hidden_layers", default=len(pattern)):
-        raise config.impossible("hybrid_override_pattern", "must have a letter for each of num_hidden_layers")
     return pattern
 
 

@@ -39,8 +39,8 @@ def _mamba2(config: ConfigValues) -> dict[str, object]:
 
 
 def _nemotron_h(config: ConfigValues) -> dict[str, object]:
-    """The list of layers says how many there are, and newer files say nothing else."""
-    return {"num_hidden_layers": config.count("num_hidden_layers", default=len(nemotron_order(config)))}
+    """The list of layers says how many there are; what a file counts besides is not read, and newer ones do not."""
+    return {"num_hidden_layers": len(nemotron_order(config))}
 
 
 def _whisper(config: ConfigValues) -> dict[str, object]:

@@ -223,7 +223,11 @@ def test_what_tells_tokens_apart(loras: int, seqs: int, tokens: int) -> None:
     )
 
 
-NOT_LOOKED_AT = {"DeciLMForCausalLM", "DeepseekV32ForCausalLM", "DeepseekV4ForCausalLM", "GlmMoeDsaForCausalLM"}
+NOT_LOOKED_AT = {
+    *("DeciLMForCausalLM", "DeepseekV32ForCausalLM", "DeepseekV4ForCausalLM", "GlmMoeDsaForCausalLM"),
+    *("FalconH1ForCausalLM", "JambaForCausalLM", "Lfm2ForCausalLM", "Lfm2MoeForCausalLM", "OlmoHybridForCausalLM"),
+    "WhisperForConditionalGeneration",
+}
 KNOWN = sorted({*ARCHITECTURES, *DECODER_FAMILIES, *WRAPPERS})
 
 
