@@ -72,7 +72,7 @@ bench-speed: $(VENV)/.dev  ## predicted beside measured speed: PERF=runs.json CO
 		$(if $(OUT),--out '$(OUT)')
 
 bench-gateway: $(VENV)/.dev $(BOTH)  ## what the gateway costs beside nginx and whichever peers are installed: ROUNDS=3 OUT=gateway.txt
-	@$(BIN)/python -m benchmarks.gateway_cost --rounds $(or $(ROUNDS),3) $(if $(BOTH),--compiled $(VENV)/compiled) \
+	@$(BIN)/python -m benchmarks.gateway_cost --rounds $(or $(ROUNDS),7) $(if $(BOTH),--compiled $(VENV)/compiled) \
 		$(if $(OUT),--out '$(OUT)')
 
 bench-replay: $(VENV)/.dev  ## conversations over two real engines, under one routing policy after the other [OUT=replay.txt]

@@ -41,11 +41,12 @@ http {{ access_log off; keepalive_requests 100000000; client_body_buffer_size 1m
  server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://e; proxy_http_version 1.1;
   proxy_set_header Connection ""; proxy_buffering off; proxy_read_timeout 300s; }} }} }}
 """
+# short and often: a shared machine's speed changes within seconds, and all gateways are to see the same of it
 _SCENARIOS = {
-    "S2": "--conns 64 --stream 0 --max-tokens 16 --warmup 0.7 --duration 2.3",
-    "S3": "--conns 16 --stream 1 --max-tokens 128 --warmup 0.7 --duration 2.3",
-    "S4": "--conns 200 --stream 1 --max-tokens 64 --directive i=10000,t=20000 --ramp-ms 650 --warmup 1.5 --duration 3",
-    "S5": "--conns 1 --stream 1 --max-tokens 16 --warmup 0.5 --duration 1.5",
+    "S2": "--conns 64 --stream 0 --max-tokens 16 --warmup 0.3 --duration 1",
+    "S3": "--conns 16 --stream 1 --max-tokens 128 --warmup 0.3 --duration 1",
+    "S4": "--conns 200 --stream 1 --max-tokens 64 --directive i=10000,t=20000 --ramp-ms 650 --warmup 1.5 --duration 2",
+    "S5": "--conns 1 --stream 1 --max-tokens 16 --warmup 0.3 --duration 0.7",
 }
 
 
@@ -281,7 +282,7 @@ def flatness(rows: Sequence[tuple[int, float]], errors: int) -> str:
 def main() -> None:
     """Entry point of `make bench-gateway` and `make bench-million`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--gateway-core", type=int, default=0)
     parser.add_argument("--load-core", type=int, default=1)
     parser.add_argument("--compiled", type=Path, help="a folder with a compiled berth, to be measured as well")
