@@ -35,6 +35,7 @@ models:
     replicas: 2
     max_model_len: 4096
     max_num_seqs: 16
+    dtype: bfloat16
     kv_cache_memory_bytes: {kv_bytes}
 """
 _TOKENS_A_WORD = 1.35
@@ -277,7 +278,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--policies", default="round_robin,least_work,prefix")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--kv-cache-memory-bytes", type=int, default=536_870_912)
+    parser.add_argument("--kv-cache-memory-bytes", type=int, default=268_435_456)
     for name, value in (("tenants", 6), ("conversations", 24), ("turns", 8), ("system-tokens", 600)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--arrivals-s", type=float, default=1.5)
