@@ -262,6 +262,8 @@ class Connection:
             self.fail(BrokenError(f"{self._engine.url} answered with what is not HTTP"))
 
     def _learn(self, data: bytes) -> None:
+        if not data.startswith(b"HTTP/1.1 200 "):
+            return  # an interim answer came before it, in the same read
         known = self._engine.known
         known.head = repeated(data)
         known.headers = [header for header in self._headers if header[0] != b"content-length"]

@@ -342,15 +342,16 @@ class Sent:
 
     def forget_new(self, slot: int, hashes: tuple[int, ...], tick: int) -> None:
         """A request that touched these blocks at `tick` has had no token: what only it was about to compute is not
-        there."""
-        cache = self._caches[slot]
+        there, unless something behind it stays (an engine has dropped it from under a request that still waits)."""
+        cache, stays = self._caches[slot], False
         for run in reversed(self._path(hashes)):
             since, requests = cache.fresh.get(run, (tick + 1, 0))
             if since > tick:
-                continue  # it was there, or is so anew
-            if requests > 1:
+                stays = stays or run in cache.used  # it was there, or is so anew
+            elif requests > 1:
+                stays = True
                 cache.fresh[run] = since, requests - 1
-            else:
+            elif not stays:
                 self._drop(cache, run, None)
 
     def _path(self, hashes: tuple[int, ...]) -> list[Run]:

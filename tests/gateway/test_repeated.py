@@ -240,6 +240,8 @@ def _answers(draw: st.DrawFn) -> list[list[bytes]]:
         body = draw(st.sampled_from((b"", b"{}", b'{"a":1}', b"x" * 12, b"0\r\n\r\n")))
         head = b"HTTP/1.1 %b\r\n" % status + b"".join(b"%b\r\n" % line for line in lines)
         message = head + b"content-length: %d\r\n\r\n" % len(body) + body
+        if draw(st.integers(0, 4)) == 0:  # an interim answer, whose length is nobody's
+            message = b"HTTP/1.1 103 Early Hints\r\ncontent-length: %d\r\n\r\n" % len(message) + message
         cut = draw(st.sampled_from((len(message), len(message), len(message), 5, len(message) - 1)))
         more = draw(st.sampled_from((b"", b"", b"", b"x", message)))
         answers.append([data for data in (message[:cut], message[cut:] + more) if data])

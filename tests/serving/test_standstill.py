@@ -33,10 +33,11 @@ def _stderr(seconds: float, *, at_work: bool = False) -> str:
 
 def test_what_holds_the_loop_is_named_while_it_does_and_afterwards_whether_it_worked() -> None:
     said = _stderr(2.0)
-    stacks, _, after = said.partition("the event loop stood still for ")
-    assert "hold_everybody_up" in stacks
+    stack, _, after = said.partition("the event loop stood still for ")
+    assert "the event loop has stood still for " in stack
+    assert "in hold_everybody_up" in stack
     stood_s, worked_s = (float(after.split()[at]) for at in (0, 7))
-    assert stood_s >= 2.0
+    assert stood_s >= 1.5
     assert worked_s < 1.0
 
     after = _stderr(2.0, at_work=True).partition("the event loop stood still for ")[2]

@@ -81,6 +81,29 @@ def test_what_is_about_to_be_computed_is_not_lost() -> None:
     assert held(made, here, A) == 0
 
 
+def test_what_a_waiting_request_is_behind_stays_when_another_one_leaves_without_a_token() -> None:
+    """Its engine has dropped the beginning from under it, and the other one has sent that anew."""
+    here = Load("here")
+    made = router(here)
+
+    def sent(*chain: int) -> Pick[Load]:
+        asked = route(chain)
+        made.look(asked)
+        return made.place(asked, here)
+
+    first, waiting = sent(1), sent(1, 2, 3)
+    first.computed()
+    first.release()
+    made.lost(here.slot, (1, 2))
+    sent(1, 2, 4).release()
+    assert held(made, here, (1, 2, 3)) == 30
+    sent(1, 2, 5).release()
+    waiting.first_token(1.0)
+    waiting.release()
+    assert held(made, here, (1, 2, 3)) == 30
+    assert (here.in_flight, here.waiting, here.queued_tokens) == (0, 0, 0)
+
+
 def test_a_cache_that_was_emptied_holds_only_what_is_about_to_be_computed() -> None:
     here = Load("here")
     made = router(here)
