@@ -78,8 +78,8 @@ class _Watch:
 
 @contextmanager
 def told(after_s: float = _AFTER_S) -> Iterator[None]:
-    """While the block runs, log each time that the running loop does nothing for `after_s`: its stack, once, and when it
-    is over for how long it stood. Code that keeps the interpreter's lock for itself is seen only afterwards."""
+    """While the block runs, log each time that the running loop does nothing for `after_s`: its stack, once, and when
+    it is over for how long it stood. Code that keeps the interpreter's lock for itself is seen only afterwards."""
     watch = _Watch(asyncio.get_running_loop(), after_s)
     watch.goes_on()
     threading.Thread(target=watch.look, name="standstill", daemon=True).start()
