@@ -6,6 +6,8 @@ Whatever comes last settles it, exactly once; and because no step waits, there i
 client.
 """
 
+from collections.abc import Mapping, Sequence
+
 from gateway import faults, headers
 from gateway.admission.door import Ticket
 from gateway.admission.line import Priority
@@ -19,7 +21,8 @@ from gateway.junction import Led
 from gateway.lessons import learn
 from gateway.owners import Owner
 from gateway.relay import Client, Relay
-from gateway.settlement import NO_FATES, NO_MOVES, NOBODY, Outcome, Settlement
+from gateway.routing import Fate
+from gateway.settlement import NO_FATES, NO_MOVES, NOBODY, Move, Outcome, Settlement
 from gateway.tracing import Trace
 from gateway.wire import (
     Call,
@@ -265,6 +268,13 @@ class Exchange:
         else:
             self._answer_fault(fault, "broken")
 
+    def _learnt(self, attempt: Attempt, usage: Usage, moves: Sequence[Move]) -> Mapping[Fate, int]:
+        try:
+            return learn(self.relay, attempt, usage, moves)
+        except Exception:  # noqa: BLE001  (see stumble; the caller has its answer)
+            faults.unexpected(self.request_id)
+            return NO_FATES
+
     def settle(self, outcome: Outcome, status: int) -> None:
         """Give everything back, and say what came of it."""
         self._is_over = True
@@ -279,7 +289,7 @@ class Exchange:
                 meter = attempt.meter if endpoint.generates else None
                 usage = attempt.usage if meter is None else meter.usage_or_least
                 if outcome == "ok":
-                    fates = learn(relay, attempt, usage, moves)
+                    fates = self._learnt(attempt, usage, moves)
             course.end()
         if self._ticket is not None:
             self._ticket.settle()

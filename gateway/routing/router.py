@@ -108,12 +108,18 @@ class Pick(Generic[L]):
         if not self.is_open:
             return
         self.is_open = False
-        if self.is_waiting:
-            self.is_waiting = False
-            self.load.prefilled(self.uncached_tokens, None)
+        is_abandoned = self.is_waiting
+        self.give_back()
+        if is_abandoned:
             self._router.abandoned(self)
         else:
             self._router.left(self)
+
+    def give_back(self) -> None:
+        """What was charged to its replica."""
+        if self.is_waiting:
+            self.is_waiting = False
+            self.load.prefilled(self.uncached_tokens, None)
         route = self.route
         self.load.give_back(self.uncached_tokens, route.prompt_tokens, route.output_tokens, is_trial=self.is_trial)
 
@@ -201,7 +207,11 @@ class Router(Generic[L]):
         load.tick = self._picks
         chain = route.chain
         if chain.hashes and load.slot >= 0:
-            self._remember(pick, load)
+            try:
+                self._remember(pick, load)
+            except Exception:
+                pick.give_back()  # a bug must not keep a replica busy with a request that is not there
+                raise
         return pick
 
     def _remember(self, pick: Pick[L], load: L) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.fake_engine import FakeEngine, json_answer
-from tests.gateway.harness import Door
+from tests.gateway.harness import PATHS, Door, body_for, wait_until
 
 
 @pytest.mark.parametrize("answers", [1, 3])
@@ -16,3 +16,17 @@ def test_the_tokens_of_a_byte_are_those_of_its_answers(door: Door, fake: FakeEng
     estimate = door.gateway._relay.estimates.of("fake")
     assert estimate.tokens_per_unit == pytest.approx(0.1)
     assert estimate.output_tokens == pytest.approx(1)
+
+
+def test_what_cannot_be_learnt_costs_no_caller_an_answer_and_no_replica_a_place(
+    door: Door, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("a bug of ours")
+
+    monkeypatch.setattr("gateway.exchange.learn", broken)
+    for _ in range(3):
+        assert door.post(PATHS["chat"], body_for("chat")).status_code == 200
+    wait_until(lambda: door.is_at_rest)
+    assert door.total("berth_requests_total", outcome="ok") == 3
+    assert "a bug of ours" in caplog.text

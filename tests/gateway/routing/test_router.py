@@ -3,7 +3,7 @@ letters of 100 tokens each."""
 
 import pytest
 
-from gateway.routing import Load, Pick, Router
+from gateway.routing import Chain, Load, Pick, Route, Router
 from gateway.routing.policies import prefix, round_robin
 from tests.gateway.routing.prompts import block, route
 
@@ -50,6 +50,16 @@ def end(pick: Pick[Load], cached_tokens: int | None) -> dict[str, int]:
 
 
 # What is charged and given back
+def test_a_request_that_cannot_be_recorded_is_charged_to_nobody() -> None:
+    world = World("a")
+    load = world.loads["a"]
+    broken = Route(Chain((1, 2, 3), (), 300), 300, 10)  # its blocks have no ends
+    world.router.look(broken)
+    with pytest.raises(IndexError):
+        world.router.place(broken, load)
+    assert (load.in_flight, load.waiting, load.queued_tokens, load.work_tokens, load.kv_tokens) == (0, 0, 0, 0, 0)
+
+
 def test_a_place_costs_what_is_not_cached_until_its_first_token_and_the_rest_until_it_is_left() -> None:
     world = World("a")
     world.answered("ab", "a", 0, tail=0)
