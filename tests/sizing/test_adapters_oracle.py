@@ -75,6 +75,7 @@ def allocated_bytes(
 ) -> int:
     """Every stacked tensor on the first of `ranks`, once."""
     import torch
+    from transformers.models.olmo2.modeling_olmo2 import Olmo2Model
     from vllm.config import LoRAConfig, set_current_vllm_config
     from vllm.distributed import (
         destroy_model_parallel,
@@ -103,6 +104,7 @@ def allocated_bytes(
 
     monkeypatch.setattr(fused_moe.FusedMoEWithLoRA, "__init__", mixture)
     monkeypatch.setattr(fused_moe.FusedMoEWithLoRA, "set_mapping", lambda self, wrapper: None)
+    monkeypatch.setattr(Olmo2Model, "__init__", Olmo2Model.__init__)  # vLLM would leave its own there for good
     monkeypatch.setitem(os.environ, "HF_HUB_OFFLINE", "1")
     (folder / "config.json").write_text(json.dumps(config))
     arguments = EngineArgs(
