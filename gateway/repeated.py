@@ -46,8 +46,5 @@ def repeated(data: bytes) -> Repeated | None:
     at += len(_LENGTH)
     if data.startswith(b" ", at):
         at += 1
-    until = data.find(b"\r", at, at + _MOST_DIGITS + 1)
-    digits = data[at:until] if until > at else b""
-    if not digits.isdigit() or len(data) - start != int(digits):
-        return None
-    return Repeated(data[:at], data[until:start])
+    found = Repeated(data[:at], data[data.find(b"\r", at) : start])
+    return found if found.body_at(data) == start else None

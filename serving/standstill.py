@@ -59,14 +59,13 @@ class _Watch:
 
     def look(self) -> None:
         """The thread: tell once of each time that it does not."""
-        told = self._seen
+        last_told = None
         while not self._ended.wait(self._interval_s):
             seen = self._seen
             late_s = time.monotonic() - seen.at_s - self._interval_s
-            frame = sys._current_frames().get(self._thread)
-            if late_s > self._after_s and seen is not told and frame is not None:
-                told = seen
-                stack = "".join(traceback.format_stack(frame))
+            if late_s > self._after_s and seen is not last_told:
+                last_told = seen
+                stack = "".join(traceback.format_stack(sys._current_frames()[self._thread]))
                 _log.warning("the event loop has stood still for %.1f s, here:\n%s", late_s, stack)
 
     def end(self) -> None:

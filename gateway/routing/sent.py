@@ -130,8 +130,7 @@ class Sent:
         self._use(cache, hashes, ends, tick, is_there=True)
         if rest > 0:
             cache.leave(tick, rest, capacity * _LITTLE_REST)
-        if cache.units + cache.rests_units > capacity or cache.blocks > _MOST_BLOCKS:
-            self._make_room(cache, capacity)
+        self._make_room(cache, capacity)
 
     def _use(
         self, cache: Cache, hashes: tuple[int, ...], ends: Sequence[int], tick: int, *, is_there: bool
