@@ -17,6 +17,7 @@ from sizing.architecture import FAMILIES as DECODER_FAMILIES
 from sizing.config_json import parse_config
 from tests.sizing.test_decoders import MODELS, SMALL
 from tests.sizing.test_layers_oracle import CHANGED, decoder
+from tests.sizing.vllm_ranks import first_of
 
 # importing vLLM and torch warns of their own deprecations, which are not ours to fix
 pytestmark = [
@@ -76,20 +77,12 @@ def allocated_bytes(
     """Every stacked tensor on the first of `ranks`, once."""
     import torch
     from transformers.models.olmo2.modeling_olmo2 import Olmo2Model
-    from vllm.config import LoRAConfig, set_current_vllm_config
-    from vllm.distributed import (
-        destroy_model_parallel,
-        init_distributed_environment,
-        initialize_model_parallel,
-        parallel_state,
-    )
+    from vllm.config import LoRAConfig
     from vllm.engine.arg_utils import EngineArgs
     from vllm.lora.layers import fused_moe
     from vllm.lora.layers.base import BaseLayerWithLoRA
     from vllm.lora.model_manager import LoRAModelManager
-    from vllm.model_executor.layers import rotary_embedding
     from vllm.model_executor.model_loader.utils import initialize_model
-    from vllm.utils.torch_utils import set_default_torch_dtype
 
     def mixture(self: Any, base_layer: Any) -> None:
         """Without the check that the kernel takes adapters: a processor's does not."""
@@ -111,21 +104,12 @@ def allocated_bytes(
         model=str(folder), skip_tokenizer_init=True, load_format="dummy", enforce_eager=True, max_model_len=2048
     )
     engine = arguments.create_engine_config()
-    engine.parallel_config.tensor_parallel_size = ranks
     engine.lora_config = LoRAConfig(**lora)
     engine.lora_config.verify_with_model_config(engine.model_config)
-    with set_current_vllm_config(engine):
-        if not torch.distributed.is_initialized():
-            init_distributed_environment(1, 0, f"file://{folder}/rendezvous", 0, "gloo")
-        destroy_model_parallel()
-        initialize_model_parallel(1)
-        parallel_state._TP.world_size = ranks  # the layers ask the group, which needs no peers until it computes
-        rotary_embedding._ROPE_DICT.clear()
-        with torch.device("meta"), set_default_torch_dtype(engine.model_config.dtype):
-            model = initialize_model(engine)
-            vocab = engine.model_config.get_vocab_size()
-            LoRAModelManager(model, 64, 4096, vocab, engine.lora_config, torch.device("meta"), engine)
-    destroy_model_parallel()
+    with first_of(ranks, engine, folder):
+        model = initialize_model(engine)
+        vocab = engine.model_config.get_vocab_size()
+        LoRAModelManager(model, 64, 4096, vocab, engine.lora_config, torch.device("meta"), engine)
     found: dict[int, Any] = {}
     for module in model.modules():
         if isinstance(module, BaseLayerWithLoRA):

@@ -11,6 +11,7 @@ from sizing.config_json import parse_config
 from sizing.weights import weights_per_rank_bytes
 from tests.sizing.models import published_configs
 from tests.sizing.test_layers_oracle import decoder
+from tests.sizing.vllm_ranks import first_of
 
 # importing vLLM and torch warns of their own deprecations, which are not ours to fix
 pytestmark = [
@@ -70,35 +71,16 @@ TOLERANCES = {"Jamba": 1e-3, "Falcon Mamba": 2e-3, "Falcon-H1": 1e-3, "Mamba-2":
 
 def allocated_bytes(config: Mapping[str, object], ranks: int, folder: Path, *, buffers: bool = True) -> int:
     """Parameters, and buffers, of the first of `ranks`, each once."""
-    import torch
-    from vllm.config import set_current_vllm_config
-    from vllm.distributed import (
-        destroy_model_parallel,
-        init_distributed_environment,
-        initialize_model_parallel,
-        parallel_state,
-    )
     from vllm.engine.arg_utils import EngineArgs
-    from vllm.model_executor.layers import rotary_embedding
     from vllm.model_executor.model_loader.utils import initialize_model
-    from vllm.utils.torch_utils import set_default_torch_dtype
 
     (folder / "config.json").write_text(json.dumps(config))
     arguments = EngineArgs(
         model=str(folder), skip_tokenizer_init=True, load_format="dummy", enforce_eager=True, max_model_len=448
     )
     engine = arguments.create_engine_config()
-    engine.parallel_config.tensor_parallel_size = ranks
-    with set_current_vllm_config(engine):
-        if not torch.distributed.is_initialized():
-            init_distributed_environment(1, 0, f"file://{folder}/rendezvous", 0, "gloo")
-        destroy_model_parallel()
-        initialize_model_parallel(1)
-        parallel_state._TP.world_size = ranks  # the layers ask the group, which needs no peers until it computes
-        rotary_embedding._ROPE_DICT.clear()
-        with torch.device("meta"), set_default_torch_dtype(engine.model_config.dtype):
-            model = initialize_model(engine)
-    destroy_model_parallel()
+    with first_of(ranks, engine, folder):
+        model = initialize_model(engine)
     held = [*model.parameters(), *(model.buffers() if buffers else ())]
     return sum(tensor.numel() * tensor.element_size() for tensor in {id(tensor): tensor for tensor in held}.values())
 

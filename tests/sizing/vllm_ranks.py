@@ -1,0 +1,36 @@
+"""vLLM's model classes as the first of several ranks sees them, without its peers."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def first_of(ranks: int, engine: Any, folder: Path) -> Iterator[None]:
+    """What is built in the block is this rank's part, on the meta device and in the model's own type.
+
+    `engine` is vLLM's configuration; a file for the rendezvous goes into `folder`.
+    """
+    import torch
+    from vllm.config import set_current_vllm_config
+    from vllm.distributed import (
+        destroy_model_parallel,
+        init_distributed_environment,
+        initialize_model_parallel,
+        parallel_state,
+    )
+    from vllm.model_executor.layers import rotary_embedding
+    from vllm.utils.torch_utils import set_default_torch_dtype
+
+    engine.parallel_config.tensor_parallel_size = ranks
+    with set_current_vllm_config(engine):
+        if not torch.distributed.is_initialized():
+            init_distributed_environment(1, 0, f"file://{folder}/rendezvous", 0, "gloo")
+        destroy_model_parallel()
+        initialize_model_parallel(1)
+        parallel_state._TP.world_size = ranks  # the layers ask the group, which needs no peers until it computes
+        rotary_embedding._ROPE_DICT.clear()
+        with torch.device("meta"), set_default_torch_dtype(engine.model_config.dtype):
+            yield
+    destroy_model_parallel()
