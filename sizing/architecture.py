@@ -121,6 +121,18 @@ WRAPPERS: dict[str, str] = {
     "Qwen3_5ForConditionalGeneration": "Qwen3_5ForCausalLM",
     "Qwen3_5MoeForConditionalGeneration": "Qwen3_5MoeForCausalLM",
     "Step3p7ForConditionalGeneration": "Step3p5ForCausalLM",
+    "Cohere2VisionForConditionalGeneration": "Cohere2ForCausalLM",
+    "Glm4vForConditionalGeneration": "Glm4ForCausalLM",
+    "Glm4vMoeForConditionalGeneration": "Glm4MoeForCausalLM",
+    "Idefics3ForConditionalGeneration": "LlamaForCausalLM",
+    "InternS1ForConditionalGeneration": "Qwen3ForCausalLM",
+    "InternVLChatModel": "Qwen2ForCausalLM",
+    "InternVLForConditionalGeneration": "Qwen2ForCausalLM",
+    "LlavaForConditionalGeneration": "LlamaForCausalLM",
+    "LlavaNextVideoForConditionalGeneration": "LlamaForCausalLM",
+    "LlavaOnevisionForConditionalGeneration": "Qwen2ForCausalLM",
+    "PaliGemmaForConditionalGeneration": "GemmaForCausalLM",
+    "SmolVLMForConditionalGeneration": "LlamaForCausalLM",
 }
 
 

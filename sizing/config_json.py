@@ -18,12 +18,14 @@ from sizing.encoders import undivided_item_tokens
 from sizing.errors import ModelFileError
 from sizing.headers import Tensor, stored_dtype
 from sizing.model import Dtype, ModelShape, ParameterCount
+from sizing.parameters import count_parameters
 from sizing.plain import windows
 from sizing.prediction import prediction_layers, predictor
 from sizing.quantization_config import quantization_method
 from sizing.spelling import UNBOUNDED_MODEL_LEN, has_encoder_of_its_own, is_unbounded, spelt
 from sizing.structure import assumed, by_structure
 from sizing.weighing import weighed
+from sizing.wrappers import TEXT_SECTIONS, decoder_name, text_values, unwrapped
 
 _DTYPES: dict[str, Dtype] = {
     "bfloat16": "bfloat16",
@@ -46,7 +48,6 @@ _LENGTH_KEYS = (
 )
 # vllm/config/model.py: _get_and_verify_max_len; these leave max_position_embeddings already scaled
 _UNSCALED_ROPE = {"default", "su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling"}
-_TEXT_SECTIONS = ("text_config", "llm_config", "language_config")
 _ASSUMED_MODEL_LEN = 32_768
 _ANY_MODEL_LEN = 2**24
 _MOST_PARAMETERS = 10**15
@@ -59,6 +60,7 @@ def parse_config(values: Mapping[str, object], *, name: str, tensors: Sequence[T
         ModelFileError: a key is missing or impossible, or the headers do not fit the config.
         UnsupportedModelError: a family, a kind of layer or a number format that is not sized yet.
     """
+    values = unwrapped(values)
     found = _unweighed(values, name=name, tensors=tensors)
     wrapper = spelt(found.architecture, ConfigValues(name, values)).values if found.wrapped else None
     shape = weighed(found.shape, found.config, tensors, wrapper=wrapper)
@@ -67,7 +69,9 @@ def parse_config(values: Mapping[str, object], *, name: str, tensors: Sequence[T
             f"{name}: config.json describes {shape.num_parameters:.1e} parameters, more than any model has; "
             "use the file as its publisher ships it"
         )
-    return replace(shape, architecture=found.architecture, predictor=predictor(found.config, shape, tensors))
+    counted = count_parameters(shape) if found.wrapped else shape.parameters  # by the decoder's own rules
+    predicts = predictor(found.config, shape, tensors)
+    return replace(shape, architecture=found.architecture, parameters=counted, predictor=predicts)
 
 
 def kv_layers(values: Mapping[str, object], *, name: str) -> ModelShape:
@@ -78,8 +82,9 @@ def kv_layers(values: Mapping[str, object], *, name: str) -> ModelShape:
     Raises:
         ModelFileError, UnsupportedModelError: as parse_config, for what the cache depends on.
     """
+    values = unwrapped(values)
     values = spelt(architecture_name(values) or "", ConfigValues(name, values)).values
-    if values.get("head_dim") is None and values.get("hidden_size") is None and not values.keys() & set(_TEXT_SECTIONS):
+    if values.get("head_dim") is None and values.get("hidden_size") is None and not values.keys() & set(TEXT_SECTIONS):
         raise ModelFileError(f"{name}: config.json has neither head_dim nor hidden_size; its KV cache has no width")
     heads = values.get("num_attention_heads") or values.get("num_key_value_heads")
     filled = {key: value for key, value in values.items() if value is not None}
@@ -109,10 +114,10 @@ def _unweighed(values: Mapping[str, object], *, name: str, tensors: Sequence[Ten
     architecture = architecture_name(values)
     item_tokens = undivided_item_tokens(values, name=name)
     wrapped = architecture in WRAPPERS
-    known = WRAPPERS.get(architecture or "", architecture)
-    if wrapped or (known not in ARCHITECTURES and known not in FAMILIES and values.keys() & set(_TEXT_SECTIONS)):
-        values, wrapped = _text_values(values, name=name), True
-        known = known if known in ARCHITECTURES or known in FAMILIES else architecture_name(values)
+    known = architecture
+    if wrapped or (known not in ARCHITECTURES and known not in FAMILIES and values.keys() & set(TEXT_SECTIONS)):
+        values, wrapped = text_values(values, name=name), True
+        known = decoder_name(architecture, values)
     config = ConfigValues(name, values)
     if known in ARCHITECTURES:
         check_supported(values, known, name=name)
@@ -129,21 +134,6 @@ def _unweighed(values: Mapping[str, object], *, name: str, tensors: Sequence[Ten
     shape = replace(shape, undivided_item_tokens=item_tokens)
     wrapped = wrapped or bool(values.get("vision_config")) or has_encoder_of_its_own(architecture)
     return _Unweighed(shape, config, architecture or "", wrapped)
-
-
-def _text_values(values: Mapping[str, object], *, name: str) -> Mapping[str, object]:
-    """The decoder's part of a multimodal config, with what only the wrapper says about it."""
-    text = ConfigValues(name, values).section(*_TEXT_SECTIONS)
-    if not text and values.get("num_hidden_layers") is not None:
-        return {key: value for key, value in values.items() if key not in ("vision_config", "audio_config")}  # one file
-    if not text:
-        raise ModelFileError(f"{name}: config.json has no text_config; use the file as its publisher ships it")
-    inherited = ("dtype", "torch_dtype", "tie_word_embeddings", "quantization_config", "compression_config")
-    outer = {key: values[key] for key in inherited if values.get(key) is not None}
-    # a type that the text part names in the old spelling still comes before the wrapper's in the new one
-    if text.get("dtype") is not None or text.get("torch_dtype") is not None:
-        outer = {key: value for key, value in outer.items() if key not in ("dtype", "torch_dtype")}
-    return {**outer, **{key: value for key, value in text.items() if value is not None or key not in outer}}
 
 
 def _base_shape(config: ConfigValues, architecture: str, tensors: Sequence[Tensor] | None) -> ModelShape:

@@ -1,39 +1,22 @@
 """Parameters of the encoder of pictures or sound in front of a decoder, counted from its part of the config."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from sizing.config_values import ConfigValues
+from sizing.picture_encoders import PICTURES
 from sizing.release import Release
-
-_CHANNELS = 3  # red, green and blue
-_EVER = Release(0)
+from sizing.towers import EVER, Encoder, blocks, pair, patches, positions, spectrum
 
 
-@dataclass(frozen=True)
-class Encoder:
-    """An encoder's parameters by what tensor parallelism does to them (vllm/model_executor/models)."""
-
-    sharded: int = 0
-    """Matrices of parallel layers, and the biases of those that are divided by outputs."""
-    whole: int = 0
-    """On every rank: patches, positions, norms, and what is a plain or a replicated layer."""
-    whole_in: tuple[Release, Release] = (_EVER, _EVER)
-    """From the first of these releases to before the second every rank held all of it."""
-
-    @property
-    def num_parameters(self) -> int:
-        return self.sharded + self.whole
-
-    def __add__(self, other: "Encoder") -> "Encoder":
-        return replace(self, sharded=self.sharded + other.sharded, whole=self.whole + other.whole)
-
-
-def read_encoder(config: Mapping[str, object], *, name: str = "the model") -> Encoder | None:
+def read_encoder(
+    config: Mapping[str, object], *, name: str = "the model", text_hidden: int | None = None
+) -> Encoder | None:
     """What vLLM holds beside the decoder: the tower's layers as far as it uses them, and the projector.
 
-    `config` is the wrapper's. A size that the file leaves out is the one that the published models of that family
-    share (their own files name it, or their config class does). None: a family whose encoder is not known here.
+    `config` is the wrapper's, `text_hidden` how wide its decoder is where its part of the file does not say. A size
+    that the file leaves out is the one that the published models of that family share (their own files name it, or
+    their config class does). None: a family whose encoder is not known here.
 
     Raises:
         ModelFileError: an impossible size.
@@ -44,10 +27,9 @@ def read_encoder(config: Mapping[str, object], *, name: str = "the model") -> En
     if family is None:
         return None
     whole = ConfigValues(name, config)
-    text = whole.section("text_config") or dict(config)
-    return family(
-        whole, ConfigValues(name, whole.section("vision_config")), ConfigValues(name, text).count("hidden_size")
-    )
+    text = ConfigValues(name, whole.section("text_config", "llm_config", "language_config") or dict(config))
+    hidden = text.count("hidden_size", default=text_hidden)
+    return family(whole, ConfigValues(name, whole.section("vision_config")), hidden)
 
 
 def undivided_item_tokens(config: Mapping[str, object], *, name: str = "the model") -> int:
@@ -65,67 +47,39 @@ def undivided_item_tokens(config: Mapping[str, object], *, name: str = "the mode
     return 32 * 78 if both_ways == "vision" else 0
 
 
-def _tower(
-    hidden: int, width: int, layers: int, *, biased: bool = True, gated: bool = False, norms: int = 4
-) -> Encoder:
-    """A transformer over patches. `norms`: vectors in each layer; two LayerNorms have four, two RMSNorms two."""
-    matrices = 3 if gated else 2
-    sharded = 4 * hidden * hidden + matrices * hidden * width
-    whole = norms * hidden
-    if biased:  # the biases of what a row-parallel matrix gives are not divided
-        sharded += 3 * hidden + (matrices - 1) * width
-        whole += 2 * hidden
-    return Encoder(layers * sharded, layers * whole)
-
-
-def _pair(into: int, between: int, out: int, *, bias: bool = True) -> Encoder:
-    """Two layers, the first divided by its outputs and the second by its inputs."""
-    return Encoder(into * between + between * out + (between if bias else 0), out if bias else 0)
-
-
-def _patches(vision: ConfigValues, hidden: int, patch: int, *, bias: bool, frames: int = 1) -> Encoder:
-    side = vision.count("patch_size", default=patch)
-    return Encoder(whole=_CHANNELS * frames * side * side * hidden + (hidden if bias else 0))
-
-
-def _positions(vision: ConfigValues, hidden: int, image: int, *, more: int = 0) -> Encoder:
-    side = vision.count("image_size", default=image) // vision.count("patch_size", default=14)
-    return Encoder(whole=(side * side + more) * hidden)
-
-
 def _merger(hidden: int, merge: int, out: int, *, norm: int) -> Encoder:
     """Qwen's: neighbouring patches side by side through two layers."""
     wide = hidden * merge * merge
-    return Encoder(whole=norm) + _pair(wide, wide, out)
+    return Encoder(whole=norm) + pair(wide, wide, out)
 
 
 def _qwen2_vl(_: ConfigValues, vision: ConfigValues, text_hidden: int) -> Encoder:
     hidden = vision.count("embed_dim", default=1280)
     width = hidden * vision.count("mlp_ratio", default=4)
     merge = vision.count("spatial_merge_size", default=2)
-    patches = _patches(vision, hidden, 14, bias=False, frames=vision.count("temporal_patch_size", default=2))
-    tower = _tower(hidden, width, vision.count("depth", default=32))
-    return patches + tower + _merger(hidden, merge, text_hidden, norm=2 * hidden)
+    entry = patches(vision, hidden, 14, bias=False, frames=vision.count("temporal_patch_size", default=2))
+    tower = blocks(hidden, width, vision.count("depth", default=32))
+    return entry + tower + _merger(hidden, merge, text_hidden, norm=2 * hidden)
 
 
 def _qwen2_5_vl(_: ConfigValues, vision: ConfigValues, text_hidden: int) -> Encoder:
     hidden = vision.count("hidden_size", default=1280)
     width, depth = vision.count("intermediate_size", default=3420), vision.count("depth", default=32)
     merge = vision.count("spatial_merge_size", default=2)
-    patches = _patches(vision, hidden, 14, bias=False, frames=vision.count("temporal_patch_size", default=2))
+    entry = patches(vision, hidden, 14, bias=False, frames=vision.count("temporal_patch_size", default=2))
     out = vision.count("out_hidden_size", default=text_hidden)
-    return patches + _tower(hidden, width, depth, gated=True, norms=2) + _merger(hidden, merge, out, norm=hidden)
+    return entry + blocks(hidden, width, depth, gated=True, norms=2) + _merger(hidden, merge, out, norm=hidden)
 
 
 def _qwen3_vl(_: ConfigValues, vision: ConfigValues, text_hidden: int, *, deepstack: int = 3) -> Encoder:
     hidden = vision.count("hidden_size", default=1152)
-    tower = _tower(hidden, vision.count("intermediate_size", default=4304), vision.count("depth", default=27))
+    tower = blocks(hidden, vision.count("intermediate_size", default=4304), vision.count("depth", default=27))
     merge, out = vision.count("spatial_merge_size", default=2), vision.count("out_hidden_size", default=text_hidden)
-    patches = _patches(vision, hidden, 16, bias=True, frames=vision.count("temporal_patch_size", default=2))
-    positions = Encoder(whole=vision.count("num_position_embeddings", default=2304) * hidden)
+    entry = patches(vision, hidden, 16, bias=True, frames=vision.count("temporal_patch_size", default=2))
+    places = Encoder(whole=vision.count("num_position_embeddings", default=2304) * hidden)
     if vision.values.get("deepstack_visual_indexes") is not None:
         deepstack = len(vision.numbers("deepstack_visual_indexes"))
-    found = patches + positions + tower + _merger(hidden, merge, out, norm=2 * hidden)
+    found = entry + places + tower + _merger(hidden, merge, out, norm=2 * hidden)
     for _index in range(deepstack):
         found += _merger(hidden, merge, out, norm=2 * hidden * merge * merge)
     return found
@@ -139,38 +93,19 @@ def _gemma3(_: ConfigValues, vision: ConfigValues, text_hidden: int) -> Encoder:
     """SigLIP So400m at 896 pixels, and one matrix behind it."""
     hidden = vision.count("hidden_size", default=1152)
     width, layers = vision.count("intermediate_size", default=4304), vision.count("num_hidden_layers", default=27)
-    embeddings = _patches(vision, hidden, 14, bias=True) + _positions(vision, hidden, 896)
-    return embeddings + _tower(hidden, width, layers) + Encoder(whole=2 * hidden + hidden + hidden * text_hidden)
+    embeddings = patches(vision, hidden, 14, bias=True) + positions(vision, hidden, 896)
+    return embeddings + blocks(hidden, width, layers) + Encoder(whole=2 * hidden + hidden + hidden * text_hidden)
 
 
 def _gemma4(_: ConfigValues, vision: ConfigValues, text_hidden: int) -> Encoder:
     """Its tower is Transformers' own module, which no rank divides."""
     hidden = vision.count("hidden_size", default=1152)
     width, layers = vision.count("intermediate_size", default=4304), vision.count("num_hidden_layers", default=27)
-    tower = _tower(hidden, width, layers, biased=False, gated=True)
-    positions = 2 * vision.count("position_embedding_size", default=10 * 1024) * hidden
+    tower = blocks(hidden, width, layers, biased=False, gated=True)
+    places = 2 * vision.count("position_embedding_size", default=10 * 1024) * hidden
     norms = layers * 2 * vision.count("head_dim", default=64)
-    found = _patches(vision, hidden, 16, bias=False) + tower
-    return Encoder(whole=found.num_parameters + positions + norms + hidden * text_hidden)
-
-
-def _llava_next(whole: ConfigValues, vision: ConfigValues, text_hidden: int) -> Encoder:
-    """CLIP-L at 336 pixels or SigLIP, up to the deepest layer whose features are taken, and a two-layer projector.
-
-    Features of several layers enter the projector side by side. A vector ends each row.
-    """
-    clip = vision.values.get("model_type", "clip_vision_model") == "clip_vision_model"
-    hidden = vision.count("hidden_size", default=1024)
-    layers, total = 0, vision.count("num_hidden_layers", default=24)
-    taken = whole.values.get("vision_feature_layer", -2)
-    indexes = [index for index in (taken if isinstance(taken, list) else [taken]) if isinstance(index, int)] or [-1]
-    layers = min(total, max(total + index + 1 if index < 0 else index for index in indexes))
-    tower = _tower(hidden, vision.count("intermediate_size", default=4096), layers)
-    embeddings = _patches(vision, hidden, 14, bias=not clip) + _positions(vision, hidden, 336, more=int(clip))
-    # CLIP has a vector for the whole picture and a norm before its layers; after the last one both have one
-    norms = (hidden + 2 * hidden if clip else 0) + (2 * hidden if layers == total else 0)
-    projector = _pair(hidden * len(indexes), text_hidden, text_hidden)
-    return embeddings + tower + projector + Encoder(whole=norms + text_hidden)
+    found = patches(vision, hidden, 16, bias=False) + tower
+    return Encoder(whole=found.num_parameters + places + norms + hidden * text_hidden)
 
 
 def _mistral3(whole: ConfigValues, vision: ConfigValues, text_hidden: int) -> Encoder:
@@ -183,9 +118,9 @@ def _mistral3(whole: ConfigValues, vision: ConfigValues, text_hidden: int) -> En
     hidden = vision.count("hidden_size", default=1024)
     width, layers = vision.count("intermediate_size", default=4096), vision.count("num_hidden_layers", default=24)
     merge, bias = whole.count("spatial_merge_size", default=2), whole.flag("multimodal_projector_bias", default=False)
-    found = _patches(vision, hidden, 14, bias=False) + _tower(hidden, width, layers, biased=False, gated=True, norms=2)
+    found = patches(vision, hidden, 14, bias=False) + blocks(hidden, width, layers, biased=False, gated=True, norms=2)
     found += Encoder(whole=2 * hidden + hidden * merge * merge * hidden)
-    projector = _pair(hidden, text_hidden, text_hidden, bias=bias)
+    projector = pair(hidden, text_hidden, text_hidden, bias=bias)
     if not whole.name.startswith("mistralai/"):
         return found + projector
     return replace(found + Encoder(whole=projector.num_parameters), whole_in=(Release(12), Release(20)))
@@ -195,11 +130,11 @@ def _llama4(_: ConfigValues, vision: ConfigValues, text_hidden: int) -> Encoder:
     """A tower, the adapter behind its pixel shuffle, and one matrix. Its patches go through a parallel layer."""
     hidden = vision.count("hidden_size", default=1408)
     width, layers = vision.count("intermediate_size", default=5632), vision.count("num_hidden_layers", default=34)
-    patches = Encoder(_patches(vision, hidden, 14, bias=False).num_parameters)
-    embeddings = patches + _positions(vision, hidden, 336, more=1) + Encoder(whole=hidden + 4 * hidden)
+    entry = Encoder(patches(vision, hidden, 14, bias=False).num_parameters)
+    embeddings = entry + positions(vision, hidden, 336, more=1) + Encoder(whole=hidden + 4 * hidden)
     wide, out = vision.count("projector_input_dim", default=4096), vision.count("projector_output_dim", default=4096)
     adapter = Encoder(width * wide + wide * out)
-    return embeddings + _tower(hidden, width, layers) + adapter + Encoder(out * text_hidden)
+    return embeddings + blocks(hidden, width, layers) + adapter + Encoder(out * text_hidden)
 
 
 def _moonvit(_: ConfigValues, vision: ConfigValues, text_hidden: int) -> Encoder:
@@ -208,22 +143,19 @@ def _moonvit(_: ConfigValues, vision: ConfigValues, text_hidden: int) -> Encoder
     width = vision.count("vt_intermediate_size", default=vision.count("intermediate_size", default=4304))
     layers = vision.count("vt_num_hidden_layers", default=vision.count("num_hidden_layers", default=27))
     table = vision.count("init_pos_emb_height", default=64) * vision.count("init_pos_emb_width", default=64) * hidden
-    projector = 2 * hidden + _pair(4 * hidden, 4 * hidden, text_hidden).num_parameters
-    found = _patches(vision, hidden, 14, bias=True) + _tower(hidden, width, layers)
+    projector = 2 * hidden + pair(4 * hidden, 4 * hidden, text_hidden).num_parameters
+    found = patches(vision, hidden, 14, bias=True) + blocks(hidden, width, layers)
     return found + Encoder(whole=table + 2 * hidden + projector)
 
 
 def _kimi_vl(whole: ConfigValues, vision: ConfigValues, text_hidden: int) -> Encoder:
     """Its tower was of plain layers before 0.14 (models/moonvit.py)."""
-    return replace(_moonvit(whole, vision, text_hidden), whole_in=(_EVER, Release(14)))
+    return replace(_moonvit(whole, vision, text_hidden), whole_in=(EVER, Release(14)))
 
 
 def _whisper(whole: ConfigValues, _: ConfigValues, hidden: int) -> Encoder:
-    """Two convolutions over the spectrum, positions, and a tower."""
-    width, layers = whole.count("encoder_ffn_dim"), whole.count("encoder_layers")
-    convolutions = 3 * hidden * (whole.count("num_mel_bins", default=80) + hidden) + 2 * hidden
-    positions = whole.count("max_source_positions", default=1500) * hidden
-    return _tower(hidden, width, layers) + Encoder(whole=convolutions + positions + 2 * hidden)
+    bins, places = whole.count("num_mel_bins", default=80), whole.count("max_source_positions", default=1500)
+    return spectrum(hidden, whole.count("encoder_ffn_dim"), whole.count("encoder_layers"), bins=bins, places=places)
 
 
 _Family = Callable[[ConfigValues, ConfigValues, int], Encoder]
@@ -233,7 +165,6 @@ _FAMILIES: Mapping[str, _Family] = {
     "KimiK25ForConditionalGeneration": _moonvit,
     "KimiVLForConditionalGeneration": _kimi_vl,
     "Llama4ForConditionalGeneration": _llama4,
-    "LlavaNextForConditionalGeneration": _llava_next,
     "Mistral3ForConditionalGeneration": _mistral3,
     "Qwen2VLForConditionalGeneration": _qwen2_vl,
     "Qwen2_5_VLForConditionalGeneration": _qwen2_5_vl,
@@ -242,4 +173,5 @@ _FAMILIES: Mapping[str, _Family] = {
     "Qwen3_5ForConditionalGeneration": _qwen3_5,
     "Qwen3_5MoeForConditionalGeneration": _qwen3_5,
     "WhisperForConditionalGeneration": _whisper,
+    **PICTURES,
 }

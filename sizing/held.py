@@ -121,6 +121,9 @@ class HeldWeights:
     tiles: ExpertTiles | None = None
     encoder_whole: int = 0
     """Of `encoder`: what every rank holds of it undivided."""
+    encoder_by_heads: int = 0
+    """Of `encoder`: what is undivided too where the ranks do not divide its `encoder_heads`."""
+    encoder_heads: int = 1
     encoder_whole_in: tuple[Release, Release] = (Release(0), Release(0))
     """From the first of these releases to before the second that is all of it."""
     latent: bool = False
@@ -137,7 +140,8 @@ class HeldWeights:
         first, end = self.encoder_whole_in
         if first <= release < end:
             return self.encoder
-        return self.encoder_whole + (self.encoder - self.encoder_whole) / ranks
+        whole = self.encoder_whole + (self.encoder_by_heads if self.encoder_heads % ranks else 0)
+        return whole + (self.encoder - whole) / ranks
 
     def scaled(self, scale: float) -> "HeldWeights":
         """The same model in a number type that is `scale` times as wide."""
@@ -150,6 +154,7 @@ class HeldWeights:
             last_norm=round(self.last_norm * scale),
             encoder=round(self.encoder * scale),
             encoder_whole=round(self.encoder_whole * scale),
+            encoder_by_heads=round(self.encoder_by_heads * scale),
             buffers=round(self.buffers * scale),
             tensors=tuple((portion.scaled(scale), count) for portion, count in self.tensors),
         )

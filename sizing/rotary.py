@@ -13,7 +13,7 @@ _GEMMA3_LEN = 32_768
 # none of it since vLLM 0.32 (models/qwen3_vl.py: mrope_positions_factor), where earlier ones had it too.
 _MROPE_LENGTHS = 4
 _WITHOUT_ROTATION = ("JambaForCausalLM", "NemotronHForCausalLM", "WhisperForConditionalGeneration")
-_MROPE_FAMILIES = ("qwen2_vl", "qwen2_5_vl")
+_MROPE_FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen2_5_omni", "glm4v", "glm_ocr")
 
 
 def rotary_bytes(config: ConfigValues, shape: ModelShape) -> int:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from sizing.blueprint import blueprint, is_spelt_out
 from sizing.config_values import ConfigValues
-from sizing.encoders import Encoder, read_encoder
+from sizing.encoders import read_encoder
 from sizing.errors import ModelFileError
 from sizing.headers import Tensor, is_encoder, loaded_bytes, loaded_tensors
 from sizing.layers import Recurrent
@@ -15,6 +15,7 @@ from sizing.quantization import Quantization
 from sizing.quantization_config import read_quantization
 from sizing.rotary import rotary_bytes
 from sizing.tensor_names import pieces_of
+from sizing.towers import Encoder
 from sizing.weights import Piece, expert_tiles, held, pieces
 
 _COUNT_TOLERANCE = 0.01
@@ -44,7 +45,7 @@ def _by_config(shape: ModelShape, config: ConfigValues, wrapper: Mapping[str, ob
     counted = count_parameters(shape).total
     quantization = read_quantization(config) if shape.quantization else None
     found = pieces(shape.blueprint, shape.dtype_bytes, quantization, num_layers=shape.num_hidden_layers)
-    encoder = read_encoder(wrapper, name=shape.name) if wrapper is not None else None
+    encoder = read_encoder(wrapper, name=shape.name, text_hidden=shape.hidden_size) if wrapper is not None else None
     encoder_parameters = encoder.num_parameters if encoder else 0
     found.append(Piece("encoder", None, encoder_parameters * shape.dtype_bytes))
     whole = held(
@@ -113,7 +114,7 @@ def _by_headers(
         shape,
         buffers=rotary_bytes(config, shape),
         tiles=expert_tiles(shape, shape.quantization),
-        encoder=read_encoder(wrapper, name=shape.name) if wrapper is not None else None,
+        encoder=read_encoder(wrapper, name=shape.name, text_hidden=shape.hidden_size) if wrapper is not None else None,
     )
     return replace(
         shape,

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 from sizing.allocator import slack_bytes
 from sizing.blueprint import is_spelt_out
-from sizing.encoders import Encoder
 from sizing.engine_cache import pipeline_stages
 from sizing.errors import QuestionError
 from sizing.ggml import Mixture
@@ -17,6 +16,7 @@ from sizing.model import ModelShape
 from sizing.quantization import Quantization
 from sizing.release import NEWEST, Release
 from sizing.schemes import named_quantization
+from sizing.towers import Encoder
 
 VOCAB_PADDING = 64  # vllm/model_executor/layers/vocab_parallel_embedding.py: DEFAULT_VOCAB_PADDING_SIZE
 _EXPERT = re.compile(r"\.experts\.(?:\d+|\*)\.")
@@ -110,6 +110,8 @@ def held(
         last_norm=sum(size for split, size in ends.items() if split not in ("embedding", "output", "encoder")),
         encoder=ends.get("encoder", 0),
         encoder_whole=round(ends.get("encoder", 0) * encoder.whole / encoder.num_parameters) if encoder else 0,
+        encoder_by_heads=round(ends.get("encoder", 0) * encoder.by_heads / encoder.num_parameters) if encoder else 0,
+        encoder_heads=encoder.heads if encoder else 1,
         encoder_whole_in=encoder.whole_in if encoder else (Release(0), Release(0)),
         latent=any(isinstance(cache, Latent) for caches in shape.layers for cache in caches),
         buffers=buffers,
@@ -268,6 +270,8 @@ def quantized(shape: ModelShape, scheme: str) -> ModelShape:
         packed,
         encoder=current.encoder,
         encoder_whole=current.encoder_whole,
+        encoder_by_heads=current.encoder_by_heads,
+        encoder_heads=current.encoder_heads,
         encoder_whole_in=current.encoder_whole_in,
         latent=current.latent,
     )
