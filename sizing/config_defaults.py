@@ -100,6 +100,7 @@ _BY_TYPE: Mapping[str, Mapping[str, object]] = {
         "num_key_value_heads": 2,
         "vocab_size": 151552,
         "max_position_embeddings": 32768,
+        "attention_bias": False,
     },
     "glm_ocr_text": {
         "hidden_size": 1024,
@@ -109,6 +110,7 @@ _BY_TYPE: Mapping[str, Mapping[str, object]] = {
         "num_key_value_heads": 8,
         "vocab_size": 59392,
         "max_position_embeddings": 131072,
+        "attention_bias": False,  # it has no such key, which vLLM takes for this
     },
     "granite": {**_LLAMA},
     "llama": _LLAMA,
@@ -133,6 +135,14 @@ _BY_TYPE: Mapping[str, Mapping[str, object]] = {
     },
     "qwen3": {**_QWEN2, "head_dim": 128},
     # encoders of pictures
+    "blip_2_vision_model": {
+        "hidden_size": 1408,
+        "intermediate_size": 6144,
+        "num_hidden_layers": 39,
+        "num_attention_heads": 16,
+        "image_size": 224,
+        "patch_size": 14,
+    },
     "clip_vision_model": {**_SIGLIP, "patch_size": 32},
     "glm4v_moe_vision": _GLM_VISION,
     "glm4v_vision": _GLM_VISION,
@@ -158,7 +168,27 @@ _BY_TYPE: Mapping[str, Mapping[str, object]] = {
         "patch_size": 16,
     },
     "siglip_vision_model": _SIGLIP,
-    # encoders of sound
+    # encoders of sound, and what stands between those and the text
+    "blip_2_qformer": {
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "encoder_hidden_size": 1408,
+        "cross_attention_frequency": 2,
+    },
+    "granite_speech_encoder": {
+        "input_dim": 160,
+        "num_layers": 10,
+        "hidden_dim": 1024,
+        "feedforward_mult": 4,
+        "num_heads": 8,
+        "dim_head": 128,
+        "output_dim": 42,
+        "max_pos_emb": 512,
+        "conv_kernel_size": 15,
+        "conv_expansion_factor": 2,
+    },
     "qwen2_audio_encoder": {
         "d_model": 1280,
         "encoder_ffn_dim": 5120,

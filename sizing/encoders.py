@@ -5,7 +5,9 @@ from dataclasses import replace
 
 from sizing.config_values import ConfigValues
 from sizing.picture_encoders import PICTURES
+from sizing.qwen_encoders import QWEN
 from sizing.release import Release
+from sizing.sound_encoders import SOUNDS
 from sizing.towers import EVER, Encoder, blocks, pair, patches, positions, spectrum
 
 
@@ -45,48 +47,6 @@ def undivided_item_tokens(config: Mapping[str, object], *, name: str = "the mode
     small = bool(text.get("hidden_size_per_layer_input"))
     both_ways = text.get("use_bidirectional_attention", None if small else "vision")
     return 32 * 78 if both_ways == "vision" else 0
-
-
-def _merger(hidden: int, merge: int, out: int, *, norm: int) -> Encoder:
-    """Qwen's: neighbouring patches side by side through two layers."""
-    wide = hidden * merge * merge
-    return Encoder(whole=norm) + pair(wide, wide, out)
-
-
-def _qwen2_vl(_: ConfigValues, vision: ConfigValues, text_hidden: int) -> Encoder:
-    hidden = vision.count("embed_dim", default=1280)
-    width = hidden * vision.count("mlp_ratio", default=4)
-    merge = vision.count("spatial_merge_size", default=2)
-    entry = patches(vision, hidden, 14, bias=False, frames=vision.count("temporal_patch_size", default=2))
-    tower = blocks(hidden, width, vision.count("depth", default=32))
-    return entry + tower + _merger(hidden, merge, text_hidden, norm=2 * hidden)
-
-
-def _qwen2_5_vl(_: ConfigValues, vision: ConfigValues, text_hidden: int) -> Encoder:
-    hidden = vision.count("hidden_size", default=1280)
-    width, depth = vision.count("intermediate_size", default=3420), vision.count("depth", default=32)
-    merge = vision.count("spatial_merge_size", default=2)
-    entry = patches(vision, hidden, 14, bias=False, frames=vision.count("temporal_patch_size", default=2))
-    out = vision.count("out_hidden_size", default=text_hidden)
-    return entry + blocks(hidden, width, depth, gated=True, norms=2) + _merger(hidden, merge, out, norm=hidden)
-
-
-def _qwen3_vl(_: ConfigValues, vision: ConfigValues, text_hidden: int, *, deepstack: int = 3) -> Encoder:
-    hidden = vision.count("hidden_size", default=1152)
-    tower = blocks(hidden, vision.count("intermediate_size", default=4304), vision.count("depth", default=27))
-    merge, out = vision.count("spatial_merge_size", default=2), vision.count("out_hidden_size", default=text_hidden)
-    entry = patches(vision, hidden, 16, bias=True, frames=vision.count("temporal_patch_size", default=2))
-    places = Encoder(whole=vision.count("num_position_embeddings", default=2304) * hidden)
-    if vision.values.get("deepstack_visual_indexes") is not None:
-        deepstack = len(vision.numbers("deepstack_visual_indexes"))
-    found = entry + places + tower + _merger(hidden, merge, out, norm=2 * hidden)
-    for _index in range(deepstack):
-        found += _merger(hidden, merge, out, norm=2 * hidden * merge * merge)
-    return found
-
-
-def _qwen3_5(whole: ConfigValues, vision: ConfigValues, text_hidden: int) -> Encoder:
-    return _qwen3_vl(whole, vision, text_hidden, deepstack=0)
 
 
 def _gemma3(_: ConfigValues, vision: ConfigValues, text_hidden: int) -> Encoder:
@@ -153,9 +113,8 @@ def _kimi_vl(whole: ConfigValues, vision: ConfigValues, text_hidden: int) -> Enc
     return replace(_moonvit(whole, vision, text_hidden), whole_in=(EVER, Release(14)))
 
 
-def _whisper(whole: ConfigValues, _: ConfigValues, hidden: int) -> Encoder:
-    bins, places = whole.count("num_mel_bins", default=80), whole.count("max_source_positions", default=1500)
-    return spectrum(hidden, whole.count("encoder_ffn_dim"), whole.count("encoder_layers"), bins=bins, places=places)
+def _whisper(whole: ConfigValues, _: ConfigValues, __: int) -> Encoder:
+    return spectrum(whole)
 
 
 _Family = Callable[[ConfigValues, ConfigValues, int], Encoder]
@@ -166,12 +125,8 @@ _FAMILIES: Mapping[str, _Family] = {
     "KimiVLForConditionalGeneration": _kimi_vl,
     "Llama4ForConditionalGeneration": _llama4,
     "Mistral3ForConditionalGeneration": _mistral3,
-    "Qwen2VLForConditionalGeneration": _qwen2_vl,
-    "Qwen2_5_VLForConditionalGeneration": _qwen2_5_vl,
-    "Qwen3VLForConditionalGeneration": _qwen3_vl,
-    "Qwen3VLMoeForConditionalGeneration": _qwen3_vl,
-    "Qwen3_5ForConditionalGeneration": _qwen3_5,
-    "Qwen3_5MoeForConditionalGeneration": _qwen3_5,
     "WhisperForConditionalGeneration": _whisper,
     **PICTURES,
+    **QWEN,
+    **SOUNDS,
 }

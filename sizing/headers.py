@@ -15,8 +15,12 @@ MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 
 _DECODER_LAYER = re.compile(r"^(?:language_model\.)?(?:model\.)?(?:language_model\.)?(?:model\.)?layers\.(\d+)\.")
 _ENCODER = re.compile(
-    r"^model\.encoder\.|vision|visual|audio|multi_modal_projector|mm_projector|image_newline|patch_merger"
+    r"^(?:model\.)?encoder\.|vision|visual|audio|multi_modal_projector|mm_projector|image_newline|patch_merger|sam_model"
+    r"|\bmlp1\.|\bmlp_AR\.|connector\.|resampler|^(?:model\.)?projector\.|view_sep|embed_tokens_extend|qformer"
+    r"|language_projection|abstractor|^(?:apm|query_tokens|vpm|vte)\b"
 )
+# what speaks, which vLLM leaves out, and Phi-4's adapters beside their matrices, which requests ask for
+_LEFT_OUT = re.compile(r"^(?:talker|token2wav|code2wav|tts)\.|\.lora_[AB]\.(?:speech|vision)\.")
 
 _ROPE_TABLES = ("rope_freqs.", "rope_factors_")  # GGUF's; vLLM makes its own
 
@@ -61,7 +65,7 @@ def loaded_tensors(
 ) -> tuple[Tensor, ...]:
     """The tensors that vLLM keeps: it skips a tied output layer's copy, rotary tables and multi-token prediction.
 
-    Prediction (MTP) layers are stored beside the decoder's, or as layers past its last, and are only loaded for
+    What makes speech of a model's answer is left out too. Prediction (MTP) layers are stored beside the decoder's, or as layers past its last, and are only loaded for
     speculative decoding.
     """
     return tuple(
@@ -70,6 +74,7 @@ def loaded_tensors(
         if not (tie_word_embeddings and tensor.name.endswith(("lm_head.weight", "proj_out.weight")))
         and "rotary_emb." not in tensor.name
         and not tensor.name.startswith(_ROPE_TABLES)
+        and not _LEFT_OUT.search(tensor.name)
         and not _predicts(tensor.name, num_hidden_layers)
     )
 

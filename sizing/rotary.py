@@ -13,7 +13,8 @@ _GEMMA3_LEN = 32_768
 # none of it since vLLM 0.32 (models/qwen3_vl.py: mrope_positions_factor), where earlier ones had it too.
 _MROPE_LENGTHS = 4
 _WITHOUT_ROTATION = ("JambaForCausalLM", "NemotronHForCausalLM", "WhisperForConditionalGeneration")
-_MROPE_FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen2_5_omni", "glm4v", "glm_ocr")
+_MROPE_FAMILIES = ("qwen2_vl", "qwen2_5_vl")
+_MROPE_WITHOUT_ROOM = ("qwen3_vl", "qwen3_5")
 
 
 def rotary_bytes(config: ConfigValues, shape: ModelShape) -> int:
@@ -28,10 +29,17 @@ def rotary_bytes(config: ConfigValues, shape: ModelShape) -> int:
     elements = 0
     for width, rope in zip(_widths(config, shape), sections, strict=False):
         elements += width * _rows(rope, positions)
-    if shape.model_type.startswith(_MROPE_FAMILIES):
+    if _has_room_for_images(config, shape):
         elements *= _MROPE_LENGTHS
     width = DTYPE_BYTES["float32"] if shape.architecture == "GptOssForCausalLM" else shape.dtype_bytes
     return elements * width
+
+
+def _has_room_for_images(config: ConfigValues, shape: ModelShape) -> bool:
+    if shape.model_type.startswith(_MROPE_FAMILIES):
+        return True
+    sections = config.section("rope_parameters", "rope_scaling").get("mrope_section")
+    return sections is not None and not shape.model_type.startswith(_MROPE_WITHOUT_ROOM)
 
 
 def _sections(config: ConfigValues, shape: ModelShape) -> list[Mapping[str, object]]:

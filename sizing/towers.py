@@ -21,6 +21,8 @@ class Encoder:
     by_heads: int = 0
     """Attention that is divided where the ranks divide its heads, and whole where they do not."""
     heads: int = 1
+    buffers: int = 0
+    """Tables that are computed, in no checkpoint, and on every rank."""
     whole_in: tuple[Release, Release] = (EVER, EVER)
     """From the first of these releases to before the second every rank held all of it."""
     estimated: str = ""
@@ -38,6 +40,7 @@ class Encoder:
             whole=self.whole + other.whole,
             by_heads=self.by_heads + other.by_heads,
             heads=max(self.heads, other.heads),
+            buffers=self.buffers + other.buffers,
             estimated=self.estimated or other.estimated,
         )
 
@@ -129,20 +132,23 @@ def pixtral(vision: ConfigValues, *, taken: object = -1) -> Encoder:
     return found + Encoder(whole=hidden)
 
 
-def intern_vit(vision: ConfigValues, *, taken: object = -1, whole_attention: bool = False) -> Encoder:
+def intern_vit(
+    vision: ConfigValues, *, taken: object = -1, whole_attention: bool = False, more_heads: int = 0
+) -> Encoder:
     """InternViT's: scales behind both parts of a layer. `whole_attention`: its projections are plain layers.
 
-    In vllm/model_executor/models/intern_vit.py they are so too where the ranks do not divide the heads.
+    In vllm/model_executor/models/intern_vit.py they are so too where the ranks do not divide the heads, to which a
+    family may add empty ones.
     """
+    heads = vision.count("num_attention_heads")
     hidden, width = vision.count("hidden_size"), vision.count("intermediate_size")
     layers = taken_layers(vision.count("num_hidden_layers"), taken)
     rms, biased = vision.values.get("norm_type", "layer_norm") == "rms_norm", _says_bias(vision)
     normed = bool(vision.values.get("qk_normalization") or vision.values.get("use_qk_norm"))
-    attention = 4 * hidden * hidden + (3 * hidden if biased else 0)
-    norms = (2 if rms else 4) * hidden + (2 * hidden if normed else 0) + 2 * hidden  # and the two scales
-    layer = Encoder(
-        sharded=2 * hidden * width + width, whole=norms + 2 * hidden, heads=vision.count("num_attention_heads")
-    )
+    across = hidden // heads * (heads + more_heads)
+    attention = 4 * hidden * across + (3 * across if biased else 0)
+    norms = (2 if rms else 4) * hidden + (2 * across if normed else 0) + 2 * hidden  # and the two scales
+    layer = Encoder(sharded=2 * hidden * width + width, whole=norms + 2 * hidden, heads=heads + more_heads)
     found = patches(vision, hidden, 14, bias=True) + positions(vision, hidden, 448, more=1) + Encoder(whole=hidden)
     attention_whole = layers * attention if whole_attention else 0
     return found + replace(
@@ -158,7 +164,14 @@ def _says_bias(vision: ConfigValues) -> bool:
     return vision.flag(key, default=False)
 
 
-def spectrum(hidden: int, width: int, layers: int, *, bins: int, places: int) -> Encoder:
-    """Whisper's: two convolutions over the spectrum, positions, and layers whose keys have a bias only fused."""
-    convolutions = 3 * hidden * (bins + hidden) + 2 * hidden
-    return blocks(hidden, width, layers) + Encoder(whole=convolutions + places * hidden + 2 * hidden)
+def spectrum(audio: ConfigValues, *, fused: bool = True, places: bool = True) -> Encoder:
+    """Whisper's: two convolutions over the spectrum, positions, and layers. Fused, keys have a bias beside the others'.
+
+    Without `places` the positions are no parameters.
+    """
+    hidden, width, layers = (audio.count(key) for key in ("d_model", "encoder_ffn_dim", "encoder_layers"))
+    convolutions = 3 * hidden * (audio.count("num_mel_bins", default=80) + hidden) + 2 * hidden
+    table = audio.count("max_source_positions", default=1500) * hidden if places else 0
+    keys = 0 if fused else layers * hidden
+    found = blocks(hidden, width, layers) + Encoder(whole=convolutions + table + 2 * hidden)
+    return replace(found, sharded=found.sharded - keys)

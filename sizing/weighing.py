@@ -19,6 +19,7 @@ from sizing.towers import Encoder
 from sizing.weights import Piece, expert_tiles, held, pieces
 
 _COUNT_TOLERANCE = 0.01
+_BUILT_TOLERANCE = 0.3
 _ENCODER_WORK = "the work of its encoder is not in the sum"
 
 
@@ -51,7 +52,7 @@ def _by_config(shape: ModelShape, config: ConfigValues, wrapper: Mapping[str, ob
     whole = held(
         found,
         shape,
-        buffers=rotary_bytes(config, shape),
+        buffers=rotary_bytes(config, shape) + (encoder.buffers if encoder else 0) * shape.dtype_bytes,
         tiles=expert_tiles(shape, quantization.method if quantization else None),
         encoder=encoder,
     )
@@ -92,14 +93,49 @@ def _by_headers(
             tensors, tie_word_embeddings=shape.tie_word_embeddings, num_hidden_layers=shape.num_hidden_layers
         ),
     )
-    encoder = [tensor for tensor in loaded if multimodal and is_encoder(tensor)]
-    stored = sum(tensor.num_elements for tensor in loaded) - sum(tensor.num_elements for tensor in encoder)
+    before = [tensor for tensor in loaded if multimodal and is_encoder(tensor)]
+    stored = sum(tensor.num_elements for tensor in loaded) - sum(tensor.num_elements for tensor in before)
     packed = shape.quantization not in (None, "gguf")  # of which a tensor's shape tells nothing
     if not packed and abs(stored - counted) > _COUNT_TOLERANCE * counted:
         raise ModelFileError(
             f"{shape.name}: its files hold {stored:,} parameters where config.json describes {counted:,}; "
             "download the model again, or merge the adapter into its base model"
         )
+    encoder = read_encoder(wrapper, name=shape.name, text_hidden=shape.hidden_size) if wrapper is not None else None
+    built = _built_parameters(before, encoder)
+    found = _stored_pieces(shape, loaded, packed=packed, multimodal=multimodal)
+    if encoder is not None and built == encoder.num_parameters:
+        found = [piece for piece in found if piece.split != "encoder"]
+        found.append(Piece("encoder", None, built * shape.dtype_bytes))
+    whole = held(
+        found,
+        shape,
+        buffers=rotary_bytes(config, shape) + (encoder.buffers if encoder else 0) * shape.dtype_bytes,
+        tiles=expert_tiles(shape, shape.quantization),
+        encoder=encoder,
+    )
+    return replace(
+        shape,
+        num_parameters=counted + built,
+        weights_bytes=whole.weights_bytes,
+        encoder_bytes=whole.encoder,
+        held=whole,
+        weights_source="GGUF header" if shape.quantization == "gguf" else shape.weights_source,
+        caveat=_ENCODER_WORK if multimodal else None,
+    )
+
+
+def _built_parameters(stored: Sequence[Tensor], encoder: Encoder | None) -> int:
+    """Of the encoder: what vLLM builds where that is known and about what is stored, which may be a layer more."""
+    elements = sum(tensor.num_elements for tensor in stored)
+    plain = all(tensor.dtype in ("F64", "F32", "F16", "BF16") for tensor in stored)
+    if encoder is None or not plain or abs(encoder.num_parameters - elements) > _BUILT_TOLERANCE * elements:
+        return elements
+    return encoder.num_parameters
+
+
+def _stored_pieces(shape: ModelShape, loaded: Sequence[Tensor], *, packed: bool, multimodal: bool) -> list[Piece]:
+    """Each tensor's, or those of the config where no name tells of a layer (Molmo's blocks have names of their own)."""
     found: list[Piece] = []
     table = shape.blueprint[0].split  # the embedding's
     for tensor in loaded:
@@ -109,22 +145,10 @@ def _by_headers(
             tensor, num_bytes, multimodal=multimodal, kv_share=kv_share(shape), sole_group=sole_group(shape)
         )
         found += [replace(part, split=table) if part.split == "embedding" else part for part in parts]
-    whole = held(
-        found,
-        shape,
-        buffers=rotary_bytes(config, shape),
-        tiles=expert_tiles(shape, shape.quantization),
-        encoder=read_encoder(wrapper, name=shape.name, text_hidden=shape.hidden_size) if wrapper is not None else None,
-    )
-    return replace(
-        shape,
-        num_parameters=counted + sum(tensor.num_elements for tensor in encoder),
-        weights_bytes=whole.weights_bytes,
-        encoder_bytes=whole.encoder,
-        held=whole,
-        weights_source="GGUF header" if shape.quantization == "gguf" else shape.weights_source,
-        caveat=_ENCODER_WORK if multimodal else None,
-    )
+    if packed or not multimodal or any(piece.layer is not None for piece in found):
+        return found
+    decoder = pieces(shape.blueprint, shape.dtype_bytes, None, num_layers=shape.num_hidden_layers)
+    return decoder + [piece for piece in found if piece.split == "encoder"]
 
 
 def kv_share(shape: ModelShape) -> float:
