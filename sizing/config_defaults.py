@@ -168,6 +168,7 @@ _BY_TYPE: Mapping[str, Mapping[str, object]] = {
         "patch_size": 16,
     },
     "siglip_vision_model": _SIGLIP,
+    "smolvlm_vision": {**_SIGLIP, "hidden_size": 1152, "num_attention_heads": 16, "patch_size": 32},
     # encoders of sound, and what stands between those and the text
     "blip_2_qformer": {
         "hidden_size": 768,
@@ -214,6 +215,6 @@ def class_defaults(model_type: object) -> Mapping[str, object]:
 
 
 def completed(section: Mapping[str, object], model_type: str) -> dict[str, object]:
-    """A part of a file with its class's defaults; `model_type` is what it is where it does not say."""
-    defaults = class_defaults(section.get("model_type") or model_type)
+    """A part of a file with its class's defaults; `model_type` is what it is where it does not say, or not for sure."""
+    defaults = class_defaults(section.get("model_type")) or class_defaults(model_type)
     return {**defaults, **{key: value for key, value in section.items() if value is not None or key not in defaults}}

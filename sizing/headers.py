@@ -65,8 +65,8 @@ def loaded_tensors(
 ) -> tuple[Tensor, ...]:
     """The tensors that vLLM keeps: it skips a tied output layer's copy, rotary tables and multi-token prediction.
 
-    What makes speech of a model's answer is left out too. Prediction (MTP) layers are stored beside the decoder's, or as layers past its last, and are only loaded for
-    speculative decoding.
+    What makes speech of a model's answer is left out too. Prediction (MTP) layers are stored beside the decoder's, or
+    as layers past its last, and are only loaded for speculative decoding.
     """
     return tuple(
         tensor

@@ -254,12 +254,18 @@ def _dots_ocr(whole: ConfigValues, vision: ConfigValues, text_hidden: int) -> En
     return entry + blocks(hidden, width, layers, biased=False, gated=True, norms=2) + pair(wide, wide, text_hidden)
 
 
-def _keye(whole: ConfigValues, _: ConfigValues, text_hidden: int) -> Encoder:
-    """SigLIP with a second table of positions, and a merger."""
+def _merged(whole: ConfigValues, _: ConfigValues, text_hidden: int) -> Encoder:
+    """SigLIP, a norm and Qwen's two layers over neighbouring patches."""
     vision = part(whole, "vision_config", "siglip_vision_model")
     hidden, merge = vision.count("hidden_size"), vision.count("spatial_merge_size", default=2)
     wide = hidden * merge**2
-    return siglip(vision) + Encoder(whole=(_KEYE_PLACES + 2) * hidden) + pair(wide, wide, text_hidden)
+    return siglip(vision) + Encoder(whole=2 * hidden) + pair(wide, wide, text_hidden)
+
+
+def _keye(whole: ConfigValues, vision: ConfigValues, text_hidden: int) -> Encoder:
+    """The same with a second table of positions."""
+    hidden = part(whole, "vision_config", "siglip_vision_model").count("hidden_size")
+    return _merged(whole, vision, text_hidden) + Encoder(whole=_KEYE_PLACES * hidden)
 
 
 _KEYE_PLACES = 32768
@@ -373,7 +379,7 @@ PICTURES: Mapping[str, Callable[[ConfigValues, ConfigValues, int], Encoder]] = {
     "MolmoForCausalLM": _molmo,
     "NVLM_D": _nvlm,
     "Ovis2_5": _ovis2_5,
-    "PaddleOCRVLForConditionalGeneration": _keye,
+    "PaddleOCRVLForConditionalGeneration": _merged,
     "PaliGemmaForConditionalGeneration": _paligemma,
     "Phi3VForCausalLM": _phi3v,
     "Phi4MMForCausalLM": _phi4mm,

@@ -22,7 +22,9 @@ def _voxtral(whole: ConfigValues, _: ConfigValues, text_hidden: int) -> Encoder:
     """Whisper's, and two plain matrices over frames side by side."""
     audio = ConfigValues(whole.name, {**_VOXTRAL, **_as_whisper(whole.section("audio_config"))})
     wide = audio.count("d_model") * audio.count("downsample_factor", default=4)
-    return spectrum(audio) + line(wide, text_hidden, bias=False) + line(text_hidden, text_hidden, bias=False)
+    projector = line(wide, text_hidden, bias=False) + line(text_hidden, text_hidden, bias=False)
+    more = audio.count("max_source_positions") * audio.count("d_model")  # its positions are kept in float32
+    return spectrum(audio) + projector + Encoder(buffers=more)
 
 
 _VOXTRAL: Mapping[str, object] = {
