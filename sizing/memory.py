@@ -263,11 +263,22 @@ def _gpu_terms(model: ModelShape, device: Device, engine: Engine, stage: int) ->
         found.append(Term.exact("sampler state", state, f"token counts of {batch.max_num_seqs:,} sequences"))
     found.append(_activation(model, engine, stage))
     if model.has_encoder:
-        found.append(_term("encoder run", engine.overheads.encoder_gib.scaled(GIB), "its profile run, which varies"))
+        found.append(_encoder_run(model, engine.overheads))
     found.append(_non_torch(model, device, engine))
     if engine.release.cudagraphs_in_budget:
         found.append(_cudagraphs(model, device, engine, stage))
     return tuple(_corrected(term, model, device, engine) for term in found)
+
+
+def _encoder_run(model: ModelShape, overheads: Overheads) -> Term:
+    """What a tower's profile run takes grows with the tower beyond those that it was measured on.
+
+    The weights of a tower that is not known here are in it too, with a band for all sizes that are usual.
+    """
+    if not model.encoder_bytes:
+        return _term("encoder run", overheads.unknown_encoder_gib.scaled(GIB), "its weights, unknown here, and its run")
+    size = max(1.0, model.encoder_bytes / (overheads.measured_encoder_gib * GIB))
+    return _term("encoder run", overheads.encoder_gib.scaled(size * GIB), "its profile run, which varies")
 
 
 def _corrected(term: Term, model: ModelShape, device: Device, engine: Engine) -> Term:

@@ -69,6 +69,10 @@ class Overheads:
     # What an encoder (vision, audio) adds: 0.03 to 0.23 in 0.19 (Gemma 3, Mistral Small 3.1, Granite Vision, Kimi-VL,
     # Llama 4), 0.7 in 0.10 (LLaVA).
     encoder_gib: Band = Band(0.2, 0.0, 0.9)
+    # The largest tower among those, Llama 4's; and an encoder of which nothing is known: published ones weigh 0.2 to
+    # 2.5, InternViT-6B alone 11.
+    measured_encoder_gib: float = 2.0
+    unknown_encoder_gib: Band = Band(1.4, 0.1, 4.0)
     # CUDA context growth, cuBLAS workspaces: what the driver sees and PyTorch does not. 0.01-0.35 in 0.6 to 0.8,
     # 0.13-0.14 in 0.11 to 0.17, 0.24-0.27 from 0.18 on (0.46 for one family).
     non_torch_one_rank_gib: Since = Since(

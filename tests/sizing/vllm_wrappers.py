@@ -64,8 +64,6 @@ class _Nothing(metaclass=_AnyName):
 
 
 class _StandIn(types.ModuleType):
-    __path__ = ()
-
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
@@ -78,7 +76,9 @@ class _StandIns(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return importlib.machinery.ModuleSpec(name, self, is_package=True) if root == "torchvision" else None
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
-        return _StandIn(spec.name)
+        module = _StandIn(spec.name)
+        module.__path__ = []
+        return module
 
     def exec_module(self, module: types.ModuleType) -> None:
         pass
@@ -93,8 +93,8 @@ def _prepare() -> None:
     if importlib.util.find_spec("torchvision") is None:
         sys.meta_path.append(_StandIns())
     registry._run_in_subprocess = lambda look: look()
-    InputProcessingContext.get_tokenizer = lambda _: MagicMock()  # type: ignore[method-assign]  # the class is vLLM's
-    InputProcessingContext.get_hf_processor = lambda *_, **__: MagicMock()  # type: ignore[assignment,method-assign]
+    InputProcessingContext.get_tokenizer = lambda _: MagicMock()
+    InputProcessingContext.get_hf_processor = lambda *_, **__: MagicMock()
     vllm.tokenizers.cached_tokenizer_from_config = lambda *_, **__: MagicMock()
 
 
