@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from sizing.config_values import ConfigValues
+from sizing.further_encoders import FURTHER
 from sizing.picture_encoders import PICTURES
 from sizing.qwen_encoders import QWEN
 from sizing.release import Release
@@ -124,9 +125,11 @@ _FAMILIES: Mapping[str, _Family] = {
     "KimiK25ForConditionalGeneration": _moonvit,
     "KimiVLForConditionalGeneration": _kimi_vl,
     "Llama4ForConditionalGeneration": _llama4,
+    "LightOnOCRForConditionalGeneration": _mistral3,
     "Mistral3ForConditionalGeneration": _mistral3,
     "WhisperForConditionalGeneration": _whisper,
     **PICTURES,
+    **FURTHER,
     **QWEN,
     **SOUNDS,
 }

@@ -17,7 +17,8 @@ _DECODER_LAYER = re.compile(r"^(?:language_model\.)?(?:model\.)?(?:language_mode
 _ENCODER = re.compile(
     r"^(?:model\.)?encoder\.|vision|visual|audio|multi_modal_projector|mm_projector|image_newline|patch_merger|sam_model"
     r"|\bmlp1\.|\bmlp_AR\.|connector\.|resampler|^(?:model\.)?projector\.|view_sep|embed_tokens_extend|qformer"
-    r"|language_projection|abstractor|^(?:apm|query_tokens|vpm|vte)\b"
+    r"|language_projection|abstractor|qwen2_model|vq_adaptor|layerwise_projectors|spatial_projectors"
+    r"|^(?:model\.)?(?:vit_merger|merger)\.|^(?:apm|query_tokens|vpm|vte)\b"
 )
 # what speaks, which vLLM leaves out, and Phi-4's adapters beside their matrices, which requests ask for
 _LEFT_OUT = re.compile(r"^(?:talker|token2wav|code2wav|tts)\.|\.lora_[AB]\.(?:speech|vision)\.")

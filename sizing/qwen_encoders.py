@@ -1,6 +1,7 @@
 """The encoders of Qwen's multimodal families: towers of pictures, of sound, and of both."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from sizing.config_values import ConfigValues
 from sizing.towers import Encoder, blocks, line, pair, part, patches, spectrum
@@ -48,6 +49,15 @@ def _qwen3_5(whole: ConfigValues, vision: ConfigValues, text_hidden: int) -> Enc
     return _qwen3_vl(whole, vision, text_hidden, deepstack=0)
 
 
+def _exaone4_5(whole: ConfigValues, _: ConfigValues, text_hidden: int) -> Encoder:
+    """Qwen 2.5's with fewer heads for keys and values than for queries."""
+    vision = part(whole, "vision_config", "exaone4_5_vision")
+    hidden, layers = vision.count("hidden_size"), vision.count("depth")
+    narrower = hidden - hidden // vision.count("num_heads") * vision.count("num_key_value_heads")
+    found = _qwen2_5_vl(whole, vision, text_hidden)
+    return replace(found, sharded=found.sharded - layers * 2 * narrower * (hidden + 1))
+
+
 def _qwen2_audio(whole: ConfigValues, _: ConfigValues, text_hidden: int) -> Encoder:
     """Transformers' own tower, which no rank divides, and one matrix."""
     audio = part(whole, "audio_config", "qwen2_audio_encoder")
@@ -86,6 +96,8 @@ def _qwen3_asr(whole: ConfigValues, _: ConfigValues, text_hidden: int) -> Encode
 
 
 QWEN: Mapping[str, Callable[[ConfigValues, ConfigValues, int], Encoder]] = {
+    "Exaone4_5_ForConditionalGeneration": _exaone4_5,
+    "OpenCUAForConditionalGeneration": _qwen2_5_vl,
     "Qwen2AudioForConditionalGeneration": _qwen2_audio,
     "Qwen2VLForConditionalGeneration": _qwen2_vl,
     "Qwen2_5OmniForConditionalGeneration": _qwen2_5_omni,

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from sizing.config_values import ConfigValues
-from sizing.towers import Encoder, line, part, spectrum
+from sizing.towers import Encoder, line, pair, part, spectrum
 
 
 def _ultravox(whole: ConfigValues, _: ConfigValues, text_hidden: int) -> Encoder:
@@ -16,6 +16,25 @@ def _ultravox(whole: ConfigValues, _: ConfigValues, text_hidden: int) -> Encoder
     between = width // 2 if whole.values.get("projector_act", "swiglu") == "swiglu" else width
     normed = between if whole.flag("projector_ln_mid", default=False) else text_hidden
     return spectrum(audio) + Encoder(whole=wide + wide * width + between * text_hidden + normed)
+
+
+def _audio_flamingo(whole: ConfigValues, _: ConfigValues, text_hidden: int) -> Encoder:
+    """Transformers' own tower, which no rank divides, and two plain layers."""
+    audio = ConfigValues(whole.name, {**_VOXTRAL, **_as_whisper(whole.section("audio_config"))})
+    projector = pair(audio.count("d_model"), text_hidden, text_hidden)
+    return spectrum(audio, fused=False).undivided() + projector.undivided()
+
+
+def _glm_asr(whole: ConfigValues, _: ConfigValues, text_hidden: int) -> Encoder:
+    """Whisper's turned by angles instead of positions, and a projector over frames side by side."""
+    audio = ConfigValues(whole.name, {**_VOXTRAL, **_as_whisper(whole.section("audio_config"))})
+    return spectrum(audio, places=False) + pair(audio.count("encoder_ffn_dim"), 2 * text_hidden, text_hidden)
+
+
+def _kimi_audio(whole: ConfigValues, _: ConfigValues, text_hidden: int) -> Encoder:
+    """Whisper's largest, whose file stands in a folder of its own, two plain layers and a norm."""
+    projector = pair(whole.count("kimia_adaptor_input_dim", default=5120), text_hidden, text_hidden)
+    return spectrum(ConfigValues(whole.name, _VOXTRAL)) + projector.undivided() + Encoder(whole=2 * text_hidden)
 
 
 def _voxtral(whole: ConfigValues, _: ConfigValues, text_hidden: int) -> Encoder:
@@ -84,7 +103,10 @@ def querying(config: ConfigValues, *, every: int) -> Encoder:
 
 
 SOUNDS: Mapping[str, Callable[[ConfigValues, ConfigValues, int], Encoder]] = {
+    "AudioFlamingo3ForConditionalGeneration": _audio_flamingo,
+    "GlmAsrForConditionalGeneration": _glm_asr,
     "GraniteSpeechForConditionalGeneration": _granite_speech,
+    "MoonshotKimiaForCausalLM": _kimi_audio,
     "UltravoxModel": _ultravox,
     "VoxtralForConditionalGeneration": _voxtral,
 }

@@ -110,7 +110,12 @@ def siglip(vision: ConfigValues, *, taken: object = -1, last_norm: bool | None =
     """SigLIP's, up to the deepest layer that is asked for. The norm behind the last layer goes with that one."""
     hidden, width, total = (vision.count(key) for key in ("hidden_size", "intermediate_size", "num_hidden_layers"))
     layers = taken_layers(total, taken)
-    found = patches(vision, hidden, bias=True) + positions(vision, hidden, patch=None) + blocks(hidden, width, layers)
+    rows = vision.values.get("num_patches")  # the second SigLIP's files count them
+    if isinstance(rows, int) and rows > 0:
+        places = Encoder(whole=rows * hidden)
+    else:
+        places = positions(vision, hidden, patch=None)
+    found = patches(vision, hidden, bias=True) + places + blocks(hidden, width, layers)
     ends = layers == total if last_norm is None else last_norm
     return found + Encoder(whole=2 * hidden if ends else 0)
 

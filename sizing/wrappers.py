@@ -13,7 +13,16 @@ _THINKER = "thinker_config"
 # vLLM builds behind these whatever decoder their part of the file is of; WRAPPERS says what most of them have.
 _ANY_DECODER = frozenset(
     {
+        "AudioFlamingo3ForConditionalGeneration",
+        "BeeForConditionalGeneration",
         "DeepseekVLV2ForCausalLM",
+        "GlmAsrForConditionalGeneration",
+        "LightOnOCRForConditionalGeneration",
+        "OpenCUAForConditionalGeneration",
+        "Ovis",
+        "PixtralForConditionalGeneration",
+        "QianfanOCRForConditionalGeneration",
+        "RForConditionalGeneration",
         "Eagle2_5_VLForConditionalGeneration",
         "GraniteSpeechForConditionalGeneration",
         "H2OVLChatModel",
@@ -70,6 +79,7 @@ def _molmo(text: Mapping[str, object]) -> str:
 
 
 _TOLD_BY_FILE: Mapping[str, Callable[[Mapping[str, object]], str]] = {
+    "DeepseekOCR2ForCausalLM": _deepseek,
     "DeepseekOCRForCausalLM": _deepseek,
     "DeepseekVLV2ForCausalLM": _deepseek,
     "MiniCPMO": _minicpm,
@@ -103,6 +113,7 @@ def _aria(text: Mapping[str, object]) -> dict[str, object]:
 
 _SPELLINGS: Mapping[str, Callable[[Mapping[str, object]], dict[str, object]]] = {
     "AriaForConditionalGeneration": _aria,
+    "DeepseekOCR2ForCausalLM": _without_latent,
     "DeepseekOCRForCausalLM": _without_latent,
     "DeepseekVLV2ForCausalLM": _without_latent,
     "MolmoForCausalLM": _both_halves,
