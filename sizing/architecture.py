@@ -124,6 +124,7 @@ WRAPPERS: dict[str, str] = {
     "AudioFlamingo3ForConditionalGeneration": "Qwen2ForCausalLM",
     "BeeForConditionalGeneration": "Qwen3ForCausalLM",
     "DeepseekOCR2ForCausalLM": "DeepseekForCausalLM",
+    "Ernie4_5_VLMoeForConditionalGeneration": "Ernie4_5_MoeForCausalLM",
     "Exaone4_5_ForConditionalGeneration": "Exaone4ForCausalLM",
     "Gemma4UnifiedForConditionalGeneration": "Gemma4ForCausalLM",
     "GlmAsrForConditionalGeneration": "LlamaForCausalLM",

@@ -228,19 +228,40 @@ _CASCADES = 12_616_704 + 16_000 + 160 + 24 * 17_858_560
 
 
 def _ernie(whole: ConfigValues, vision: ConfigValues, text_hidden: int) -> Encoder:
-    """Qwen's tower with another entry, and a resampler over neighbours in space and then in time."""
+    """Qwen's tower with another entry, a resampler over neighbours in space and then in time, and experts of its own.
+
+    Those stand beside the text's in each mixture, picked by a router of their own (models/ernie45_vl_moe.py), whose
+    layers do not share a rotary table.
+    """
     hidden, layers = vision.count("embed_dim", default=1280), vision.count("depth", default=32)
     tower = blocks(hidden, hidden * vision.count("mlp_ratio", default=4), layers)
     wide = hidden * whole.count("spatial_conv_size", default=2) ** 2
     inner = wide * whole.count("temporal_conv_size", default=2)
     spatial = Encoder(2 * (wide * wide + wide), 2 * wide)
-    temporal = (
-        Encoder(inner * wide + wide * wide + 2 * wide, 2 * wide)
-        if whole.flag("use_temporal_conv", default=True)
-        else Encoder()
-    )
+    in_time = whole.flag("use_temporal_conv", default=True)
+    temporal = Encoder(inner * wide + wide * wide + 2 * wide, 2 * wide) if in_time else Encoder()
     last = Encoder(wide * text_hidden + text_hidden, text_hidden)
-    return patches(vision, hidden, 14, bias=False) + Encoder(whole=2 * hidden) + tower + spatial + temporal + last
+    entry = patches(vision, hidden, 14, bias=False) + Encoder(whole=2 * hidden)
+    return entry + tower + spatial + temporal + last + _ernie_experts(whole, text_hidden)
+
+
+def _ernie_experts(whole: ConfigValues, hidden: int) -> Encoder:
+    counts, widths = whole.numbers("moe_num_experts"), whole.numbers("moe_intermediate_size")
+    if len(counts) < 2 or len(widths) < 2:
+        return Encoder()
+    num_layers = whole.count("num_hidden_layers")
+    mixtures = num_layers - min([*whole.numbers("moe_layer_start_index")[1:], num_layers])
+    heads = whole.count("num_attention_heads")
+    table = _MROPE_LENGTHS * whole.count("max_position_embeddings") * (hidden // heads)
+    shared = table // _MROPE_LENGTHS  # what one table for all layers takes is counted with the decoder
+    return Encoder(
+        mixtures * 3 * counts[1] * hidden * widths[1],
+        mixtures * counts[1] * (hidden + 1),
+        buffers=num_layers * table - shared,
+    )
+
+
+_MROPE_LENGTHS = 4  # room for the positions of images, see sizing.rotary
 
 
 def _bee(whole: ConfigValues, _: ConfigValues, text_hidden: int) -> Encoder:

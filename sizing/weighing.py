@@ -96,12 +96,12 @@ def _by_headers(
     before = [tensor for tensor in loaded if multimodal and is_encoder(tensor)]
     stored = sum(tensor.num_elements for tensor in loaded) - sum(tensor.num_elements for tensor in before)
     packed = shape.quantization not in (None, "gguf")  # of which a tensor's shape tells nothing
-    if not packed and abs(stored - counted) > _COUNT_TOLERANCE * counted:
+    encoder = read_encoder(wrapper, name=shape.name, text_hidden=shape.hidden_size) if wrapper is not None else None
+    if not packed and not _fits(stored, counted, before, encoder):
         raise ModelFileError(
             f"{shape.name}: its files hold {stored:,} parameters where config.json describes {counted:,}; "
             "download the model again, or merge the adapter into its base model"
         )
-    encoder = read_encoder(wrapper, name=shape.name, text_hidden=shape.hidden_size) if wrapper is not None else None
     built = _built_parameters(before, encoder)
     found = _stored_pieces(shape, loaded, packed=packed, multimodal=multimodal)
     if encoder is not None and built == encoder.num_parameters:
@@ -123,6 +123,17 @@ def _by_headers(
         weights_source="GGUF header" if shape.quantization == "gguf" else shape.weights_source,
         caveat=_ENCODER_WORK if multimodal else None,
     )
+
+
+def _fits(stored: int, counted: int, before: Sequence[Tensor], encoder: Encoder | None) -> bool:
+    """Whether what is stored of the decoder, or of all, is what the config describes.
+
+    Some encoders have experts among the decoder's layers, which no name tells apart.
+    """
+    if abs(stored - counted) <= _COUNT_TOLERANCE * counted:
+        return True
+    described = counted + encoder.num_parameters if encoder else counted
+    return abs(stored + sum(tensor.num_elements for tensor in before) - described) <= _COUNT_TOLERANCE * described
 
 
 def _built_parameters(stored: Sequence[Tensor], encoder: Encoder | None) -> int:

@@ -111,11 +111,19 @@ def _aria(text: Mapping[str, object]) -> dict[str, object]:
     }
 
 
+def _texts_experts(text: Mapping[str, object]) -> dict[str, object]:
+    """ERNIE's lists have the text's experts first and the pictures' second."""
+    keys = ("moe_num_experts", "moe_intermediate_size", "moe_layer_start_index")
+    lists = {key: text.get(key) for key in keys}
+    return {key: value[0] for key, value in lists.items() if isinstance(value, list) and value}
+
+
 _SPELLINGS: Mapping[str, Callable[[Mapping[str, object]], dict[str, object]]] = {
     "AriaForConditionalGeneration": _aria,
     "DeepseekOCR2ForCausalLM": _without_latent,
     "DeepseekOCRForCausalLM": _without_latent,
     "DeepseekVLV2ForCausalLM": _without_latent,
+    "Ernie4_5_VLMoeForConditionalGeneration": _texts_experts,
     "MolmoForCausalLM": _both_halves,
 }
 

@@ -42,7 +42,8 @@ def _cut(config: Values) -> Values:
     for key in TEXT_SECTIONS:
         text = config.get(key)
         if isinstance(text, dict):
-            return {**config, key: {**text, "num_hidden_layers": 2}}
+            kinds = {"layer_types": text["layer_types"][:2]} if text.get("layer_types") else {}
+            return {**config, key: {**text, "num_hidden_layers": 2, **kinds}}
     return {**config, "num_hidden_layers": 2}
 
 

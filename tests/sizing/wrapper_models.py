@@ -43,6 +43,12 @@ def _siglip(layers: int = 27, image: int = 384, patch: int = 14, kind: str = "si
     }
 
 
+def _second_siglip(layers: int = 27) -> Values:
+    sizes: Values = {**_siglip(layers, patch=16, kind="siglip2_vision_model"), "num_patches": 256, "num_channels": 3}
+    sizes |= {"layer_norm_eps": 1e-6, "hidden_act": "gelu_pytorch_tanh", "attention_dropout": 0.0}
+    return {key: value for key, value in sizes.items() if key != "image_size"}
+
+
 def _intern_vit(*, large: bool = False) -> Values:
     return {
         "architectures": ["InternVisionModel"],
@@ -707,5 +713,276 @@ WRAPPED: dict[str, Wrapped] = {
             },
             text_config=_text("granite", 2048, 8192, 40, 32, 8, 49160) | {"tie_word_embeddings": True},
         ),
+    ),
+    "audio-flamingo-3": Wrapped(
+        _file(
+            "AudioFlamingo3ForConditionalGeneration",
+            "audioflamingo3",
+            audio_config={"model_type": "audioflamingo3_encoder"},
+            text_config=_qwen2_7b(151672),
+        ),
+    ),
+    "GLM-ASR-Nano": Wrapped(
+        _file(
+            "GlmAsrForConditionalGeneration",
+            "glmasr",
+            audio_config={"model_type": "glmasr_encoder"},
+            text_config=_text("llama", 2048, 6144, 28, 16, 4, 59264),
+            tie_word_embeddings=False,
+        ),
+    ),
+    "LightOnOCR-1B": Wrapped(
+        _file(
+            "LightOnOCRForConditionalGeneration",
+            "mistral3",
+            vision_config={"model_type": "pixtral", "patch_size": 14, "image_size": 1540, "head_dim": 64},
+            text_config=_text("qwen3", 1024, 3072, 28, 16, 8, 151936, head_dim=128),
+            spatial_merge_size=2,
+            multimodal_projector_bias=False,
+            vision_feature_layer=-1,
+            tie_word_embeddings=False,
+        ),
+    ),
+    "Qianfan-OCR": Wrapped(
+        _file(
+            "QianfanOCRForConditionalGeneration",
+            "internvl_chat_tested",
+            llm_config=_text("qwen3", 2560, 9728, 36, 32, 8, 151936, architectures=["Qwen3ForCausalLM"], head_dim=128),
+            vision_config=_intern_vit(),
+            **_CHAT,
+        ),
+        base="",
+    ),
+    "Bee-8B": Wrapped(
+        _file(
+            "BeeForConditionalGeneration",
+            "llava_onevision",
+            text_config=_text("qwen3", 4096, 12288, 36, 32, 8, 151936, head_dim=128),
+            vision_config=_siglip(),
+            vision_feature_layer=-1,
+        ),
+    ),
+    "R-4B": Wrapped(
+        _file(
+            "RForConditionalGeneration",
+            "llava_onevision",
+            text_config=_text("qwen3", 2560, 9728, 36, 32, 8, 151936, head_dim=128),
+            vision_config=_siglip(),
+            vision_feature_layer=-1,
+        ),
+    ),
+    "EXAONE-4.5": Wrapped(
+        _file(
+            "Exaone4_5_ForConditionalGeneration",
+            "exaone4_5",
+            text_config=_text("exaone4", 5120, 27392, 64, 40, 8, 153600, architectures=["Exaone4ForCausalLM"])
+            | {"head_dim": 128},
+            vision_config={"model_type": "exaone4_5_vision", "out_hidden_size": 5120},
+        ),
+    ),
+    "Keye-VL-1.5-8B": Wrapped(
+        _file(
+            "KeyeVL1_5ForConditionalGeneration",
+            "KeyeVL1_5",
+            **_flat(_text("", 4096, 12288, 36, 32, 8, 151936, head_dim=128)),
+            rope_theta=10000,
+            rope_parameters={**_MROPE, "rope_theta": 10000},
+            vision_config={**_siglip(), "spatial_merge_size": 2},
+        ),
+        base="qwen3",
+    ),
+    "Phi-4-SigLIP": Wrapped(
+        _file(
+            "Phi4ForCausalLMV",
+            "phi4-siglip",
+            **_flat(_text("", 3072, 8192, 32, 24, 8, 200064)),
+            partial_rotary_factor=0.75,
+            rope_theta=10000.0,
+            mm_projector_type="mlp2x_gelu",
+            mm_hidden_size=1152,
+            max_num_patches=3600,
+            min_num_patches=256,
+            vision_config=_second_siglip(),
+        ),
+        base="phi3",
+    ),
+    "Ovis2-2B": Wrapped(
+        _file(
+            "Ovis",
+            "ovis",
+            hidden_size=1536,
+            conversation_formatter_class="QwenConversationFormatter",
+            llm_config=_text("qwen2", 1536, 8960, 28, 12, 2, 151936, architectures=["Qwen2ForCausalLM"]),
+            visual_tokenizer_config={
+                "model_type": "aimv2_visual_tokenizer",
+                "vocab_size": 65536,
+                "hidden_stride": 2,
+                "tokenize_function": "softmax",
+                "backbone_config": {
+                    "model_type": "aimv2",
+                    "hidden_size": 1024,
+                    "intermediate_size": 2816,
+                    "num_hidden_layers": 24,
+                    "num_attention_heads": 8,
+                    "image_size": 448,
+                    "patch_size": 14,
+                    "num_channels": 3,
+                    "qkv_bias": False,
+                    "use_bias": False,
+                    "rms_norm_eps": 1e-5,
+                    "projection_dropout": 0.0,
+                    "attention_dropout": 0.0,
+                },
+            },
+        ),
+    ),
+    "DeepSeek-OCR-2": Wrapped(
+        _file(
+            "DeepseekOCR2ForCausalLM",
+            "deepseek_vl_v2",
+            candidate_resolutions=[[1024, 1024]],
+            global_view_pos="head",
+            tile_tag="2D",
+            language_config=_moe(use_mla=False, kv_lora_rank=None)
+            | {"qk_nope_head_dim": 0, "qk_rope_head_dim": 0, "v_head_dim": 0},
+            vision_config={"model_type": "vision", "model_name": "deepencoder2", "image_size": 1024},
+            projector_config={"model_type": "mlp_projector", "n_embed": 1280, "input_dim": 896}
+            | {"projector_type": "linear"},
+        ),
+        3.39,
+    ),
+    "Isaac": Wrapped(
+        _file(
+            "IsaacForConditionalGeneration",
+            "isaac",
+            **_flat(_text("", 2048, 6144, 28, 16, 8, 151936, head_dim=128)),
+            rope_theta=10000,
+            rope_parameters={**_MROPE, "rope_theta": 10000},
+            vision_config={**_second_siglip(), "model_type": "pixel_shuffle_siglip2", "pixel_shuffle_scale_factor": 2},
+        ),
+    ),
+    "LFM2-VL-1.6B": Wrapped(
+        _file(
+            "Lfm2VlForConditionalGeneration",
+            "lfm2_vl",
+            text_config=_text("lfm2", 2048, 12288, 16, 32, 8, 65536)
+            | {"layer_types": ["conv", "full_attention"] * 8, "conv_L_cache": 3, "conv_dim": 2048, "conv_dim_out": 2048}
+            | {"block_dim": 2048, "block_ff_dim": 12288, "block_auto_adjust_ff_dim": True, "block_multiple_of": 256}
+            | {"block_ffn_dim_multiplier": 1.0, "tie_word_embeddings": True},
+            vision_config=_second_siglip(26),
+        ),
+    ),
+    "OpenCUA-7B": Wrapped(
+        _file(
+            "OpenCUAForConditionalGeneration",
+            "opencua",
+            text_config=_qwen2_7b(),
+            vision_config={**_OMNI_VISION, "fullatt_block_indexes": [7, 15, 23, 31], "hidden_act": "silu"}
+            | {"in_channels": 3},
+        ),
+        base="",
+    ),
+    "MiniCPM-V-4.6": Wrapped(
+        _file(
+            "MiniCPMV4_6ForConditionalGeneration",
+            "minicpmv4_6",
+            text_config=_text("qwen3_5_text", 1024, 3584, 24, 8, 2, 248320, head_dim=256)
+            | {"layer_types": ["linear_attention", "full_attention"] * 12, "linear_num_value_heads": 16}
+            | {"linear_num_key_heads": 16, "linear_key_head_dim": 128, "linear_value_head_dim": 128}
+            | {"linear_conv_kernel_dim": 4, "mamba_ssm_dtype": "float32"},
+            vision_config={"model_type": "minicpmv4_6_vision"},
+        ),
+    ),
+    "Pixtral in Mistral's format": Wrapped(
+        _file(
+            "PixtralForConditionalGeneration",
+            "pixtral_tested",
+            text_config=_text("mistral", 5120, 14336, 40, 32, 8, 131072, architectures=["MistralForCausalLM"])
+            | {"head_dim": 128, "sliding_window": None},
+            vision_config={
+                "hidden_size": 1024,
+                "intermediate_size": 4096,
+                "num_hidden_layers": 24,
+                "num_attention_heads": 16,
+                "num_channels": 3,
+                "image_size": 1024,
+                "patch_size": 16,
+                "rope_theta": 10000.0,
+                "adapter_bias": True,
+                "image_token_id": 10,
+            },
+        ),
+        12.68,
+        base="",
+    ),
+    "granite-vision-4": Wrapped(
+        _file(
+            "Granite4VisionForConditionalGeneration",
+            "granite4_vision",
+            text_config=_text("granite", 2560, 8192, 40, 40, 8, 100352),
+            vision_config=_siglip(),
+            deepstack_layer_map=[[-19, 9], [-13, 6], [-7, 3], [-1, 0]],
+            downsample_rate="4/8",
+            use_image_newline_parameter=True,
+            use_spatial_sampling=True,
+            spatial_target_layers=[12, 15, 18, 21],
+            image_grid_pinpoints=[[384, 384]],
+        ),
+    ),
+    "Gemma 4 without a tower": Wrapped(
+        _file(
+            "Gemma4UnifiedForConditionalGeneration",
+            "gemma4_unified",
+            text_config=_text("gemma4_unified_text", 3840, 15360, 48, 16, 8, 262144, head_dim=256)
+            | {"global_head_dim": 512, "sliding_window": 1024, "enable_moe_block": False}
+            | {"tie_word_embeddings": True},
+            vision_config={"model_type": "gemma4_unified_vision"},
+            audio_config={"model_type": "gemma4_unified_audio"},
+        ),
+    ),
+    "ERNIE-4.5-VL-28B-A3B": Wrapped(
+        _file(
+            "Ernie4_5_VLMoeForConditionalGeneration",
+            "ernie4_5_moe_vl_tested",
+            **_flat(_text("", 2560, 12288, 28, 20, 4, 103424) | {"tie_word_embeddings": True}),
+            use_bias=False,
+            moe_num_experts=[64, 64],
+            moe_intermediate_size=[1536, 512],
+            moe_k=6,
+            moe_num_shared_experts=2,
+            moe_layer_start_index=[1, 1],
+            moe_layer_end_index=[29, 28],
+            moe_layer_interval=1,
+            moe_use_aux_free=True,
+            use_temporal_conv=True,
+            use_rmsnorm=True,
+            vision_start_token_id=101304,
+            im_patch_id=100295,
+            pixel_hidden_size=1280,
+            spatial_conv_size=2,
+            temporal_conv_size=2,
+            freq_allocation=20,
+            hidden_act="silu",
+            rms_norm_eps=1e-5,
+            rope_theta=500000,
+            vision_config={
+                "attn_sep": True,
+                "depth": 32,
+                "embed_dim": 1280,
+                "hidden_act": "quick_gelu",
+                "hidden_size": 1280,
+                "in_channels": 3,
+                "in_chans": 3,
+                "mlp_ratio": 4,
+                "model_type": "DFNRope_vision_transformer",
+                "num_heads": 16,
+                "patch_size": 14,
+                "spatial_merge_size": 2,
+                "spatial_patch_size": 14,
+                "vit_first_fwd_bsz": 128,
+            },
+        ),
+        29.4,
+        base="",
     ),
 }
