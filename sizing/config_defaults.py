@@ -224,6 +224,7 @@ _BY_TYPE: Mapping[str, Mapping[str, object]] = {
         "num_mel_bins": 80,
     },
 }
+TYPES = tuple(_BY_TYPE)
 
 
 def class_defaults(model_type: object) -> Mapping[str, object]:

@@ -58,6 +58,15 @@ def _gemma3(_: ConfigValues, vision: ConfigValues, text_hidden: int) -> Encoder:
     return embeddings + blocks(hidden, width, layers) + Encoder(whole=2 * hidden + hidden + hidden * text_hidden)
 
 
+# MobileNetV5 and a conformer of twelve blocks, both Transformers' own, and the norms of what joins them to the text
+_GEMMA3N_TOWERS = 294_126_912 + 681_348_640 + 2 * (2048 + 1536)
+
+
+def _gemma3n(_: ConfigValues, __: ConfigValues, text_hidden: int) -> Encoder:
+    """Two towers that all published sizes share; a table of 128 words and a matrix behind each."""
+    return Encoder((2048 + 1536) * (128 + text_hidden), _GEMMA3N_TOWERS)
+
+
 def _gemma4(_: ConfigValues, vision: ConfigValues, text_hidden: int) -> Encoder:
     """Its tower is Transformers' own module, which no rank divides."""
     hidden = vision.count("hidden_size", default=1152)
@@ -121,6 +130,7 @@ def _whisper(whole: ConfigValues, _: ConfigValues, __: int) -> Encoder:
 _Family = Callable[[ConfigValues, ConfigValues, int], Encoder]
 _FAMILIES: Mapping[str, _Family] = {
     "Gemma3ForConditionalGeneration": _gemma3,
+    "Gemma3nForConditionalGeneration": _gemma3n,
     "Gemma4ForConditionalGeneration": _gemma4,
     "KimiK25ForConditionalGeneration": _moonvit,
     "KimiVLForConditionalGeneration": _kimi_vl,

@@ -130,11 +130,11 @@ def _deepseek_vl2(whole: ConfigValues, vision: ConfigValues, text_hidden: int) -
     hidden, layers, width = 1152, vision.count("layers", default=27), 4304
     attention = 4 * hidden * hidden + 4 * hidden
     layer = Encoder(2 * hidden * width + width, attention + hidden + 4 * hidden)
-    pooling = hidden + attention + 2 * hidden + 2 * hidden * width + width + hidden
+    pooling = Encoder(2 * hidden * width + width, hidden + attention + 2 * hidden + hidden)
     entry = 3 * 14 * 14 * hidden + hidden + 27 * 27 * hidden + 2 * hidden
     out = ConfigValues(whole.name, whole.section("projector_config")).count("n_embed", default=text_hidden)
     projector = pair(4 * hidden, out, out).undivided() + Encoder(whole=2 * out)
-    return Encoder(layers * layer.sharded, layers * layer.whole + pooling + entry) + projector
+    return Encoder(layers * layer.sharded, layers * layer.whole + entry) + pooling + projector
 
 
 def _dots_ocr(whole: ConfigValues, vision: ConfigValues, text_hidden: int) -> Encoder:
@@ -262,6 +262,32 @@ def _ernie_experts(whole: ConfigValues, hidden: int) -> Encoder:
 
 
 _MROPE_LENGTHS = 4  # room for the positions of images, see sizing.rotary
+
+
+def _kanana(whole: ConfigValues, vision: ConfigValues, text_hidden: int) -> Encoder:
+    """Qwen 2's tower without its merger, and RegNet's convolutions before and behind a merging of patches."""
+    hidden, layers = vision.count("embed_dim", default=1280), vision.count("depth", default=32)
+    tower = blocks(hidden, hidden * vision.count("mlp_ratio", default=4), layers)
+    frames = vision.count("temporal_patch_size", default=2)
+    own = ConfigValues(whole.name, whole.section("projector_config"))
+    width, merge = own.count("hidden_size", default=1024), own.count("merge_size", default=2)
+    depth, out = own.count("depth", default=2), own.count("output_hidden_size", default=text_hidden)
+    table = own.count("pos_emb_size", default=576) * hidden if own.flag("pos_emb", default=True) else 0
+    convolved = _reg_stage(hidden, width, depth) + _reg_stage(merge**2 * width, width, depth)
+    readout = width * out + out + (own.count("mlp_depth", default=2) - 1) * (out * out + out)
+    return patches(vision, hidden, 14, bias=False, frames=frames) + tower + Encoder(whole=table + convolved + readout)
+
+
+def _reg_stage(into: int, width: int, depth: int) -> int:
+    """Timm's: bottlenecks of three convolutions, the middle one by channel, with squeeze and excitation."""
+    found = 0
+    for inputs in (into, *(width,) * (depth - 1)):
+        squeezed = round(inputs / 4)
+        convolutions = inputs * width + 9 * width + width * width + 3 * 2 * width
+        excitation = width * squeezed + squeezed + squeezed * width + width
+        shortcut = inputs * width + 2 * width if inputs != width else 0
+        found += convolutions + excitation + shortcut
+    return found
 
 
 def _bee(whole: ConfigValues, _: ConfigValues, text_hidden: int) -> Encoder:
@@ -403,6 +429,7 @@ FURTHER: Mapping[str, Callable[[ConfigValues, ConfigValues, int], Encoder]] = {
     "GlmOcrForConditionalGeneration": _glm_ocr,
     "Granite4VisionForConditionalGeneration": _granite4_vision,
     "IsaacForConditionalGeneration": _isaac,
+    "KananaVForConditionalGeneration": _kanana,
     "KeyeForConditionalGeneration": _keye,
     "KeyeVL1_5ForConditionalGeneration": _keye1_5,
     "Lfm2VlForConditionalGeneration": _lfm2_vl,

@@ -17,6 +17,7 @@ _ANY_DECODER = frozenset(
         "BeeForConditionalGeneration",
         "DeepseekVLV2ForCausalLM",
         "GlmAsrForConditionalGeneration",
+        "KananaVForConditionalGeneration",
         "LightOnOCRForConditionalGeneration",
         "OpenCUAForConditionalGeneration",
         "Ovis",

@@ -16,6 +16,8 @@ class Wrapped:
     """The file comes with a class of its own: what that class extends, empty where that is nothing."""
     splits: bool = True
     """Whether two ranks can share it."""
+    built: bool = True
+    """Whether vLLM builds it without a further package (timm, a folder of weights beside the file)."""
 
 
 def _clip() -> Values:
@@ -984,5 +986,49 @@ WRAPPED: dict[str, Wrapped] = {
         ),
         29.4,
         base="",
+    ),
+    "deepseek-vl2-small": Wrapped(
+        _file(
+            "DeepseekVLV2ForCausalLM",
+            "deepseek_vl_v2",
+            language_config=_text("deepseek_v2", 2048, 10944, 27, 16, 16, 102400)
+            | {"architectures": ["DeepseekV2ForCausalLM"], "moe_intermediate_size": 1408, "n_shared_experts": 2}
+            | {"n_routed_experts": 64, "num_experts_per_tok": 6, "first_k_dense_replace": 1, "topk_method": "greedy"}
+            | {"kv_lora_rank": 512, "q_lora_rank": None, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64}
+            | {"v_head_dim": 128},
+            vision_config={"layers": 27, "patch_size": 14, "width": 1152},
+            projector_config={"n_embed": 2048},
+        ),
+        16.15,
+        built=False,
+    ),
+    "kanana-1.5-v-3b": Wrapped(
+        _file(
+            "KananaVForConditionalGeneration",
+            "kanana-1.5-v",
+            text_config=_text("llama", 2048, 8192, 28, 24, 8, 128259, architectures=["LlamaForCausalLM"], head_dim=128),
+            vision_config={"depth": 32, "embed_dim": 1280, "mlp_ratio": 4, "num_heads": 16, "patch_size": 14},
+            projector_config={
+                "depth": 2,
+                "encoder_hidden_size": 1280,
+                "hidden_size": 1024,
+                "output_hidden_size": 2048,
+                "merge_size": 2,
+                "mlp_depth": 2,
+                "pos_emb": True,
+                "pos_emb_size": 576,
+            },
+        ),
+        built=False,
+    ),
+    "Kimi-Audio-7B": Wrapped(
+        _file(
+            "MoonshotKimiaForCausalLM",
+            "kimi_audio",
+            **_flat(_qwen2_7b(168448)),
+            kimia_adaptor_input_dim=5120,
+            kimia_mimo_layers=6,
+        ),
+        built=False,
     ),
 }
