@@ -290,6 +290,34 @@ def _reg_stage(into: int, width: int, depth: int) -> int:
     return found
 
 
+# vllm/transformers_utils/configs/radio.py: hidden size, layers and width of the towers that it knows by name
+_RADIO: Mapping[str, tuple[int, int, int]] = {
+    "vit_small_patch16_224": (384, 12, 1536),
+    "vit_base_patch16_224": (768, 12, 3072),
+    "vit_large_patch16_224": (1024, 24, 4096),
+    "vit_huge_patch16_224": (1280, 32, 5120),
+}
+
+
+def _nano_vl(whole: ConfigValues, vision: ConfigValues, text_hidden: int) -> Encoder:
+    """RADIO: InternViT's layers, positions for its largest picture and a vector per teacher; two plain layers.
+
+    Of the encoder of sound that some have beside it nothing is known here.
+    """
+    settings = ConfigValues(whole.name, vision.section("args"))
+    hidden, layers, width = _RADIO.get(str(settings.values.get("model")), _RADIO["vit_huge_patch16_224"])
+    side = whole.count("patch_size", default=16)
+    teachers = settings.values.get("teachers")
+    vectors = len(teachers) if isinstance(teachers, list) and teachers else 1
+    rows = (vision.count("max_resolution", default=2048) // side) ** 2
+    entry = Encoder(whole=(3 * side * side + rows + vectors) * hidden)
+    scales = Encoder(whole=layers * 2 * hidden)
+    wide, between = 4 * hidden, whole.count("projector_hidden_size", default=4 * text_hidden)
+    projector = Encoder(whole=wide) + pair(wide, between, text_hidden, bias=False).undivided()
+    unheard = "the weights of its encoder of sound are not in the sum" if whole.section("sound_config") else ""
+    return replace(entry + blocks(hidden, width, layers) + scales + projector, estimated=unheard)
+
+
 def _bee(whole: ConfigValues, _: ConfigValues, text_hidden: int) -> Encoder:
     return _normed_projector(whole, text_hidden, 4 * text_hidden)
 
@@ -439,6 +467,8 @@ FURTHER: Mapping[str, Callable[[ConfigValues, ConfigValues, int], Encoder]] = {
     "Molmo2ForConditionalGeneration": _molmo2,
     "MolmoForCausalLM": _molmo,
     "NVLM_D": _nvlm,
+    "NemotronH_Nano_Omni_Reasoning_V3": _nano_vl,
+    "NemotronH_Nano_VL_V2": _nano_vl,
     "Ovis": _ovis2,
     "Ovis2_5": _ovis2_5,
     "PaddleOCRVLForConditionalGeneration": _merged,

@@ -97,6 +97,7 @@ def _qwen3_asr(whole: ConfigValues, _: ConfigValues, text_hidden: int) -> Encode
 
 QWEN: Mapping[str, Callable[[ConfigValues, ConfigValues, int], Encoder]] = {
     "Exaone4_5_ForConditionalGeneration": _exaone4_5,
+    "InternS2PreviewForConditionalGeneration": _qwen3_5,
     "OpenCUAForConditionalGeneration": _qwen2_5_vl,
     "Qwen2AudioForConditionalGeneration": _qwen2_audio,
     "Qwen2VLForConditionalGeneration": _qwen2_vl,

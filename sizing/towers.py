@@ -26,7 +26,7 @@ class Encoder:
     whole_in: tuple[Release, Release] = (EVER, EVER)
     """From the first of these releases to before the second every rank held all of it."""
     estimated: str = ""
-    """What of it could not be counted, in words; empty where all was."""
+    """What of it is not counted, in words; empty where all is."""
 
     @property
     def num_parameters(self) -> int:

@@ -74,6 +74,8 @@ def _caveat(
         said.append(
             "neither the weights nor the work of its encoder are in the sum" if encoder is None else _ENCODER_WORK
         )
+    if encoder is not None and encoder.estimated:
+        said.append(encoder.estimated)
     if quantization is not None and quantization.assumed:
         said.append(quantization.assumed)
     if quantization is not None and not is_spelt_out(shape):

@@ -1031,4 +1031,56 @@ WRAPPED: dict[str, Wrapped] = {
         ),
         built=False,
     ),
+    "Nemotron Nano VL": Wrapped(
+        _file(
+            "NemotronH_Nano_VL_V2",
+            "NemotronH_Nano_VL_V2",
+            text_config=_text("nemotron_h", 4480, 15680, 2, 40, 8, 131072, architectures=["NemotronHForCausalLM"])
+            | {"dtype": "bfloat16", "hybrid_override_pattern": "M*", "head_dim": 128, "ssm_state_size": 128}
+            | {"mamba_num_heads": 128, "mamba_head_dim": 80, "n_groups": 8, "conv_kernel": 4, "expand": 2}
+            | {"mamba_hidden_act": "silu", "mlp_hidden_act": "relu2", "layer_norm_epsilon": 1e-5, "use_bias": False}
+            | {"use_conv_bias": True, "mlp_bias": False, "attention_bias": False, "mamba_proj_bias": False},
+            force_image_size=512,
+            patch_size=16,
+            downsample_ratio=0.5,
+            ps_version="v2",
+            template="nemotron",
+            image_tag_type="internvl",
+            vit_hidden_size=1280,
+            projector_hidden_size=20480,
+            use_thumbnail=True,
+            img_context_token_id=20,
+            img_context_token="<image>",
+            video_context_token="<video>",
+            norm_mean=[0.5, 0.5, 0.5],
+            norm_std=[0.5, 0.5, 0.5],
+            max_num_tiles=12,
+            vision_config={
+                "args": {
+                    "model": "vit_huge_patch16_224",
+                    "cls_token_per_teacher": True,
+                    "teachers": [{"name": name} for name in ("clip", "siglip", "dino_v2", "sam")],
+                    "register_multiple": None,
+                },
+                "max_resolution": 2048,
+                "patch_size": 16,
+                "preferred_resolution": [512, 512],
+                "version": "radio_v2.5-h",
+                "min_num_patches": None,
+            },
+        ),
+        base="",
+    ),
+    "Gemma 3n": Wrapped(
+        _file(
+            "Gemma3nForConditionalGeneration",
+            "gemma3n",
+            text_config=_text("gemma3n_text", 2048, 8192, 30, 8, 2, 262400, head_dim=256)
+            | {"num_kv_shared_layers": 10, "sliding_window": 512, "hidden_size_per_layer_input": 256}
+            | {"vocab_size_per_layer_input": 262144, "altup_num_inputs": 4, "laurel_rank": 64}
+            | {"layer_types": (["sliding_attention"] * 4 + ["full_attention"]) * 6, "tie_word_embeddings": True},
+        ),
+        5.44,
+        built=False,
+    ),
 }
