@@ -95,6 +95,21 @@ NO_ADAPTERS = frozenset(
         *("Mamba2ForCausalLM", "MambaForCausalLM", "Zamba2ForCausalLM"),
         *("KimiVLForConditionalGeneration", "MiniMaxM3ForCausalLM", "MiniMaxM3SparseForCausalLM"),
         *("MiniMaxM3SparseForConditionalGeneration", "Step3p5ForCausalLM", "Step3p7ForConditionalGeneration"),
+        *("AriaForConditionalGeneration", "BeeForConditionalGeneration", "Cohere2VisionForConditionalGeneration"),
+        *("DeepseekVLV2ForCausalLM", "KananaVForConditionalGeneration", "LlavaOnevisionForConditionalGeneration"),
+        *("MoonshotKimiaForCausalLM", "Ovis", "Ovis2_5", "Ovis2_6ForCausalLM", "Ovis2_6_MoeForCausalLM"),
+        *("PaddleOCRVLForConditionalGeneration", "Phi3VForCausalLM", "Phi4ForCausalLMV", "SkyworkR1VChatModel"),
+        *("Qwen2AudioForConditionalGeneration", "RForConditionalGeneration", "StepVLForConditionalGeneration"),
     }
 )
 """vLLM ends at start with these and --enable-lora."""
+
+WRAPPERS_LOOKED_AT = frozenset(
+    {
+        *("Gemma3ForConditionalGeneration", "Gemma4ForConditionalGeneration", "Llama4ForConditionalGeneration"),
+        *("Lfm2VlForConditionalGeneration", "LlavaNextForConditionalGeneration", "Mistral3ForConditionalGeneration"),
+        *("NemotronH_Nano_VL_V2", "Qwen2VLForConditionalGeneration", "Qwen2_5_VLForConditionalGeneration"),
+        *("Qwen3VLForConditionalGeneration", "Qwen3_5ForConditionalGeneration"),
+    }
+)
+"""These give adapters to the layers of the decoder behind them as that does alone; of the others nobody has looked."""

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sizing.adapter_families import FAMILIES, FUSED, KINDS, NO_ADAPTERS, Family, Kind
+from sizing.adapter_families import FAMILIES, FUSED, KINDS, NO_ADAPTERS, WRAPPERS_LOOKED_AT, Family, Kind
 from sizing.adapter_settings import Adapters
 from sizing.allocator import slack_bytes
 from sizing.architecture import WRAPPERS
@@ -120,7 +120,8 @@ def _family(model: ModelShape) -> Family:
         raise UnsupportedModelError(
             f"{model.name}: vLLM serves no LoRA adapters for {architecture}; leave enable_lora out"
         )
-    family = FAMILIES.get(architecture) or FAMILIES.get(WRAPPERS.get(architecture, ""))
+    behind = WRAPPERS[architecture] if architecture in WRAPPERS_LOOKED_AT else ""
+    family = FAMILIES.get(architecture) or FAMILIES.get(behind)
     spelt = model.blueprint and is_spelt_out(model) and not model.assumed
     if family is None or not spelt or not model.gated_experts:  # nobody has looked at experts without a gate
         raise UnsupportedModelError(

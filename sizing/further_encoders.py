@@ -318,6 +318,26 @@ def _nano_vl(whole: ConfigValues, vision: ConfigValues, text_hidden: int) -> Enc
     return replace(entry + blocks(hidden, width, layers) + scales + projector, estimated=unheard)
 
 
+def _perception(whole: ConfigValues, vision: ConfigValues, text_hidden: int) -> Encoder:
+    """A tower with scales behind both parts of a layer, two convolutions that halve it, and one divided matrix."""
+    hidden, layers, ratio = vision.count("width"), vision.count("layers"), vision.values.get("mlp_ratio", 4.0)
+    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or ratio <= 0:
+        raise vision.impossible("mlp_ratio", "must be a positive number")
+    begins, ends = (vision.flag(key, default=True) for key in ("use_ln_pre", "use_ln_post"))
+    scaled = vision.values.get("ls_init_value") is not None
+    first = vision.flag("use_cls_token", default=False)
+    norms = 2 * hidden * (begins + ends) + (2 * layers * hidden if scaled else 0) + hidden * first
+    halved = line(9 * hidden, 2 * hidden) + line(9 * 2 * hidden, 4 * hidden)
+    entry = patches(vision, hidden, bias=False) + Encoder(whole=norms)
+    if vision.flag("use_abs_posemb", default=True):
+        entry += positions(vision, hidden, patch=None, more=int(first))
+    biased = whole.flag("projector_bias", default=False)
+    projector = Encoder(4 * hidden * text_hidden + (text_hidden if biased else 0))
+    rows = positions(vision, hidden // vision.count("heads"), patch=None).whole
+    turned = Encoder(buffers=2 * layers * rows)  # each layer has its own table of angles, in float32
+    return turned + entry + blocks(hidden, int(hidden * ratio), layers) + halved + projector
+
+
 def _bee(whole: ConfigValues, _: ConfigValues, text_hidden: int) -> Encoder:
     return _normed_projector(whole, text_hidden, 4 * text_hidden)
 
@@ -464,17 +484,24 @@ FURTHER: Mapping[str, Callable[[ConfigValues, ConfigValues, int], Encoder]] = {
     "MiniCPMO": _minicpm_o,
     "MiniCPMV": _minicpm_v,
     "MiniCPMV4_6ForConditionalGeneration": _minicpm_v4_6,
+    "MiniCPMV4_7ForConditionalGeneration": _minicpm_v4_6,
     "Molmo2ForConditionalGeneration": _molmo2,
     "MolmoForCausalLM": _molmo,
     "NVLM_D": _nvlm,
     "NemotronH_Nano_Omni_Reasoning_V3": _nano_vl,
     "NemotronH_Nano_VL_V2": _nano_vl,
+    "NemotronH_Omni_Reasoning_V3": _nano_vl,
+    "NemotronH_Super_Omni_Reasoning_V3": _nano_vl,
     "Ovis": _ovis2,
     "Ovis2_5": _ovis2_5,
+    "Ovis2_6ForCausalLM": _ovis2_5,
+    "Ovis2_6_MoeForCausalLM": _ovis2_5,
     "PaddleOCRVLForConditionalGeneration": _merged,
     "Phi3VForCausalLM": _phi3v,
     "Phi4ForCausalLMV": _phi4_siglip,
     "Phi4MMForCausalLM": _phi4mm,
     "PixtralForConditionalGeneration": _pixtral,
     "RForConditionalGeneration": _r,
+    "Step3p7ForConditionalGeneration": _perception,
+    "StepVLForConditionalGeneration": _perception,
 }

@@ -105,6 +105,7 @@ QWEN: Mapping[str, Callable[[ConfigValues, ConfigValues, int], Encoder]] = {
     "Qwen2_5OmniModel": _qwen2_5_omni,
     "Qwen2_5_VLForConditionalGeneration": _qwen2_5_vl,
     "Qwen3ASRForConditionalGeneration": _qwen3_asr,
+    "Qwen3ASRRealtimeGeneration": _qwen3_asr,
     "Qwen3OmniMoeForConditionalGeneration": _qwen3_omni,
     "Qwen3VLForConditionalGeneration": _qwen3_vl,
     "Qwen3VLMoeForConditionalGeneration": _qwen3_vl,

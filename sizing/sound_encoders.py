@@ -106,6 +106,7 @@ SOUNDS: Mapping[str, Callable[[ConfigValues, ConfigValues, int], Encoder]] = {
     "AudioFlamingo3ForConditionalGeneration": _audio_flamingo,
     "GlmAsrForConditionalGeneration": _glm_asr,
     "GraniteSpeechForConditionalGeneration": _granite_speech,
+    "GraniteSpeechPlusForConditionalGeneration": _granite_speech,
     "MoonshotKimiaForCausalLM": _kimi_audio,
     "UltravoxModel": _ultravox,
     "VoxtralForConditionalGeneration": _voxtral,

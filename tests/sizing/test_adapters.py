@@ -19,10 +19,15 @@ from sizing.question import Answer, Question
 from sizing.release import Release
 from tests.sizing.models import published, smollm2
 from tests.sizing.test_layers_oracle import CHANGED
+from tests.sizing.wrapper_models import WRAPPED
 
 LLAMA_8B = published("meta-llama/Llama-3.1-8B-Instruct")
 QWEN_30B = published("Qwen/Qwen3-30B-A3B")
 QWEN_7B = published("Qwen/Qwen2.5-7B-Instruct")
+
+
+def wrapped(name: str) -> ModelShape:
+    return parse_config(WRAPPED[name].config, name=name)
 
 
 def exact(model: ModelShape, adapters: Adapters, tp: int = 1, **how: int | bool) -> int:
@@ -201,6 +206,8 @@ def test_fully_sharded_adapters_keep_to_sizes_that_divide_their_rank() -> None:
         (parse_config(CHANGED["Gemma 3n"], name="m"), "m: vLLM serves no LoRA adapters for Gemma3nForCausalLM; leave"),
         (published("zai-org/GLM-5"), "which of its layers vLLM gives LoRA adapters to is not known here"),
         (smollm2(architectures=["NewForCausalLM"]), "is not known here"),
+        (wrapped("Qwen2-Audio-7B"), "vLLM serves no LoRA adapters for Qwen2AudioForConditionalGeneration; leave"),
+        (wrapped("SmolVLM-256M"), "is not known here \\(SmolVLMForConditionalGeneration\\)"),  # vLLM has some for it
     ],
 )
 def test_models_without_adapters(model: ModelShape, said: str) -> None:

@@ -1083,4 +1083,34 @@ WRAPPED: dict[str, Wrapped] = {
         5.44,
         built=False,
     ),
+    "Step3-VL-10B": Wrapped(
+        _file(
+            "StepVLForConditionalGeneration",
+            "step_tested",
+            text_config=_text(
+                "qwen3", 4096, 12288, 36, 32, 8, 151936, architectures=["Qwen3ForCausalLM"], head_dim=128
+            ),
+            vision_config={
+                "width": 1536,
+                "layers": 47,
+                "heads": 16,
+                "image_size": 728,
+                "patch_size": 14,
+                "mlp_ratio": 8960 / 1536,
+                "ls_init_value": 0.1,
+                "hidden_act": "quick_gelu",
+                "output_dim": None,
+                "use_abs_posemb": True,
+                "use_cls_token": False,
+                "use_rope2d": True,
+                "use_ln_pre": True,
+                "use_ln_post": False,
+            },
+            projector_bias=False,
+            understand_projector_stride=2,
+            hidden_size=4096,
+            image_token_id=151679,
+        ),
+        base="",
+    ),
 }
