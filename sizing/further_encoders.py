@@ -146,18 +146,24 @@ def _dots_ocr(whole: ConfigValues, vision: ConfigValues, text_hidden: int) -> En
     return entry + blocks(hidden, width, layers, biased=False, gated=True, norms=2) + pair(wide, wide, text_hidden)
 
 
-def _merged(whole: ConfigValues, _: ConfigValues, text_hidden: int) -> Encoder:
-    """SigLIP, a norm and Qwen's two layers over neighbouring patches."""
+def _keye(whole: ConfigValues, _: ConfigValues, text_hidden: int) -> Encoder:
+    """SigLIP with a second table of positions, a norm and Qwen's two layers over neighbouring patches."""
+    tower, projector = _merged(whole, text_hidden)
+    hidden = part(whole, "vision_config", "siglip_vision_model").count("hidden_size")
+    return tower + projector + Encoder(whole=_KEYE_PLACES * hidden)
+
+
+def _paddle(whole: ConfigValues, _: ConfigValues, text_hidden: int) -> Encoder:
+    """The same without that table, its two layers plain ones."""
+    tower, projector = _merged(whole, text_hidden)
+    return tower + projector.undivided()
+
+
+def _merged(whole: ConfigValues, text_hidden: int) -> tuple[Encoder, Encoder]:
     vision = part(whole, "vision_config", "siglip_vision_model")
     hidden, merge = vision.count("hidden_size"), vision.count("spatial_merge_size", default=2)
     wide = hidden * merge**2
-    return siglip(vision) + Encoder(whole=2 * hidden) + pair(wide, wide, text_hidden)
-
-
-def _keye(whole: ConfigValues, vision: ConfigValues, text_hidden: int) -> Encoder:
-    """The same with a second table of positions."""
-    hidden = part(whole, "vision_config", "siglip_vision_model").count("hidden_size")
-    return _merged(whole, vision, text_hidden) + Encoder(whole=_KEYE_PLACES * hidden)
+    return siglip(vision), Encoder(whole=2 * hidden) + pair(wide, wide, text_hidden)
 
 
 _KEYE_PLACES = 32768
@@ -496,7 +502,7 @@ FURTHER: Mapping[str, Callable[[ConfigValues, ConfigValues, int], Encoder]] = {
     "Ovis2_5": _ovis2_5,
     "Ovis2_6ForCausalLM": _ovis2_5,
     "Ovis2_6_MoeForCausalLM": _ovis2_5,
-    "PaddleOCRVLForConditionalGeneration": _merged,
+    "PaddleOCRVLForConditionalGeneration": _paddle,
     "Phi3VForCausalLM": _phi3v,
     "Phi4ForCausalLMV": _phi4_siglip,
     "Phi4MMForCausalLM": _phi4mm,
