@@ -126,7 +126,7 @@ def _unweighed(values: Mapping[str, object], *, name: str, tensors: Sequence[Ten
         config = spelt(known, config)
         shape = _family_shape(config, known, FAMILIES[known](config), tensors)
     else:
-        shape = _shape_by_structure(config, architecture, tensors)
+        shape = _shape_by_structure(config, architecture, tensors, wrapped=wrapped)
     if shape.num_attention_heads % shape.num_key_value_heads:
         raise config.impossible(
             "num_key_value_heads", f"does not divide the {shape.num_attention_heads} attention heads"
@@ -186,9 +186,15 @@ def _family_shape(
     )
 
 
-def _shape_by_structure(config: ConfigValues, architecture: str | None, tensors: Sequence[Tensor] | None) -> ModelShape:
+def _shape_by_structure(
+    config: ConfigValues, architecture: str | None, tensors: Sequence[Tensor] | None, *, wrapped: bool
+) -> ModelShape:
     """A model whose architecture is not known, with what had to be taken to be so."""
-    anatomy = by_structure(config)
+    asked = config
+    if wrapped:
+        kind = architecture_name(config.values) or config.values.get("model_type") or "of no name"
+        asked = replace(config, name=f"{config.name}: the decoder ({kind}) behind {architecture}")
+    anatomy = by_structure(asked)
     taken = assumed(architecture, anatomy)
     if any(config.values.get(key) is not None for key in _LENGTH_KEYS):
         return replace(_family_shape(config, "", anatomy, tensors), assumed=taken)

@@ -20,6 +20,7 @@ from sizing.weights import Piece, expert_tiles, held, pieces
 
 _COUNT_TOLERANCE = 0.01
 _BUILT_TOLERANCE = 0.3
+_UNKNOWN_ENCODER = "what its encoder weighs is not known here; the sum has a wide range for it, and not its work"
 _ENCODER_WORK = "the work of its encoder is not in the sum"
 
 
@@ -71,9 +72,7 @@ def _caveat(
 ) -> str | None:
     said = []
     if multimodal:
-        said.append(
-            "neither the weights nor the work of its encoder are in the sum" if encoder is None else _ENCODER_WORK
-        )
+        said.append(_UNKNOWN_ENCODER if encoder is None else _ENCODER_WORK)
     if encoder is not None and encoder.estimated:
         said.append(encoder.estimated)
     if quantization is not None and quantization.assumed:

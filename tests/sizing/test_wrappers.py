@@ -12,7 +12,7 @@ import pytest
 from sizing.activations import Batch
 from sizing.config_defaults import TYPES, class_defaults
 from sizing.config_json import kv_layers, parse_config
-from sizing.errors import ModelFileError
+from sizing.errors import ModelFileError, UnsupportedModelError
 from sizing.gpu import GIB
 from sizing.headers import Tensor, loaded_tensors
 from sizing.layers import Attention, Latent
@@ -135,6 +135,13 @@ def test_a_decoder_that_is_only_named_is_asked_for() -> None:
     config = {**WRAPPED["ultravox-v0.3"].config, "text_config": None, "text_model_id": "meta-llama/Llama-3.1-8B"}
     with pytest.raises(ModelFileError, match=r"only as meta-llama/Llama-3\.1-8B; add that model's config\.json"):
         parse_config(config, name="ultravox")
+
+
+def test_a_decoder_that_is_not_known_is_named() -> None:
+    text = {"model_type": "opt", "hidden_size": 2560, "num_hidden_layers": 32, "num_attention_heads": 32}
+    config = {"architectures": ["Blip2ForConditionalGeneration"], "text_config": text}
+    with pytest.raises(UnsupportedModelError, match=r"m: the decoder \(opt\) behind Blip2For.* lacks num_key_value"):
+        parse_config(config, name="m")
 
 
 def test_attention_is_whole_where_the_ranks_do_not_divide_its_heads() -> None:
