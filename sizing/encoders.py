@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from sizing.config_values import ConfigValues
+from sizing.document_encoders import DOCUMENTS
 from sizing.further_encoders import FURTHER
 from sizing.picture_encoders import PICTURES
 from sizing.qwen_encoders import QWEN
@@ -139,6 +140,7 @@ _FAMILIES: Mapping[str, _Family] = {
     "Mistral3ForConditionalGeneration": _mistral3,
     "WhisperForConditionalGeneration": _whisper,
     **PICTURES,
+    **DOCUMENTS,
     **FURTHER,
     **QWEN,
     **SOUNDS,
