@@ -123,6 +123,14 @@ _BY_TYPE: Mapping[str, Mapping[str, object]] = {
         "vocab_size": 32000,
         "max_position_embeddings": 131072,
     },
+    "opt": {
+        "hidden_size": 768,
+        "ffn_dim": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "vocab_size": 50272,
+        "max_position_embeddings": 2048,
+    },
     "qwen2": _QWEN2,
     "qwen2_5_omni_text": {
         "hidden_size": 3584,

@@ -138,9 +138,9 @@ def test_a_decoder_that_is_only_named_is_asked_for() -> None:
 
 
 def test_a_decoder_that_is_not_known_is_named() -> None:
-    text = {"model_type": "opt", "hidden_size": 2560, "num_hidden_layers": 32, "num_attention_heads": 32}
+    text = {"model_type": "t5", "hidden_size": 2560, "num_hidden_layers": 32, "num_attention_heads": 32}
     config = {"architectures": ["Blip2ForConditionalGeneration"], "text_config": text}
-    with pytest.raises(UnsupportedModelError, match=r"m: the decoder \(opt\) behind Blip2For.* lacks num_key_value"):
+    with pytest.raises(UnsupportedModelError, match=r"m: the decoder \(t5\) behind Blip2For.* lacks num_key_value"):
         parse_config(config, name="m")
 
 
@@ -193,7 +193,7 @@ def test_blocks_under_names_of_their_own_are_divided_all_the_same() -> None:
     tower = by_config.encoder_bytes
     tensors.append(Tensor("model.vision_backbone.all", "BF16", (tower // 2,), tower))
     by_headers = parse_config(config, name="m", tensors=tensors)
-    assert weights_per_rank_bytes(by_headers, 4) == pytest.approx(weights_per_rank_bytes(by_config, 4), rel=1e-6)
+    assert weights_per_rank_bytes(by_headers, 4) == pytest.approx(weights_per_rank_bytes(by_config, 4), rel=1e-4)
 
 
 def test_adapters_and_speech_in_the_files_are_not_held() -> None:
