@@ -7,6 +7,7 @@ client.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from gateway import faults, headers
 from gateway.admission.door import Ticket
@@ -38,7 +39,7 @@ from gateway.wire import (
     read_response_id,
 )
 
-_UNKNOWN = Usage()
+_UNKNOWN: Final = Usage()
 
 
 class Exchange:

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from gateway import hedging
 from gateway.breaker import Breaker, BreakerConfig, BreakerState, FailureKind
@@ -20,8 +20,9 @@ from gateway.wire import Fault
 _log = logging.getLogger("berth.gateway")
 State = Literal["starting", "ready", "unhealthy", "draining"]
 Kind = Literal["engine", "remote"]
-_RETRY_AFTER_S = 5
-_NEVER_S = _NO_BOUND = float("inf")
+_RETRY_AFTER_S: Final = 5
+_NEVER_S: Final = float("inf")
+_NO_BOUND: Final = float("inf")
 
 
 @dataclass(frozen=True, slots=True)

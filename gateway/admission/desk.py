@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal, Protocol, get_args
+from typing import Final, Literal, Protocol, get_args
 
 from gateway.admission.drain import Drain
 from gateway.admission.fewest import Fewest
@@ -16,10 +16,13 @@ from gateway.wire import Call, Fault
 Reason = Literal["too_large", "full", "slow", "late"]
 """too_large: can never fit; full: no place in line; slow: the wait would be too long; late: it was too long."""
 
-REASONS: tuple[Reason, ...] = get_args(Reason)
-_WEIGHT = 1 / 32
-_LONGEST_RETRY_S = 120
-_OTHER_SIZE = (b'"image', b'"input_image', b'"input_audio', b'"audio', b'"video', b'"truncate_prompt_tokens"', b'"file')
+REASONS: Final[tuple[Reason, ...]] = get_args(Reason)
+_WEIGHT: Final = 1 / 32
+_LONGEST_RETRY_S: Final = 120
+_OTHER_SIZE: Final[tuple[bytes, ...]] = (
+    *(b'"image', b'"input_image', b'"input_audio', b'"audio', b'"video', b'"file'),
+    b'"truncate_prompt_tokens"',
+)
 """A body with one of these is no measure of its prompt."""
 
 

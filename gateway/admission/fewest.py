@@ -1,14 +1,15 @@
 """The fewest tokens that a prompt can plausibly have. Pure."""
 
 from collections import deque
+from typing import Final
 
-_RECENT = 256
-_SURE = 32
-_OF_FEWEST = 0.5
+_RECENT: Final = 256
+_SURE: Final = 32
+_OF_FEWEST: Final = 0.5
 """Of the fewest tokens a unit that were seen: some text is denser than any before."""
-_TOKENS_A_UNIT = 1 / 64
+_TOKENS_A_UNIT: Final = 1 / 64
 """Of text, before enough was seen. Long runs of one sign are the densest that vocabularies have."""
-_LEAST_UNITS = 64
+_LEAST_UNITS: Final = 64
 
 
 class Fewest:

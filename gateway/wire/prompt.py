@@ -4,27 +4,31 @@ Not what the chat template makes of it, which only the engine knows, but equal w
 prompt, then the messages in order. A picture stands as its hash.
 """
 
+from typing import Final
+
 import orjson
 from xxhash import xxh3_64_hexdigest, xxh3_64_intdigest
 
 from gateway.routing.chain import CUTS, Chain, chain_of
 from gateway.wire.dialect import Dialect
 
-_NO_TOKEN = b"\xff" * 4  # between prompts of one request
-_TURN, _FIELD, _PART = "\x1e", "\x1f", "\x1d"
-_PICTURE_HASHES = 128  # times 16 characters: as long as text of some 500 tokens, which is what a picture costs
-_BEFORE: dict[Dialect, tuple[str, ...]] = {
+_NO_TOKEN: Final = b"\xff" * 4  # between prompts of one request
+_TURN: Final = "\x1e"
+_FIELD: Final = "\x1f"
+_PART: Final = "\x1d"
+_PICTURE_HASHES: Final = 128  # times 16 characters: as long as text of some 500 tokens, which is what a picture costs
+_BEFORE: Final[dict[Dialect, tuple[str, ...]]] = {
     "chat": ("tools", "documents"),
     "responses": ("tools", "instructions"),
     "messages": ("tools", "system"),
 }
-_TURNS: dict[Dialect, str] = {
+_TURNS: Final[dict[Dialect, str]] = {
     "chat": "messages",
     "completions": "prompt",
     "responses": "input",
     "messages": "messages",
 }
-_SEEDED = (
+_SEEDED: Final[tuple[str, ...]] = (
     "cache_salt",
     "chat_template",
     "chat_template_kwargs",
@@ -33,7 +37,7 @@ _SEEDED = (
     "add_special_tokens",
     "truncate_prompt_tokens",
 )
-_LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+_LIMITS: Final[tuple[str, ...]] = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
 
 def read_chain(dialect: Dialect, model: str, payload: dict[str, object], size: int, salt: bytes = b"") -> Chain:
