@@ -47,7 +47,7 @@ class Replica(Load):
     __slots__ = (
         "_heeded", "_models", "_on_change", "_state", "api_key", "breaker", "is_closed", "is_in", "is_suspect", "kind",
         "kv_budget_tokens", "max_num_seqs", "missed_probes", "most_in_flight", "predicted_kv_tokens", "probed_s",
-        "queued_budget_tokens", "url",
+        "queued_budget_tokens", "trouble", "url",
     )  # fmt: skip
 
     def __init__(
@@ -76,6 +76,8 @@ class Replica(Load):
         self.missed_probes = 0
         self.probed_s: float | None = None
         """When its health was last asked, by time.monotonic."""
+        self.trouble: str | None = None
+        """Why that did not find it healthy, in words."""
         self.is_suspect = False
         self.breaker = Breaker(BreakerConfig(), time.monotonic)
         self._heeded: BreakerState = "closed"
@@ -114,6 +116,11 @@ class Replica(Load):
         self.breaker = breaker
         self._on_change = on_change
         on_change(self)
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it was sized and started here, not elsewhere."""
+        return self.predicted_kv_tokens is not None
 
     def serves(self, model: str) -> bool:
         """Whether this engine serves the public name `model`."""

@@ -24,8 +24,8 @@ class Signals:
             if signals.stop.is_set():
                 signals.hurry.set()
             else:
-                say("\nstopping; press Ctrl-C again not to wait for running requests")
                 signals.stop.set()
+                say("\nstopping; press Ctrl-C again not to wait for running requests")
 
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGINT, signal.SIGTERM):

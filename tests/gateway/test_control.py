@@ -56,6 +56,7 @@ def test_status_tells_what_the_router_believes(fake: FakeEngine, second: FakeEng
         "models": ["fake"],
         "kind": "engine",
         "state": "ready",
+        "trouble": None,
         "breaker": "closed",
         "share": first["share"],
         "ejections": {},
