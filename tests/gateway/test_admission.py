@@ -16,7 +16,17 @@ from gateway.config import Chain, GatewayConfig, Queue, Slo, Step
 from gateway.identity import KeyHash, hash_key
 from gateway.replica import Replica
 from tests.fake_engine import BEFORE_HEADERS, FakeEngine, Script, chat_stream, json_answer, running
-from tests.gateway.harness import CONFIG, PATHS, Door, body_for, door_before, opened, request_bytes, wait_until
+from tests.gateway.harness import (
+    CONFIG,
+    PATHS,
+    Door,
+    body_for,
+    door_before,
+    free_port,
+    opened,
+    request_bytes,
+    wait_until,
+)
 from tests.gateway.harness import receive_rest as rest
 from tests.gateway.harness import receive_until as until
 
@@ -222,6 +232,44 @@ def test_tokens_are_counted_by_what_the_engine_says() -> None:
         assert account is not None
         left = account.allowances(door.gateway.clock())[0].remaining
         assert 600 <= left <= 620
+
+
+def spend(door: Door, tokens: int) -> None:
+    """Take so many of ann's."""
+    account = door.gateway.accounts.of("ann")
+    assert account is not None
+    assert account.charge(tokens, door.gateway.clock()) is None
+
+
+def test_who_stands_in_is_no_way_round_the_limit_of_tokens() -> None:
+    gone, chain = FakeEngine(url=f"http://127.0.0.1:{free_port()}"), Chain((Step("other"),))
+    with (
+        running(FakeEngine(models=("other",))) as other,
+        door_before(gone, other, wait=False, keys=keys(tokens_per_minute=1000), chains={"fake": chain}) as door,
+    ):
+        door.wait_ready(1)
+        answers = []
+        for taken in (0, 990):
+            spend(door, taken)
+            answers.append(door.post(PATHS["chat"], body_for("chat"), authorization="Bearer secret").status_code)
+        assert answers == [200, 429]
+        assert len(other.seen) == 1
+        wait_until(lambda: door.is_at_rest)
+
+
+def test_going_on_from_a_response_is_no_way_round_the_limit_of_tokens() -> None:
+    kept = {"id": "resp_1", "object": "response", "output": [], "usage": {"input_tokens": 7, "output_tokens": 2}}
+    with running(FakeEngine()) as engine, door_before(engine, keys=keys(tokens_per_minute=1000)) as door:
+        engine.enqueue(json_answer(kept), json_answer({**kept, "id": "resp_2"}))
+        body, answers = body_for("responses"), []
+        for taken in (0, 0, 980):
+            spend(door, taken)
+            answer = door.post(PATHS["responses"], body, authorization="Bearer secret")
+            answers.append(answer.status_code)
+            body["previous_response_id"] = "resp_1"
+        assert answers == [200, 200, 429]
+        assert door.get(f"{PATHS['responses']}/resp_1", authorization="Bearer secret").status_code == 200
+        wait_until(lambda: door.is_at_rest)
 
 
 def test_so_many_in_flight_and_one_that_leaves_makes_room() -> None:
