@@ -14,7 +14,7 @@ from gateway.config import GatewayConfig, Remote
 from gateway.errors import ConfigError
 from gateway.replica import Replica
 from tests.fake_engine import BEFORE_HEADERS, FakeEngine, Script, chat_stream, json_answer, running
-from tests.gateway.harness import PATHS, Door, body_for, door_before, wait_until
+from tests.gateway.harness import PATHS, Door, body_for, door_before, receive_rest, wait_until
 
 CHAT = PATHS["chat"]
 
@@ -172,3 +172,14 @@ def test_rooms_of_the_light_install_load_no_engine_stack(module: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready", "/metrics", "/v1/models"])
+def test_head_is_get_without_a_body(door: Door, path: str) -> None:
+    with door.connection() as sock:
+        sock.sendall(f"HEAD {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
+        answer = receive_rest(sock)
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200")
+    assert int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]) > 0
+    assert body == b""
