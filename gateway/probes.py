@@ -1,4 +1,4 @@
-"""Whether each engine's process is there: its own /health once a second, and its models until they are known."""
+"""Whether each engine's process is there: its own /health once a second, and its models when it has come (back)."""
 
 import asyncio
 import contextlib
@@ -40,7 +40,7 @@ async def probing(
 
 
 async def probe(replica: Replica, upstream: Upstream, timeout_s: float) -> None:
-    """Ask the engine's own /health, and its /v1/models until they are known; set the state accordingly."""
+    """Ask the engine's own /health, and its /v1/models when it has come (back); set the state accordingly."""
     replica.probed_s = time.monotonic()
     try:
         is_healthy = await _is_healthy(replica, upstream, timeout_s)
@@ -71,10 +71,14 @@ def _give_up(replica: Replica) -> None:
 
 async def _is_healthy(replica: Replica, upstream: Upstream, timeout_s: float) -> bool:
     status, _ = await upstream.get(replica.url, "/health", replica.api_key, timeout_s)
-    if status == 200 and not replica.models:
+    if status != 200:
+        return False
+    if replica.tells_models and replica.state not in ("ready", "draining"):
         status, body = await upstream.get(replica.url, "/v1/models", replica.api_key, timeout_s)
-        replica.models = _read_cards(body) if status == 200 else ()
-    return status == 200 and bool(replica.models)
+        found = _read_cards(body) if status == 200 else ()
+        if found:  # else what it said before holds
+            replica.models = found
+    return bool(replica.models)
 
 
 def _read_cards(body: bytes) -> tuple[ModelCard, ...]:
