@@ -20,6 +20,7 @@ from tests.gateway.harness import (
     CONFIG,
     PATHS,
     Door,
+    HandClock,
     body_for,
     door_before,
     free_port,
@@ -143,6 +144,22 @@ def test_a_stream_in_line_shows_a_sign_of_life_and_then_its_end() -> None:
             assert b"no replica had room in time" in rest(sock)
         gate.set()
         thread.join(20)
+        wait_until(lambda: door.is_at_rest)
+
+
+def test_the_time_in_line_is_part_of_all_the_time_a_request_may_take() -> None:
+    clock, timeouts = HandClock(), replace(CONFIG.timeouts, total_s=30.0, keep_alive_s=1e9)
+    asleep = FakeEngine(metrics_text=metrics(9600, awake=0.0))
+    with running(asleep) as engine, door_before(engine, clock=clock, timeouts=timeouts) as door:
+        wait_until(lambda: door.gateway.pool.replicas[0].is_closed)
+        results: list[httpx2.Response] = []
+        ask(door, results)
+        wait_until(partial(_waits, door, 1))
+        clock.now_s += 31  # the line alone would let it stand for 60 s
+        wait_until(lambda: results)
+        assert (results[0].status_code, results[0].headers["retry-after"]) == (503, "1")
+        assert door.total("berth_requests_refused_total", model="fake", reason="late") == 1
+        assert engine.seen == []
         wait_until(lambda: door.is_at_rest)
 
 
