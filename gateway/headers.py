@@ -37,6 +37,7 @@ _NOT_RETURNED: Final = {
 _NOT_RETURNED_OF_STREAM: Final = _NOT_RETURNED | {b"cache-control", b"x-accel-buffering"}
 _UNCOLLECTED: Final = b"cache-control: no-cache\r\nx-accel-buffering: no\r\n"  # by proxies in front
 _JSON: Final = b"application/json"
+_EVENTS: Final = b"text/event-stream"
 _OWN: Final = b"x-request-id: %b\r\nrequest-id: %b\r\n"
 _OWN_PLACED: Final = _OWN + b"x-berth-replica: %b\r\nx-berth-predicted-cached-tokens: %d\r\n"
 
@@ -180,6 +181,6 @@ def returned_of_stream(headers: Iterable[Header]) -> bytes:
 def is_event_stream(headers: Iterable[Header]) -> bool:
     """Whether the engine really streams: asked for a stream, some answer with one JSON document all the same."""
     for name, value in headers:  # noqa: SIM110  (asked for every stream: a generator costs as much as all of it)
-        if name == b"content-type" and value.startswith(b"text/event-stream"):
+        if name == b"content-type" and value[: len(_EVENTS)].lower() == _EVENTS:
             return True
     return False

@@ -1,4 +1,4 @@
-"""Whether each engine's process is there: its own /health once a second, and its models until they are known."""
+"""Whether each engine's process is there: its own /health once a second, and its models when it has come (back)."""
 
 import asyncio
 import contextlib
@@ -14,6 +14,7 @@ from gateway.replica import ModelCard, Pool, Replica
 from gateway.upstream import Upstream
 
 _log = logging.getLogger("berth.gateway")
+_HINT = ": an engine is named without /v1"
 _SILENT_PROBES = 3  # an engine busy with one huge prompt may miss a probe; a refused connection needs no second look
 
 
@@ -40,7 +41,7 @@ async def probing(
 
 
 async def probe(replica: Replica, upstream: Upstream, timeout_s: float) -> None:
-    """Ask the engine's own /health, and its /v1/models until they are known; set the state accordingly."""
+    """Ask the engine's own /health, and its /v1/models when it has come (back); set the state accordingly."""
     replica.probed_s = time.monotonic()
     try:
         trouble = await _trouble_of(replica, upstream, timeout_s)
@@ -66,7 +67,7 @@ async def probe(replica: Replica, upstream: Upstream, timeout_s: float) -> None:
 def _give_up(replica: Replica, trouble: str, *, is_new: bool) -> None:
     if replica.state == "ready":
         _log.warning("%s is unhealthy: %s", replica.name, trouble)
-    elif replica.state == "starting" and not replica.is_ours and is_new:
+    elif replica.state == "starting" and replica.tells_models and is_new:
         _log.warning("%s is not ready: %s", replica.name, trouble)  # of ours, the log of its start says how far it is
     if replica.state != "starting":
         replica.state = "unhealthy"
@@ -76,16 +77,16 @@ async def _trouble_of(replica: Replica, upstream: Upstream, timeout_s: float) ->
     """Why it cannot be used, in words; None where it can."""
     status, _ = await upstream.get(replica.url, "/health", replica.api_key, timeout_s)
     if status != 200:
-        return f"{replica.url}/health answers {status}"
-    if not replica.models:
+        return f"{replica.url}/health answers {status}{_HINT if replica.url.endswith('/v1') else ''}"
+    if replica.tells_models and replica.state not in ("ready", "draining"):
         status, body = await upstream.get(replica.url, "/v1/models", replica.api_key, timeout_s)
-        replica.models = _read_cards(body) if status == 200 else ()
+        found = _read_cards(body) if status == 200 else ()
+        if found:  # else what it said before holds
+            replica.models = found
     if replica.models:
         return None
     if status in (401, 403):
-        return (
-            f"{replica.url}/v1/models answers {status}: the engine wants another key (api_key_env, --upstream-api-key)"
-        )
+        return f"{replica.url}/v1/models answers {status}: it wants another key (api_key_env, --upstream-api-key)"
     return f"{replica.url}/v1/models answers {status}{', and names no model' if status == 200 else ''}"
 
 

@@ -47,7 +47,7 @@ class Replica(Load):
     __slots__ = (
         "_heeded", "_models", "_on_change", "_state", "api_key", "breaker", "is_closed", "is_in", "is_suspect", "kind",
         "kv_budget_tokens", "max_num_seqs", "missed_probes", "most_in_flight", "predicted_kv_tokens", "probed_s",
-        "queued_budget_tokens", "trouble", "url",
+        "queued_budget_tokens", "tells_models", "trouble", "url",
     )  # fmt: skip
 
     def __init__(
@@ -67,6 +67,8 @@ class Replica(Load):
         self.api_key = api_key
         self.predicted_kv_tokens = predicted_kv_tokens
         self.kind = kind
+        self.tells_models = not models
+        """Whether its models are those that it says, and may be others when it comes back: it was started elsewhere."""
         self.max_num_seqs = max_num_seqs
         """How many requests the engine runs at once, where that is known."""
         self.is_closed = False
@@ -116,11 +118,6 @@ class Replica(Load):
         self.breaker = breaker
         self._on_change = on_change
         on_change(self)
-
-    @property
-    def is_ours(self) -> bool:
-        """Whether it was sized and started here, not elsewhere."""
-        return self.predicted_kv_tokens is not None
 
     def serves(self, model: str) -> bool:
         """Whether this engine serves the public name `model`."""

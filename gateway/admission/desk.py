@@ -11,7 +11,7 @@ from gateway.admission.room import NO_BOUND
 from gateway.config import Queue
 from gateway.errors import RefusedError
 from gateway.replica import Replica
-from gateway.wire import Call, Fault
+from gateway.wire import Call, Fault, is_one_prompt
 
 Reason = Literal["too_large", "full", "slow", "late"]
 """too_large: can never fit; full: no place in line; slow: the wait would be too long; late: it was too long."""
@@ -21,7 +21,7 @@ _WEIGHT: Final = 1 / 32
 _LONGEST_RETRY_S: Final = 120
 _OTHER_SIZE: Final[tuple[bytes, ...]] = (
     *(b'"image', b'"input_image', b'"input_audio', b'"audio', b'"video', b'"file'),
-    b'"truncate_prompt_tokens"',
+    *(b'"truncate_prompt_tokens"', b'"truncation"'),
 )
 """A body with one of these is no measure of its prompt."""
 
@@ -92,7 +92,7 @@ class Desk:
         longest = int(self.longest_tokens)
         if asked > longest:
             said = f"max_tokens is {asked:,}"
-        elif any(sign in call.body for sign in _OTHER_SIZE):
+        elif any(sign in call.body for sign in _OTHER_SIZE) or not is_one_prompt(call.endpoint, call.body):
             return
         else:
             said = f"the prompt has {fewest:,} tokens or more and max_tokens is {asked:,}"

@@ -42,7 +42,7 @@ def parse_call(endpoint: Endpoint, body: bytes, salt: bytes = b"") -> Call | Fau
     chain = Chain((), CUTS, len(body))
     if endpoint.generates:  # the others compute nothing that is cached
         chain = read_chain(endpoint.dialect, model, payload, len(body), salt)
-    most = most_output_tokens(payload)
+    most = most_output_tokens(endpoint.dialect, payload)
     return _read(Call(endpoint, model, is_stream, body, False, None, chain, most, session_hint(payload)), payload)
 
 

@@ -228,18 +228,24 @@ class _Answers(Upstream):
 
 
 @pytest.mark.parametrize(
-    ("health", "models", "trouble"),
+    ("url", "health", "models", "trouble"),
     [
-        (404, 200, "http://x/health answers 404"),
-        (200, 401, "http://x/v1/models answers 401: the engine wants another key (api_key_env, --upstream-api-key)"),
-        (200, 500, "http://x/v1/models answers 500"),
-        (200, 200, "http://x/v1/models answers 200, and names no model"),
+        ("http://x", 404, 200, "http://x/health answers 404"),
+        ("http://x/v1", 404, 200, "http://x/v1/health answers 404: an engine is named without /v1"),
+        (
+            "http://x",
+            200,
+            401,
+            "http://x/v1/models answers 401: it wants another key (api_key_env, --upstream-api-key)",
+        ),
+        ("http://x", 200, 500, "http://x/v1/models answers 500"),
+        ("http://x", 200, 200, "http://x/v1/models answers 200, and names no model"),
     ],
 )
 async def test_why_an_engine_started_elsewhere_is_not_ready_is_said_once(
-    health: int, models: int, trouble: str, caplog: pytest.LogCaptureFixture
+    url: str, health: int, models: int, trouble: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    replica, upstream = Replica("r", "http://x"), _Answers(health, models)
+    replica, upstream = Replica("r", url), _Answers(health, models)
     Pool(upstream, [replica])
     for _ in range(10):
         await probe(replica, upstream, 1.0)
