@@ -14,7 +14,7 @@ from sizing.architecture import (
 )
 from sizing.config_values import ConfigValues
 from sizing.division import read_granule
-from sizing.encoders import undivided_item_tokens
+from sizing.encoders import largest_picture_bytes, undivided_item_tokens
 from sizing.errors import ModelFileError
 from sizing.headers import Tensor, stored_dtype
 from sizing.model import Dtype, ModelShape, ParameterCount
@@ -107,7 +107,7 @@ class _Unweighed:
 def _unweighed(values: Mapping[str, object], *, name: str, tensors: Sequence[Tensor] | None) -> _Unweighed:
     """The shape without its weights."""
     architecture = architecture_name(values)
-    item_tokens = undivided_item_tokens(values, name=name)
+    item_tokens, picture_bytes = undivided_item_tokens(values, name=name), largest_picture_bytes(values, name=name)
     wrapped = architecture in WRAPPERS
     known = WRAPPERS.get(architecture or "", architecture)
     if wrapped or (known not in ARCHITECTURES and known not in FAMILIES and values.keys() & set(_TEXT_SECTIONS)):
@@ -126,7 +126,7 @@ def _unweighed(values: Mapping[str, object], *, name: str, tensors: Sequence[Ten
         raise config.impossible(
             "num_key_value_heads", f"does not divide the {shape.num_attention_heads} attention heads"
         )
-    shape = replace(shape, undivided_item_tokens=item_tokens)
+    shape = replace(shape, undivided_item_tokens=item_tokens, largest_picture_bytes=picture_bytes)
     wrapped = wrapped or bool(values.get("vision_config")) or has_encoder_of_its_own(architecture)
     return _Unweighed(shape, config, architecture or "", wrapped)
 

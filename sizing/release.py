@@ -56,6 +56,33 @@ class Release:
         return self.engine == "V1" and self >= Release(20)
 
     @property
+    def second_runner_estimates_graphs(self) -> bool:
+        """Before, its estimate was a placeholder that said 0 (v1/worker/gpu/model_runner.py)."""
+        return self >= Release(29)
+
+    @property
+    def estimates_graphs_on_rocm(self) -> bool:
+        """Before, the estimate was made on NVIDIA's cards alone (v1/worker/gpu_worker.py)."""
+        return self >= Release(26)
+
+    @property
+    def times_joined_kernels(self) -> bool:
+        """Whether compiling joins independent kernels where timing them says so (config/compilation.py)."""
+        return self.engine == "V1" and self >= Release(11, 1)
+
+    @property
+    def counts_what_stays(self) -> bool:
+        """Whether all that is gone from the card since the start counts: before, only the weights, what the profile run
+        adds at its peak and what PyTorch does not see, and nothing made in between (utils/mem_utils.py).
+        """
+        return self >= Release(27)
+
+    @property
+    def counts_cuda_context(self) -> bool:
+        """Whether all that PyTorch did not take itself counted, CUDA's context too (v1/worker/gpu_worker.py)."""
+        return self.engine == "V1" and self < Release(9, 1)
+
+    @property
     def async_scheduling(self) -> bool:
         """Whether the next batch is scheduled before the last is settled by default (config/vllm.py)."""
         return self.engine == "V1" and self >= Release(14)
