@@ -67,13 +67,13 @@ class Stand:
         except Exception:  # noqa: BLE001  (see admitted)
             self._request.stumble()
 
-    def tick(self, now_s: float, pinged_s: float, is_overdue: bool) -> bool:
-        """Called by the watch, through the request: its time in line may be over, or (`is_overdue`) all that it may
-        take. Whether its caller needs a sign of life, of which the last was sent at `pinged_s`."""
+    def tick(self, now_s: float, pinged_s: float) -> bool:
+        """Called by the watch, through the request: its time may be over. Whether its caller needs a sign of life, of
+        which the last was sent at `pinged_s`."""
         place, relay = self._place, self._request.relay
         if place is None:
             return False
-        fault = relay.gate.check_time(place, now_s, is_overdue=is_overdue)
+        fault = relay.gate.check_time(place, now_s)
         if fault is not None:
             self.turned_away(fault)
             return False

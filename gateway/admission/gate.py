@@ -149,9 +149,9 @@ class Gate:
         if self._busy:
             self.serve()
 
-    def check_time(self, place: "Place[Waiter]", now_s: float, *, is_overdue: bool = False) -> Fault | None:
-        """A Fault for one whose time in line is over, or all that it may take, which has left it then."""
-        if now_s <= place.until_s and not is_overdue:
+    def check_time(self, place: "Place[Waiter]", now_s: float) -> Fault | None:
+        """A Fault for one whose time in line is over, which has left it then."""
+        if now_s <= place.until_s:
             return None
         desk = self.desks[place.model]
         if place.back is not None and place.back.is_streaming:
