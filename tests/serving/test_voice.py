@@ -6,12 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.gateway.harness import free_port
 
 BERTH = Path(sys.executable).with_name("berth")
 
 
-def test_a_gateway_whose_reader_has_gone_still_stops_when_told_to() -> None:
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGHUP], ids=["SIGTERM", "SIGHUP without a file"])
+def test_a_gateway_whose_reader_has_gone_still_stops_when_told_to(told: signal.Signals) -> None:
     command = [str(BERTH), "gateway", "--upstream", "http://127.0.0.1:9", "--port", str(free_port())]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert process.stdout is not None
@@ -19,7 +22,7 @@ def test_a_gateway_whose_reader_has_gone_still_stops_when_told_to() -> None:
         while b"metrics" not in process.stdout.readline():
             pass
         process.stdout.close()
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(told)
         assert process.wait(timeout=30) == 0
     finally:
         process.kill()
