@@ -175,12 +175,22 @@ def test_layers_that_are_not_sized_are_refused_by_their_name(changes: dict[str, 
         ({"tie_word_embeddings": "yes"}, "tie_word_embeddings = 'yes'"),
         ({"rope_parameters": 3}, "rope_parameters = 3"),
         ({"rope_parameters": {"rope_type": "linear", "factor": 0}}, "factor"),
+        ({"rope_parameters": {"rope_type": "linear", "factor": float("inf")}}, "rope factor = inf"),
+        ({"rope_parameters": {"rope_type": "linear", "factor": float("nan")}}, "rope factor = nan"),
+        ({"num_hidden_layers": 10_000}, "more than any model has"),  # which would take ten seconds
+        ({"num_nextn_predict_layers": 10**12}, "more than any model has"),
     ],
 )
 def test_impossible_values_are_named_with_their_key(changes: dict[str, object], named: str) -> None:
     with pytest.raises(ModelFileError):
         parse_config({**SMOLLM2, **changes}, name="m")
     assert named in refusal(changes)
+
+
+def test_a_long_value_is_named_by_its_beginning() -> None:
+    said = refusal({"architectures": ["NewForCausalLM"], "layer_types": ["full_attention"] * 29 + [1]})
+    assert "layer_types = ['full_attention', " in said
+    assert len(said) < 300
 
 
 @pytest.mark.parametrize(
