@@ -25,7 +25,7 @@ from sizing.memory import (
     usable_bytes,
 )
 from sizing.question import Answer, EngineSettings, Question, Range, check, check_layers
-from sizing.release import Release
+from sizing.release import NEWEST, OLDEST, Release
 from sizing.remedy import fitting_remedies
 
 _MOST_RANKS = 64
@@ -202,7 +202,7 @@ def _judged(question: Question, settings: EngineSettings, cache: KvCache, budget
         fits=reason is None,
         reason=reason,
         way_out=None,
-        note=_joined(question.model.assumed, question.model.caveat) or None,
+        note=_joined(question.model.assumed, question.model.caveat, _other_rules(question.release)) or None,
         terms=budget.terms,
         limit_bytes=budget.limit_bytes,
         weights_bytes=budget.terms[0].bytes,
@@ -373,6 +373,14 @@ def _too_few_states(question: Question, num_blocks: int, max_num_seqs: int) -> s
         f"max_num_seqs is {max_num_seqs:,}, and each sequence needs a block for its recurrent state, "
         f"of which {num_blocks:,} fit"
     )
+
+
+def _other_rules(release: Release) -> str | None:
+    """Whose rules these are, where the release's own are not known."""
+    if release < OLDEST or release >= Release(NEWEST.minor + 1):
+        nearest = min(max(release, OLDEST), NEWEST)
+        return f"vLLM {release} is not among the releases whose rules are known: these are {nearest}'s"
+    return None
 
 
 def _joined(*notes: str | None) -> str:

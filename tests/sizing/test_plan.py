@@ -337,6 +337,15 @@ def test_a_release_that_cannot_lay_out_a_model_points_to_newer_ones() -> None:
     assert answer(asked).fits
 
 
+def test_a_release_of_unknown_rules_says_whose_are_taken() -> None:
+    asked = Question(LLAMA_8B, gpu("H100"))
+    noted = {version: answer(replace(asked, release=parse_release(version))).note for version in ("0.33", "0.5.4")}
+    assert "0.33.0 is not among" in str(noted["0.33"])
+    assert str(noted["0.33"]).endswith("these are 0.32.0's")
+    assert str(noted["0.5.4"]).endswith("these are 0.6.0's")
+    assert answer(replace(asked, release=parse_release("0.32.1"))).note is None
+
+
 def test_the_capacity_of_given_memory_needs_no_weights() -> None:
     asked = Question(LLAMA_8B, gpu("L4"), max_model_len=8192)
     assert cache_capacity(asked, 4 * GIB).tokens == 4 * GIB // 131_072
