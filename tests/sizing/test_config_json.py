@@ -228,6 +228,12 @@ def test_a_kv_cache_type_that_is_not_sized_is_refused() -> None:
         parse_config({**SMOLLM2, "quantization_config": quantization}, name="m", tensors=fp8_headers())
 
 
+def test_a_kv_cache_of_impossible_bits_is_refused_too() -> None:
+    scheme = {"quant_method": "modelopt", "kv_cache_scheme": {"type": "float", "num_bits": ["8"]}}
+    with pytest.raises(UnsupportedModelError, match="KV cache, which is not sized"):
+        parse_config({**SMOLLM2, "quantization_config": scheme}, name="m", tensors=fp8_headers())
+
+
 def test_headers_that_do_not_fit_the_config_are_refused() -> None:
     adapter = [Tensor("base_model.layers.0.lora_A.weight", "BF16", (8, 576), 8 * 576 * 2)]
     with pytest.raises(ModelFileError, match=r"4,608 parameters where config\.json describes 134,515,008"):
