@@ -49,6 +49,7 @@ _UNSCALED_ROPE = {"default", "su", "longrope", "llama3", "yarn", "deepseek_yarn"
 _TEXT_SECTIONS = ("text_config", "llm_config", "language_config")
 _ASSUMED_MODEL_LEN = 32_768
 _ANY_MODEL_LEN = 2**24
+_MOST_ROPE_FACTOR = 10_000
 _MOST_PARAMETERS = 10**15
 
 
@@ -274,8 +275,11 @@ def _model_len(config: ConfigValues, *, unbounded: bool) -> tuple[int, int]:
     rope = config.section("rope_parameters", "rope_scaling")
     rope_type = str(rope.get("rope_type") or rope.get("type") or "default")
     factor = 1.0 if rope_type in _UNSCALED_ROPE else rope.get("factor", 1.0)
-    if isinstance(factor, bool) or not isinstance(factor, int | float) or factor <= 0:
-        raise ModelFileError(f"{config.name}: config.json says rope factor = {factor!r}; it must be a positive number")
+    if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor <= _MOST_ROPE_FACTOR:
+        raise ModelFileError(
+            f"{config.name}: config.json says rope factor = {factor!r}; it must be a positive number, and no more than "
+            f"{_MOST_ROPE_FACTOR:,}: use the file as its publisher ships it"
+        )
     longest = int(own * factor)
     if rope_type in ("longrope", "su"):
         # vLLM serves LongRoPE at its original length unless asked for more, to spare short prompts the loss

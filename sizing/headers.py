@@ -3,8 +3,9 @@
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from sizing.errors import ModelFileError
 from sizing.model import DTYPE_BYTES, Dtype
@@ -45,15 +46,21 @@ def parse_header(header: bytes, *, file: str) -> tuple[Tensor, ...]:
     """
     try:
         entries = json.loads(header)
-        return tuple(
-            Tensor(name, entry["dtype"], tuple(entry["shape"]), entry["data_offsets"][1] - entry["data_offsets"][0])
-            for name, entry in entries.items()
-            if name != "__metadata__"
-        )
+        return tuple(_tensor(name, entry) for name, entry in entries.items() if name != "__metadata__")
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
         raise ModelFileError(
             f"{file}: its safetensors header is not readable ({type(error).__name__}); download the file again"
         ) from error
+
+
+def _tensor(name: str, entry: Mapping[str, Any]) -> Tensor:
+    """Raises TypeError or ValueError where a value is not of its kind, among what any wrong entry raises."""
+    dtype, shape, (first, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+    if not isinstance(dtype, str) or not all(type(number) is int for number in (*shape, first, end)):
+        raise TypeError(name)
+    if min((*shape, first)) < 0 or end < first:
+        raise ValueError(name)
+    return Tensor(name, dtype, shape, end - first)
 
 
 def loaded_tensors(

@@ -198,7 +198,7 @@ def gpu_budget(
     fixed_bytes = sum(term.bytes for term in terms)
     if kv_cache_memory_bytes is not None:  # vLLM then ignores the utilization, and takes this on trust
         claimed_bytes = fixed_bytes + kv_cache_memory_bytes
-        limit_bytes = usable_bytes(device, engine.overheads)
+        limit_bytes = max(0, usable_bytes(device, engine.overheads))
         return Budget(limit_bytes, terms, kv_cache_memory_bytes, claimed_bytes, kv_cache_given=True)
     limit_bytes = math.ceil(device.memory_bytes * gpu_memory_utilization)
     return Budget(limit_bytes, terms, limit_bytes - fixed_bytes, limit_bytes)

@@ -15,7 +15,7 @@ Usage = Literal["server", "offline"]
 Refusal = Literal["tokens", "layers", "first group of all stages", "first group", "groups", "groups and null block"]
 MambaCacheMode = Literal["none", "align", "all"]
 
-_VERSION = re.compile(r"(?<![\w.])v?([01])\.(\d+)(?:\.(\d+))?")
+_VERSION = re.compile(r"(?<![\w.])v?([01])\.(\d+)(?![\dx])(?:\.(\d+))?")
 _AFTER_V0 = re.compile(r"\(20(?:2[6-9]|[3-9]\d)-\d\d")  # a date behind a build without a number
 _LAST_V0_DEFAULT = 7
 _LAST_OF_TWO_ENGINES = 11  # V0 was removed in it: what names its engine after that has no reason to
@@ -33,7 +33,7 @@ class Release:
     """What the log or the operator says ran; None: the release's default."""
 
     def __str__(self) -> str:
-        return f"0.{self.minor}.{self.patch}"
+        return f"{self.minor // 1000}.{self.minor % 1000}.{self.patch}"
 
     @cached_property
     def engine(self) -> Engine:
@@ -237,6 +237,8 @@ class Release:
 
 
 NEWEST = Release(32)
+OLDEST = Release(6)
+"""The first whose rules are known; what is older is answered by these, and newer ones by the newest's."""
 
 
 def parse_release(text: str | None, engine: Engine | None = None) -> Release:
