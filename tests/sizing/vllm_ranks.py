@@ -7,10 +7,11 @@ from typing import Any
 
 
 @contextmanager
-def first_of(ranks: int, engine: Any, folder: Path) -> Iterator[None]:
+def first_of(ranks: int, engine: Any, folder: Path, *, device: str = "meta") -> Iterator[None]:
     """What is built in the block is this rank's part, on the meta device and in the model's own type.
 
-    `engine` is vLLM's configuration; a file for the rendezvous goes into `folder`.
+    `engine` is vLLM's configuration; a file for the rendezvous goes into `folder`. Classes that read numbers back
+    while they are built need a `device` with memory.
     """
     import torch
     from vllm.config import set_current_vllm_config
@@ -31,6 +32,6 @@ def first_of(ranks: int, engine: Any, folder: Path) -> Iterator[None]:
         initialize_model_parallel(1)
         parallel_state._TP.world_size = ranks  # the layers ask the group, which needs no peers until it computes
         rotary_embedding._ROPE_DICT.clear()
-        with torch.device("meta"), set_default_torch_dtype(engine.model_config.dtype):
+        with torch.device(device), set_default_torch_dtype(engine.model_config.dtype):
             yield
     destroy_model_parallel()
