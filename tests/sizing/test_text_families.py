@@ -19,6 +19,7 @@ from sizing.layers import Attention, Latent, Layer
 from sizing.mixture_decoders import MIXTURE_DECODERS
 from sizing.model import ModelShape
 from sizing.weights import weights_per_rank_bytes
+from tests.sizing.published_text import PUBLISHED
 from tests.sizing.text_models import SMALL_MODELS
 from tests.sizing.vllm_oracle import outcome, processor_block_size
 from tests.sizing.vllm_ranks import first_of
@@ -27,6 +28,8 @@ from tests.sizing.vllm_ranks import first_of
 WITH_MEMORY = {"Apertus", "BLOOM", "Falcon RW", "Step 1"}
 # vLLM has one for the linear layers too, or makes it as short as --max-model-len; these are ours
 OTHER_TABLES = {"Ling 2.5": 2048 * 16 * 2, "PLaMo 3": 2048 * 32 * 2}
+# OPT-350M norms behind its layers' parts, and has no norm behind the last layer
+ABSENT_NORMS = {"OPT with a narrow embedding": 2 * 256}
 # nothing on a processor computes these
 WITHOUT_KERNEL = {"Rnj 1", "Step 1"}
 # a processor's states are in float32, but for these
@@ -101,6 +104,28 @@ def test_every_row_is_compared() -> None:
     assert rows - {*LIKE_DEEPSEEK} <= set(DECODERS)
 
 
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_parameters_are_as_many_as_were_published(name: str) -> None:
+    config, count = PUBLISHED[name]
+    rounded = count % 10**9 == 0
+    # of the 350M one a norm too many is counted: it has none behind its layers
+    tolerance = 0.003 if rounded else 1e-5 if name == "facebook/opt-350m" else 0
+    assert parse_config(config, name=name).num_parameters == pytest.approx(count, rel=tolerance)
+
+
+def test_falcon_7b_has_one_key_value_head_that_every_rank_repeats() -> None:
+    config, _ = PUBLISHED["tiiuae/falcon-7b"]
+    shape = parse_config(config, name="m")
+    assert shape.cache_layers == ((Attention(1, 64, 64),),) * 32
+    # no tensor parallel size but 71 divides its heads: keys and values of 2 x 64 x 4544 a layer are whole on each
+    whole, divided = (weights_per_rank_bytes(shape, ranks, as_allocated=False) for ranks in (1, 71))
+    assert shape.held is not None
+    keys, norms = 32 * 2 * 64 * 4544, (2 * 32 + 2) * 4544
+    assert divided - shape.held.buffers == pytest.approx(
+        (whole - shape.held.buffers - 2 * (keys + norms)) / 71 + 2 * (keys + norms), rel=1e-3
+    )
+
+
 @pytest.mark.engine
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -122,7 +147,9 @@ def test_weights_tables_and_caches_are_those_of_vllms_class(
     ours = parse_config(config, name=name)
     assert ours.assumed is None
     assert ours.held is not None
-    assert weights_per_rank_bytes(ours, ranks, as_allocated=False) - ours.held.buffers == 2 * theirs.elements
+    assert weights_per_rank_bytes(ours, ranks, as_allocated=False) - ours.held.buffers == 2 * (
+        theirs.elements + ABSENT_NORMS.get(name, 0)
+    )
     assert ours.held.buffers == OTHER_TABLES.get(name, theirs.table_bytes)
     if ranks == 1:
         layers = [layer for caches in ours.cache_layers for layer in caches]

@@ -153,6 +153,9 @@ DENSE: Mapping[str, dict[str, Any]] = {
     "MiniCPM": _sized("MiniCPMForCausalLM", "minicpm", **_MINICPM, tie_word_embeddings=True),
     "MiniCPM 3": _sized("MiniCPM3ForCausalLM", "minicpm3", **{**_MINICPM, **_LATENT}),
     "OPT": _sized("OPTForCausalLM", "opt", **_OPT, word_embed_proj_dim=256),
+    "OPT with a narrow embedding": _sized(
+        "OPTForCausalLM", "opt", **_OPT, word_embed_proj_dim=128, do_layer_norm_before=False
+    ),
     "Orion": _sized("OrionForCausalLM", "orion"),
     "Pangu Embedded": _sized("PanguEmbeddedForCausalLM", "PanguEmbedded", bias=True),
     "PLaMo 3": _sized(
