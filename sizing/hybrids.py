@@ -13,7 +13,7 @@ from sizing.nemotron import nemotron_h
 from sizing.recurrent import olmo_hybrid
 from sizing.short_convolutions import lfm2, lfm2_moe
 from sizing.stacks import Stack, counted
-from sizing.uneven_stacks import mimo_v2, step3_text
+from sizing.uneven_stacks import laguna, mimo_v2, step3_text
 from sizing.whisper import whisper
 from sizing.zamba import zamba2
 
@@ -31,6 +31,7 @@ HYBRIDS: Mapping[str, Callable[[ConfigValues], Stack]] = {
     "WhisperForConditionalGeneration": whisper,
     "Zamba2ForCausalLM": zamba2,
     "BailingMoeV2_5ForCausalLM": bailing_linear,
+    "LagunaForCausalLM": laguna,
     "LongcatFlashForCausalLM": longcat_flash,
     "MiMoV2FlashForCausalLM": mimo_v2,
     "MiMoV2ForCausalLM": mimo_v2,

@@ -100,6 +100,19 @@ MIXTURE_DECODERS: Mapping[str, Decoder] = {
     "MiniCPMForCausalLM": Decoder(
         experts=Experts("num_experts", "num_experts_per_tok", width="intermediate_size"), tied_by_default=True
     ),
+    "Param2MoEForCausalLM": Decoder(
+        qkv_bias="use_qkv_bias",
+        out_bias="use_bias",
+        qk_norm="use_qk_norm",
+        experts=Experts(
+            "num_experts",
+            "num_experts_per_tok",
+            shared_width="shared_expert_intermediate_size",
+            first="first_k_dense_replace",
+            router_bias="moe_router_enable_expert_bias",
+        ),
+        windowed=False,
+    ),
     "PhiMoEForCausalLM": Decoder(
         norm_bias=True,
         qkv_bias=True,

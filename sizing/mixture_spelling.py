@@ -98,6 +98,21 @@ def _pangu_ultra_moe(config: ConfigValues) -> Spelled:
     return _corrected(config.flag("router_enable_expert_bias", default=False))
 
 
+def _param2_moe(config: ConfigValues) -> Spelled:
+    """One width for all shared experts together, where the file gives one; else as many as routed ones are wide."""
+    shared = config.count("num_shared_experts", default=1) if config.values.get("num_shared_experts") != 0 else 0
+    width = shared * config.count("moe_intermediate_size")
+    first = config.values.get("first_k_dense_replace", 1)
+    return {
+        "shared_expert_intermediate_size": config.count("moe_shared_expert_intermediate_size", default=width or None)
+        if shared
+        else None,
+        "first_k_dense_replace": first,
+        "moe_router_enable_expert_bias": config.flag("moe_router_enable_expert_bias", default=True),
+        "head_dim": config.count_or_none("head_dim"),
+    }
+
+
 def _sarvam_mla(config: ConfigValues) -> Spelled:
     """Shared experts are counted in those that a router picks from, as wide as the file says (models/sarvam.py)."""
     width = config.count("moe_intermediate_size")
@@ -128,6 +143,7 @@ MIXTURE_SPELLINGS: Mapping[str, Callable[[ConfigValues], Spelled]] = {
     "LongcatFlashForCausalLM": _longcat_flash,
     "MiniCPM3ForCausalLM": _minicpm3,
     "PanguUltraMoEForCausalLM": _pangu_ultra_moe,
+    "Param2MoEForCausalLM": _param2_moe,
     "SarvamMLAForCausalLM": _sarvam_mla,
     "SarvamMoEForCausalLM": _bailing,
     "Step3TextForCausalLM": _step3_text,

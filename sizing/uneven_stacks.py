@@ -79,7 +79,10 @@ def step3_text(config: ConfigValues) -> Stack:
     heads, head_dim = config.count("num_attention_heads"), config.count("head_dim", default=256)
     narrow, width = config.count("share_q_dim", default=2048), config.count("intermediate_size")
     listed = config.values.get("moe_layers_enum")
-    mixed = {int(part) for part in listed.split(",")} if isinstance(listed, str) else set(range(1, num_layers))
+    parts = listed.split(",") if isinstance(listed, str) else [str(layer) for layer in range(1, num_layers)]
+    if not all(part.strip().isdigit() for part in parts):
+        raise config.impossible("moe_layers_enum", "must be numbers of layers with commas between them")
+    mixed = {int(part) for part in parts}
     mixture = Mixture(
         config.count("moe_num_experts", default=48),
         config.count("moe_top_k", default=3),
@@ -107,3 +110,70 @@ def step3_text(config: ConfigValues) -> Stack:
     order = tuple("experts" if layer in mixed else "dense" for layer in range(num_layers))
     tied = config.flag("tie_word_embeddings", default=False)
     return Stack(order, kinds, attention, width, tied, mixture)
+
+
+def laguna(config: ConfigValues) -> Stack:
+    """Laguna: layers with a window may have more heads, and a gate for each (vllm/model_executor/models/laguna.py).
+
+    What the file leaves out is as its config class has it (transformers/models/laguna).
+    """
+    hidden, num_layers = config.count("hidden_size"), config.count("num_hidden_layers")
+    head_dim, kv_heads = config.count("head_dim", default=128), config.count("num_key_value_heads", default=8)
+    heads = config.numbers("num_attention_heads_per_layer") or [config.count("num_attention_heads")] * num_layers
+    slides = _words(config, "layer_types", ["full_attention"] * num_layers)
+    sorts = _words(config, "mlp_layer_types", ["dense", *["sparse"] * (num_layers - 1)])
+    if len(heads) != num_layers:
+        raise config.impossible("num_attention_heads_per_layer", f"must give a number for each of {num_layers} layers")
+    window = config.count("sliding_window", default=512)
+    mixture = Mixture(
+        config.count("num_experts", default=256),
+        config.count("num_experts_per_tok", default=8),
+        config.count("moe_intermediate_size", default=512),
+        sorts.count("sparse"),
+    )
+    width, shared = config.count("intermediate_size"), config.count_or_none("shared_expert_intermediate_size") or 0
+    further = {
+        "dense": tuple(mlp("mlp", hidden, width)),
+        "sparse": (
+            *experts("mlp.experts", hidden, mixture.count, mixture.width),
+            *router("mlp.gate", hidden, mixture.count, bias=True),
+            *(mlp("mlp.shared_expert", hidden, shared) if shared else ()),
+        ),
+    }
+    full = Attention(kv_heads, head_dim, head_dim)
+    kinds, order = dict[str, Kind](), list[str]()
+    for own, slide, sort in zip(heads, slides, sorts, strict=True):
+        word = f"{own} heads, {slide}, {sort}"
+        sliding = slide == "sliding_attention"
+        attention = Attention(kv_heads, head_dim, head_dim, window) if sliding else full
+        weights = (*_gated(config, own, attention, sinks=sliding), norm("layernorm", hidden, times=2), *further[sort])
+        kinds.setdefault(word, Kind((attention,), weights))
+        order.append(word)
+    tied = config.flag("tie_word_embeddings", default=False)
+    return Stack(tuple(order), kinds, full, width, tied, mixture if mixture.layers else None)
+
+
+def _gated(config: ConfigValues, heads: int, attention: Attention, *, sinks: bool) -> Parts:
+    """Head norms, and a gate for each head or, under an older name, for each of its channels."""
+    hidden, queries = config.count("hidden_size"), heads * attention.head_dim
+    keys, gating = attention.num_kv_heads * attention.head_dim, config.values.get("gating", True)
+    yield linear("self_attn.q_proj", queries, hidden)
+    yield linear("self_attn.k_proj", keys, hidden, "kv")
+    yield linear("self_attn.v_proj", keys, hidden, "kv")
+    yield linear("self_attn.o_proj", hidden, queries)
+    yield norm("self_attn.qk_norm", 2 * attention.head_dim)
+    if gating:
+        yield linear("self_attn.g_proj", heads if gating in (True, "per-head") else queries, hidden)
+    if config.flag("attention_bias", default=False):
+        yield Weight("self_attn.q_proj.bias", (queries,), "sharded")
+        yield Weight("self_attn.kv_proj.bias", (2 * keys,), "kv")
+        yield norm("self_attn.o_proj.bias", hidden)
+    if sinks and config.flag("swa_attention_sink_enabled", default=False):
+        yield Weight("self_attn.sink", (heads,), "sharded")
+
+
+def _words(config: ConfigValues, key: str, default: list[str]) -> list[str]:
+    words = config.words(key)
+    if words is not None and len(words) != len(default):
+        raise config.impossible(key, f"must name a type for each of {len(default)} layers")
+    return default if words is None else words

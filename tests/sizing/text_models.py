@@ -292,6 +292,21 @@ MIXTURES: Mapping[str, dict[str, Any]] = {
         sliding_window_pattern="LLG",
         layer_types=[*_WINDOWS, "sliding_attention"],
     ),
+    "Laguna": _sized(
+        "LagunaForCausalLM",
+        "laguna",
+        head_dim=32,
+        num_attention_heads_per_layer=[8, 16, 8],
+        layer_types=["full_attention", "sliding_attention", "full_attention"],
+        sliding_window=512,
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=128,
+        shared_expert_intermediate_size=128,
+        rope_parameters={
+            kind: {"rope_type": "default", "rope_theta": 10000.0} for kind in ("full_attention", "sliding_attention")
+        },
+    ),
     "Ling": _sized(
         "BailingMoeForCausalLM",
         "bailing_moe",
@@ -366,6 +381,12 @@ MIXTURES: Mapping[str, dict[str, Any]] = {
     "Mistral Large 3": _sized("MistralLarge3ForCausalLM", "deepseek_v3", **_DEEPSEEK),
     "Pangu Ultra": _sized(
         "PanguUltraMoEForCausalLM", "pangu_ultra_moe", **_DEEPSEEK, sandwich_norm=True, router_enable_expert_bias=True
+    ),
+    "Param 2": _sized(
+        "Param2MoEForCausalLM",
+        "param2_moe",
+        **{**_BAILING, "partial_rotary_factor": 1.0, "rotary_dim": 32},
+        rope_scaling=None,
     ),
     "Phi 3.5 with experts": _sized(
         "PhiMoEForCausalLM",
