@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from sizing.architecture import ARCHITECTURES, LIKE_DEEPSEEK
 from sizing.config_values import ConfigValues
-from sizing.decoders import DECODERS, decoder_layer, embedding_width, is_gated
+from sizing.decoders import DECODERS, decoder_ends, decoder_layer, embedding_width, is_gated
 from sizing.held import Split, Weight
 from sizing.hybrids import HYBRIDS, hybrid_layer
 from sizing.latent import norms_per_layer
@@ -42,6 +42,8 @@ def _built(config: ConfigValues, shape: ModelShape, family: "_Family") -> tuple[
     weights = [Weight("model.embed_tokens", table, _embedding_split(shape)), norm("model.norm", shape.hidden_size)]
     if not shape.tie_word_embeddings:
         weights.append(Weight("lm_head", table, "output"))
+    if family is _of_decoders:
+        weights += decoder_ends(shape.architecture, config)
     root = "backbone" if shape.architecture in _BACKBONES else "model"
     for index, caches in enumerate(shape.cache_layers):
         prefix = f"{root}.layers.{index}."

@@ -117,11 +117,14 @@ def decoder(architecture: str, config: ConfigValues) -> Anatomy:
     )
     tied = config.flag("tie_word_embeddings", default=family.tied_by_default)
     rows = config.count("vocab_size") * embedding_width(config, hidden) * (1 if tied else 2)
-    sums = {"sharded": rows, "kv": 0, "replicated": hidden, "experts": 0}
+    sums = {"sharded": rows, "output": 0, "kv": 0, "replicated": hidden, "experts": 0}
+    for weight in decoder_ends(architecture, config):
+        sums[weight.split] += weight.num_elements
     for index in range(num_layers):
         for weight in decoder_layer(architecture, config, index):
             sums[weight.split] += weight.num_elements
-    counted = ParameterCount(sums["sharded"] + sums["experts"], sums["kv"], sums["replicated"], 1 if tied else 2)
+    divided = sums["sharded"] + sums["output"] + sums["experts"]
+    counted = ParameterCount(divided, sums["kv"], sums["replicated"], 1 if tied else 2)
     mixtures = sum(1 for index in range(num_layers) if _is_mixture(family, config, index))
     if family.experts is None or not mixtures:
         return Anatomy(layers, counted, head_dim, kv_heads, config.count("intermediate_size"))
@@ -142,11 +145,9 @@ def decoder(architecture: str, config: ConfigValues) -> Anatomy:
 
 
 def decoder_layer(architecture: str, config: ConfigValues, index: int) -> Iterator[Weight]:
-    """One layer's weights; what stands before the layers comes with the first, and behind them with the last."""
+    """One layer's weights."""
     family = DECODERS[architecture]
     hidden, *_ = _sizes(config)
-    if index == 0:
-        yield from _before(family, config)
     yield from _attention(family, config)
     norms = config.count(family.norms) if isinstance(family.norms, str) else family.norms
     yield norm("layernorm", hidden, times=norms * (2 if family.norm_bias else 1))
@@ -161,8 +162,6 @@ def decoder_layer(architecture: str, config: ConfigValues, index: int) -> Iterat
         yield norm("mlp.down_proj.bias", hidden)
     if family.activation_parameters:
         yield norm("mlp.act_fn", family.activation_parameters)
-    if index == config.count("num_hidden_layers") - 1:
-        yield from _behind(family, config)
 
 
 def embedding_width(config: ConfigValues, hidden: int) -> int:
@@ -170,7 +169,9 @@ def embedding_width(config: ConfigValues, hidden: int) -> int:
     return config.count("word_embed_proj_dim", default=hidden)
 
 
-def _before(family: Decoder, config: ConfigValues) -> Iterator[Weight]:
+def decoder_ends(architecture: str, config: ConfigValues) -> Iterator[Weight]:
+    """What stands before the layers and behind them, but for the vocabulary's tables and the last norm's weights."""
+    family = DECODERS[architecture]
     hidden = config.count("hidden_size")
     width = embedding_width(config, hidden)
     if family.positions is not None:
@@ -179,17 +180,11 @@ def _before(family: Decoder, config: ConfigValues) -> Iterator[Weight]:
         yield norm("embedding_layernorm", hidden, times=2 if family.norm_bias else 1)
     if width != hidden:
         yield linear("project_in", hidden, width, "replicated")
-
-
-def _behind(family: Decoder, config: ConfigValues) -> Iterator[Weight]:
-    hidden = config.count("hidden_size")
-    width = embedding_width(config, hidden)
+        yield linear("project_out", width, hidden, "replicated")
     if family.norm_bias:
         yield norm("model.norm.bias", hidden)
-    if width != hidden:
-        yield linear("project_out", width, hidden, "replicated")
     if _says(family.head_bias, family, config):
-        yield Weight("lm_head.bias", (config.count("vocab_size"),), "sharded")
+        yield Weight("lm_head.bias", (config.count("vocab_size"),), "output")
 
 
 def _sizes(config: ConfigValues) -> tuple[int, int, int, int]:

@@ -48,7 +48,7 @@ class Built:
     engine: Any
 
 
-def built(config: Mapping[str, Any], ranks: int, folder: Path, *, device: str) -> Built:
+def built(config: Mapping[str, Any], ranks: int, folder: Path, *, device: str, middle: bool = False) -> Built:
     """vLLM's class, whose config class is its own, Transformers' or, where the model brings it, any."""
     from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
     from vllm.engine.arg_utils import EngineArgs
@@ -65,7 +65,7 @@ def built(config: Mapping[str, Any], ranks: int, folder: Path, *, device: str) -
         model=str(folder), skip_tokenizer_init=True, load_format="dummy", enforce_eager=True, max_model_len=256
     )
     engine = arguments.create_engine_config()
-    with first_of(ranks, engine, folder, device=device):
+    with first_of(ranks, engine, folder, device=device, middle=middle):
         model = initialize_model(engine)
         current_platform.update_block_size_for_backend(engine)
         layers = engine.compilation_config.static_forward_context.values()

@@ -7,11 +7,11 @@ from typing import Any
 
 
 @contextmanager
-def first_of(ranks: int, engine: Any, folder: Path, *, device: str = "meta") -> Iterator[None]:
+def first_of(ranks: int, engine: Any, folder: Path, *, device: str = "meta", middle: bool = False) -> Iterator[None]:
     """What is built in the block is this rank's part, on the meta device and in the model's own type.
 
     `engine` is vLLM's configuration; a file for the rendezvous goes into `folder`. Classes that read numbers back
-    while they are built need a `device` with memory.
+    while they are built need a `device` with memory. `middle`: of the second of three pipeline stages.
     """
     import torch
     from vllm.config import set_current_vllm_config
@@ -31,6 +31,9 @@ def first_of(ranks: int, engine: Any, folder: Path, *, device: str = "meta") -> 
         destroy_model_parallel()
         initialize_model_parallel(1)
         parallel_state._TP.world_size = ranks  # the layers ask the group, which needs no peers until it computes
+        if middle:
+            stage = parallel_state._PP
+            stage.world_size, stage.ranks, stage.rank, stage.rank_in_group = 3, [-1, 0, 1], 0, 1
         rotary_embedding._ROPE_DICT.clear()
         with torch.device(device), set_default_torch_dtype(engine.model_config.dtype):
             yield
