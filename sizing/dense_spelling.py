@@ -126,8 +126,13 @@ def _pangu(config: ConfigValues) -> Spelled:
 
 def _rnj1(config: ConfigValues) -> Spelled:
     """Chunks that look back on the one before, which vLLM keeps as windows; it gives no others (models/rnj1.py)."""
-    words = config.words("layer_types") or []
-    return {"layer_types": ["sliding_attention" if word == "chunked_attention" else "full_attention" for word in words]}
+    if "sliding_windows" in config.values:
+        return {}
+    words, window = config.words("layer_types"), config.count_or_none("sliding_window")
+    if words is None:
+        raise config.impossible("layer_types", "must name a type for each layer")
+    windows = [window if word == "chunked_attention" else None for word in words]
+    return {"layer_types": None, "sliding_windows": windows}
 
 
 def _stablelm(config: ConfigValues) -> Spelled:

@@ -29,8 +29,8 @@ def _cohere2_moe(config: ConfigValues) -> Spelled:
         every = config.count("sliding_window_pattern", default=4)
         types = every_so_many(dense, before, before - 1)
         types += every_so_many(config.count("num_hidden_layers") - dense, every, every - 1)
-    window = config.count("sliding_window", default=4096) + 1
-    return {"layer_types": types, "sliding_window": window, "head_dim": config.count("head_dim", default=128)}
+    windows = [config.count("sliding_window", default=4096) + 1] * config.count("num_hidden_layers")
+    return {"layer_types": types, "sliding_windows": windows, "head_dim": config.count("head_dim", default=128)}
 
 
 def _dbrx(config: ConfigValues) -> Spelled:
@@ -68,9 +68,8 @@ def _glm4_moe_lite(config: ConfigValues) -> Spelled:
 def _longcat_flash(config: ConfigValues) -> Spelled:
     """Layers of two attentions each, counted as such (transformers/models/longcat_flash)."""
     names = {"intermediate_size": "ffn_hidden_size", "moe_intermediate_size": "expert_ffn_hidden_size"}
-    attentions = config.count_or_none("num_hidden_layers")
-    layers = attentions // 2 if attentions else config.count("num_layers")
-    return {**renamed(config, names), "num_hidden_layers": layers}
+    layers = config.count_or_none("num_layers") or config.count("num_hidden_layers") // 2
+    return {**renamed(config, names), "num_hidden_layers": layers, "num_layers": layers}
 
 
 def _minicpm3(config: ConfigValues) -> Spelled:

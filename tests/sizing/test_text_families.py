@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 
 from sizing.architecture import LIKE_DEEPSEEK
-from sizing.config_json import parse_config
+from sizing.config_json import kv_layers, parse_config
+from sizing.config_values import ConfigValues
 from sizing.decoders import DECODERS
 from sizing.dense_decoders import DENSE_DECODERS
 from sizing.engine_cache import Serving, engine_cache
 from sizing.layers import Attention, Latent, Layer
 from sizing.mixture_decoders import MIXTURE_DECODERS
 from sizing.model import ModelShape
+from sizing.spelling import spelt
 from sizing.weights import weights_per_rank_bytes
 from tests.sizing.published_text import PUBLISHED
 from tests.sizing.text_models import SMALL_MODELS
@@ -102,6 +104,20 @@ def test_every_row_is_compared() -> None:
     rows = {*DENSE_DECODERS, *MIXTURE_DECODERS, *LIKE_DEEPSEEK}
     assert rows <= {config["architectures"][0] for config in SMALL_MODELS.values()} | SAME_CLASS
     assert rows - {*LIKE_DEEPSEEK} <= set(DECODERS)
+
+
+@pytest.mark.parametrize("name", SMALL_MODELS)
+def test_keys_that_are_spelt_out_are_spelt_out_once(name: str) -> None:
+    config = SMALL_MODELS[name]
+    architecture = config["architectures"][0]
+    once = spelt(architecture, ConfigValues(name, config))
+    assert spelt(architecture, once) == once
+
+
+@pytest.mark.parametrize("name", SMALL_MODELS)
+def test_the_cache_is_told_without_the_sizes_of_weights(name: str) -> None:
+    config = {key: value for key, value in SMALL_MODELS[name].items() if key not in ("intermediate_size", "vocab_size")}
+    assert kv_layers(config, name=name).cache_layers == parse_config(SMALL_MODELS[name], name=name).cache_layers
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
