@@ -24,7 +24,7 @@ from sizing.weights import weights_per_rank_bytes
 from tests.sizing.published_text import PUBLISHED
 from tests.sizing.text_models import SMALL_MODELS
 from tests.sizing.vllm_oracle import outcome, processor_block_size
-from tests.sizing.vllm_ranks import first_of
+from tests.sizing.vllm_ranks import first_of, register
 
 # these read numbers of slopes or of activations back while they are built
 WITH_MEMORY = {"Apertus", "BLOOM", "Falcon RW", "Step 1"}
@@ -52,16 +52,12 @@ class Built:
 
 def built(config: Mapping[str, Any], ranks: int, folder: Path, *, device: str, middle: bool = False) -> Built:
     """vLLM's class, whose config class is its own, Transformers' or, where the model brings it, any."""
-    from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
     from vllm.engine.arg_utils import EngineArgs
     from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
     from vllm.model_executor.model_loader.utils import initialize_model
     from vllm.platforms import current_platform
-    from vllm.transformers_utils.config import _CONFIG_REGISTRY
 
-    model_type = config["model_type"]
-    if model_type not in CONFIG_MAPPING and model_type not in _CONFIG_REGISTRY:
-        AutoConfig.register(model_type, type("Brought", (PretrainedConfig,), {"model_type": model_type}))
+    register(config["model_type"])
     (folder / "config.json").write_text(json.dumps(config))
     arguments = EngineArgs(
         model=str(folder), skip_tokenizer_init=True, load_format="dummy", enforce_eager=True, max_model_len=256
