@@ -144,10 +144,10 @@ def laguna(config: ConfigValues) -> Stack:
     kinds, order = dict[str, Kind](), list[str]()
     for own, slide, sort in zip(heads, slides, sorts, strict=True):
         word = f"{own} heads, {slide}, {sort}"
-        sliding = slide == "sliding_attention"
-        attention = Attention(kv_heads, head_dim, head_dim, window) if sliding else full
-        weights = (*_gated(config, own, attention, sinks=sliding), norm("layernorm", hidden, times=2), *further[sort])
-        kinds.setdefault(word, Kind((attention,), weights))
+        if word not in kinds:
+            attention = Attention(kv_heads, head_dim, head_dim, window) if slide == "sliding_attention" else full
+            weights = _gated(config, own, attention, sinks=attention is not full)
+            kinds[word] = Kind((attention,), (*weights, norm("layernorm", hidden, times=2), *further[sort]))
         order.append(word)
     tied = config.flag("tie_word_embeddings", default=False)
     return Stack(tuple(order), kinds, full, width, tied, mixture if mixture.layers else None)
