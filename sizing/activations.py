@@ -24,7 +24,7 @@ _SECOND_RUNNER_ALL = 29
 _SECOND_RUNNER_FIRST_MODELS = frozenset({"Qwen3ForCausalLM", "LlamaForCausalLM", "MistralForCausalLM"})
 _SECOND_RUNNER_MIXTURES = frozenset({"DeepseekV2ForCausalLM", "Qwen2MoeForCausalLM", "GraniteMoeForCausalLM"})
 _MLA_WORKSPACE_TOKENS = 64 * 1024  # vllm/model_executor/layers/attention/mla_attention.py: its upper bound
-_MLA_EXPANDED_WIDTH = 256  # no-position key and value of one head, in every DeepSeek-like model published so far
+_MLA_EXPANDED_WIDTH = 256  # no-position key and value of one head, where the layers are only counted
 
 
 @dataclass(frozen=True)
@@ -197,4 +197,6 @@ def _latent_workspace(model: ModelShape, batch: Batch, tp: int, max_model_len: i
     if Latent not in model.layer_types:
         return 0.0
     tokens = min(max(8 * max_model_len, 4 * batch.max_num_seqs * 16), _MLA_WORKSPACE_TOKENS)
-    return tokens * model.num_attention_heads / tp * _MLA_EXPANDED_WIDTH * model.dtype_bytes
+    up = next((weight for weight in model.blueprint if weight.name.endswith(".kv_b_proj")), None)
+    width = up.shape[0] / model.num_attention_heads if up is not None else _MLA_EXPANDED_WIDTH
+    return tokens * model.num_attention_heads / tp * width * model.dtype_bytes

@@ -20,6 +20,8 @@ _ENCODER = re.compile(
 )
 
 _ROPE_TABLES = ("rope_freqs.", "rope_factors_")  # GGUF's; vLLM makes its own
+# what old files keep beside the weights: masks of what comes later, and what rotates
+_MADE_ANEW = re.compile(r"rotary_emb\.|rotary_pos_emb\.|\.attn\.(?:masked_)?bias$")
 
 _FLOATS: dict[str, Dtype | None] = {"F64": None, "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
@@ -75,7 +77,7 @@ def loaded_tensors(
         tensor
         for tensor in tensors
         if not (tie_word_embeddings and tensor.name.endswith(("lm_head.weight", "proj_out.weight")))
-        and "rotary_emb." not in tensor.name
+        and not _MADE_ANEW.search(tensor.name)
         and not tensor.name.startswith(_ROPE_TABLES)
         and not _predicts(tensor.name, num_hidden_layers)
     )

@@ -115,6 +115,16 @@ def test_the_activation_peak_is_the_logged_one(vllm: str, model: str, tp: int, b
     assert term_gib(found, "activations") == pytest.approx(logged_gib, rel=0.02)
 
 
+def test_latent_vectors_expand_to_the_width_of_the_models_own_heads() -> None:
+    # of 65,536 earlier tokens, 16 heads: 192 + 256 wide instead of 128 + 128, in two bytes
+    narrow, wide = (
+        published("deepseek-ai/DeepSeek-V2-Lite", qk_nope_head_dim=nope, v_head_dim=value)
+        for nope, value in ((128, 128), (192, 256))
+    )
+    peaks = [term_gib(budget(model, Batch(16, 8192), vllm="0.19.0"), "activations") for model in (narrow, wide)]
+    assert peaks[1] - peaks[0] == pytest.approx(65_536 * 16 * (448 - 256) * 2 / GIB)
+
+
 def test_only_the_last_pipeline_stage_samples() -> None:
     model = published(LLAMA_8B)
     first, last = (
