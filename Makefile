@@ -101,7 +101,7 @@ soak: $(VENV)/.dev  ## everything at once for MINUTES=30: is memory flat, do all
 drill-kill: $(VENV)/.dev  ## kill -9 an engine under 200 streams and count who noticed: ARGS="--streams 20" OUT=kill.txt
 	@$(BIN)/python -m benchmarks.kill_drill $(ARGS) $(if $(OUT),--out '$(OUT)')
 
-docs: $(VENV)/.dev  ## write the generated parts of README.md anew
+docs: $(VENV)/.dev  ## write the generated parts of README.md and docs/ anew
 	$(BIN)/python -m tests.readme
 
 clean:  ## remove the virtual environment and caches of this checkout

@@ -32,6 +32,7 @@ Row = Mapping[str, object]
 _DATA = Path(__file__).with_name("data")
 LOGS = (_DATA / "startup_logs.jsonl",)
 CONFIGS = (_DATA / "model_configs.json",)
+_LOADED = ("weights", "drafter", "LoRA adapters")  # what vLLM counts as the model it loads
 _ANY_CARD = "A100-80GB"  # a page needs no card; the rows that check pages alone often name none
 
 
@@ -137,8 +138,10 @@ def _weights(row: Row, sources: Sources) -> Figure | None:
     if load_gib is None:
         return None
     question = read_question({"gpu": _ANY_CARD, **_without_null(row)}, sources)
-    term = settle(replace(question, kv_cache_memory_bytes=GIB)).terms[0]
-    return Figure(term.bytes / GIB, load_gib, (term.low_bytes / GIB, term.high_bytes / GIB))
+    terms = settle(replace(question, kv_cache_memory_bytes=GIB)).terms
+    loaded = [term for term in terms if term.name in _LOADED]
+    band = sum(term.low_bytes for term in loaded) / GIB, sum(term.high_bytes for term in loaded) / GIB
+    return Figure(sum(term.bytes for term in loaded) / GIB, load_gib, band)
 
 
 def _end_to_end(base: Checked, row: Row, sources: Sources) -> Checked:

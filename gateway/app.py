@@ -130,7 +130,10 @@ class Gateway:
         self._control = _control_plane(self)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI entry: the lifespan, and every path that is not the data plane's."""
+        """ASGI entry: the lifespan, and every path that is not the data plane's. HEAD is GET, of which uvicorn leaves
+        out the body: load balancers and watchdogs ask so."""
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}
         await self._control(scope, receive, send)
 
     @property

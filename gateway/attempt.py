@@ -5,7 +5,7 @@ the request.
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from gateway import faults
 from gateway.breaker import failure_kind
@@ -19,9 +19,9 @@ from gateway.replica import Replica
 from gateway.routing import Pick
 from gateway.wire import Call, Dialect, Fault, Usage
 
-CONTINUED: frozenset[Dialect] = frozenset({"chat", "completions", "responses", "messages"})
+CONTINUED: Final[frozenset[Dialect]] = frozenset({"chat", "completions", "responses", "messages"})
 """Whose streams can go on from another replica."""
-_UNKNOWN = Usage()
+_UNKNOWN: Final = Usage()
 
 
 class Attempted(Request, Protocol):
@@ -52,7 +52,7 @@ class Attempt:
     are given back."""
 
     __slots__ = (
-        "_awaits_token", "_first", "_held_bytes", "_onward", "_pass_on", "_passes", "_pieces", "_relay", "_request",
+        "_awaits_token", "_first", "_held_bytes", "_onward", "_pass_on", "_pieces", "_relay", "_request",
         "call", "came_s", "connection", "headers", "heard_s", "is_started", "meter", "place", "predicted_tokens",
         "replica", "sent_s", "status", "tally", "there", "usage",
     )  # fmt: skip
@@ -222,7 +222,7 @@ class Attempt:
         self.is_started = True
         self.replica.succeeded(self.came_s - self.sent_s)
         self._request.started(self, first)
-        self._pass_on, self._passes = self._request.client.raw, meter.passes
+        self._pass_on = self._request.client.raw
 
     def _gave_error(self, fault: Fault, event: bytes) -> None:
         """The engine ended its stream with an error; one of its own is as good as a broken connection."""
@@ -233,8 +233,8 @@ class Attempt:
 
     def passed(self, chunk: bytes, start: int) -> bool:
         """Text of a stream that has begun goes out as it is on the wire, its chunk and all."""
-        pass_on = self._pass_on
-        if pass_on is None or not self._passes(chunk, start, len(chunk) - 2):
+        pass_on, meter = self._pass_on, self.meter
+        if pass_on is None or meter is None or not meter.passes(chunk, start, len(chunk) - 2):
             return False
         pass_on(chunk)
         return True

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
-from typing import Literal
+from typing import Final, Literal
 
 from gateway.errors import AnswerError, ConnectError, UpstreamError
 from gateway.window import Window
@@ -23,9 +23,9 @@ FailureKind = Literal["connect", "broken", "error"]
 Reason = Literal["consecutive", "error_rate", "trial", "outlier_errors", "outlier_ttft"]
 """Why a breaker opened. The last two: it is far worse than its peers (`gateway.outliers`)."""
 
-_OWN_FAULT = {500, 502, 504}  # not 503: vLLM's word for "full"
-_TTFTS_KEPT = 100
-_RAMP_STEPS = 20
+_OWN_FAULT: Final = {500, 502, 504}  # not 503: vLLM's word for "full"
+_TTFTS_KEPT: Final = 100
+_RAMP_STEPS: Final = 20
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,13 @@ other, and nobody can name another caller's.
 
 import hmac
 from collections.abc import Collection, Sequence
+from typing import Final
 
 from gateway.identity import KeyHash
 from gateway.members import edited
 from gateway.wire import Call
 
-SALTED = frozenset(
+SALTED: Final = frozenset(
     {
         *("/v1/chat/completions", "/v1/chat/completions/batch", "/v1/completions", "/v1/responses", "/v1/messages"),
         *("/v1/embeddings", "/pooling", "/classify", "/score", "/v1/score", "/rerank", "/v1/rerank", "/v2/rerank"),
@@ -22,7 +23,7 @@ SALTED = frozenset(
 )
 """Where vLLM 0.32 takes a salt. It has none in /v2/embed and in transcriptions, which are not isolated; /tokenize,
 /detokenize and count_tokens leave nothing in a cache."""
-_PURPOSE = b"berth cache salt"
+_PURPOSE: Final = b"berth cache salt"
 
 
 class Salts:

@@ -7,7 +7,7 @@ is one chunk with one event, and is passed on as it is, without a parser.
 import asyncio
 import select
 import socket
-from typing import Literal, Protocol, cast
+from typing import Final, Literal, Protocol, cast
 
 from httptools import HttpParserError, HttpResponseParser
 
@@ -15,11 +15,11 @@ from gateway.errors import BrokenError, UpstreamError
 from gateway.headers import Header
 from gateway.repeated import Repeated, repeated
 
-_KEEP_ALIVE_S = 4.0  # vLLM closes idle connections after 5 s (VLLM_HTTP_TIMEOUT_KEEP_ALIVE): retire ours before
-_MAX_HEAD_BYTES = 64 * 1024
-_MOST_DIGITS = 8
-_END_OF_EVENT = b"\n\n"
-_END_OF_EVENT_AND_CHUNK = b"\n\n\r\n"
+_KEEP_ALIVE_S: Final = 4.0  # vLLM closes idle connections after 5 s (VLLM_HTTP_TIMEOUT_KEEP_ALIVE): retire ours before
+_MAX_HEAD_BYTES: Final = 64 * 1024
+_MOST_DIGITS: Final = 8
+_END_OF_EVENT: Final = b"\n\n"
+_END_OF_EVENT_AND_CHUNK: Final = b"\n\n\r\n"
 
 
 class Sink(Protocol):
@@ -379,6 +379,6 @@ def _chunk_line(size: int) -> bytes:
     return b""
 
 
-_MOST_LINES = 1024
+_MOST_LINES: Final = 1024
 """Events with text are shorter."""
-_CHUNK_LINES = [_chunk_line(size) for size in range(_MOST_LINES)]
+_CHUNK_LINES: Final = [_chunk_line(size) for size in range(_MOST_LINES)]

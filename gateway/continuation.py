@@ -13,7 +13,7 @@ Errors: CannotContinueError (`gateway.wire.remainder`) - this answer cannot be c
 import zlib
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -22,13 +22,15 @@ from gateway.wire.continued import Ending, ending_events, text_events
 from gateway.wire.partial import Partial
 from gateway.wire.remainder import CannotContinueError, Remainder, remainder
 
-_SQUEEZE_BYTES = 64 * 1024
-_MAX_SQUEEZED = 64
+_SQUEEZE_BYTES: Final = 64 * 1024
+_MAX_SQUEEZED: Final = 64
 """4 MiB of events, twenty thousand tokens: reading them back takes a fifth of a second."""
-_LONGEST_EVENT_BYTES = 2**20  # longer ones are images: to squeeze 64 MiB would stop all streams for a second
-MOST_TEXTS = 20_000
+_LONGEST_EVENT_BYTES: Final = 2**20  # longer ones are images: to squeeze 64 MiB would stop all streams for a second
+MOST_TEXTS: Final = 20_000
 """So many go by before the fast lane must bring an event to `keep`, which finds that it is enough."""
-_TOKENIZE, _DETOKENIZE, _COMPLETIONS = "/tokenize", "/detokenize", "/v1/completions"
+_TOKENIZE: Final = "/tokenize"
+_DETOKENIZE: Final = "/detokenize"
+_COMPLETIONS: Final = "/v1/completions"
 
 
 class _Texts(NamedTuple):

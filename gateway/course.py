@@ -63,6 +63,7 @@ class Course:
         relay = self._relay
         if call.response_id is not None:
             self.call, candidates = relay.owners.candidates(call, self._request.caller, relay.pool)
+            self._charge(self.call)
             self._try(self.call, candidates)
             return
         chain = relay.config.chains.get(call.model)
@@ -88,8 +89,7 @@ class Course:
         if gate.is_timed:
             self._relay.pool.router.look(route)
         free = gate.enter(call, route, found)
-        if self._request.dues is not None:
-            self._request.dues.charge(route)
+        self._charge(call)
         if free:
             self._first_try(call, free)
             return
@@ -100,6 +100,11 @@ class Course:
             self.stand = None
             if not self._stood_in(trouble_of(error)):
                 raise
+
+    def _charge(self, call: Call) -> None:
+        """Its caller's tokens, of what makes any, before a replica or a provider has it. Raises RefusedError."""
+        if self._request.dues is not None and call.endpoint.generates:
+            self._request.dues.charge(self._routed(call))
 
     def let_in(self, candidates: Sequence[Replica]) -> None:
         """Called by its stand: these have room."""
@@ -253,6 +258,8 @@ class Course:
 
     def go_to(self, stand_in: StandIn, trouble: Trouble) -> None:
         """Called by the detour: this one is there."""
+        if self.call is None:  # nobody of its own model was there
+            self._charge(stand_in.call)
         self.end_race()
         self._leave_line()
         attempt, failed = self.attempt, NOBODY

@@ -7,6 +7,7 @@ client.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from gateway import faults, headers
 from gateway.admission.door import Ticket
@@ -38,7 +39,7 @@ from gateway.wire import (
     read_response_id,
 )
 
-_UNKNOWN = Usage()
+_UNKNOWN: Final = Usage()
 
 
 class Exchange:
@@ -162,8 +163,11 @@ class Exchange:
                 return
             if course.attempt is not None and course.attempt.connection is not None:
                 self._watch(course.attempt, course.attempt.connection, now_s)
-            elif course.stand is not None and course.stand.tick(now_s, self._pinged_s):
-                self._ping(now_s)
+            elif course.stand is not None:
+                if self._is_overdue(now_s):
+                    self.end_with(faults.overdue_in_line(), "refused")
+                elif course.stand.tick(now_s, self._pinged_s):
+                    self._ping(now_s)
         except Exception:  # noqa: BLE001  (see open)
             self.stumble()
 
@@ -173,11 +177,15 @@ class Exchange:
         limit_s = timeouts.gap_s if attempt.is_started else timeouts.first_token_s
         if now_s - attempt.heard_s > limit_s:
             connection.fail(SilentError(f"nothing came for {limit_s:g} s"))
-        elif timeouts.total_s is not None and now_s - self.arrived_s > timeouts.total_s:
+        elif self._is_overdue(now_s):
             error = SilentError(f"more than {timeouts.total_s:g} s have passed")
             self.end_with(faults.broken(self.request_id, attempt.replica.name, error, "to be quick"), "broken")
         elif now_s - max(attempt.heard_s, self._pinged_s) > timeouts.keep_alive_s and not connection.is_paused:
             self._ping(now_s)
+
+    def _is_overdue(self, now_s: float) -> bool:
+        total_s = self.relay.config.timeouts.total_s
+        return total_s is not None and now_s - self.arrived_s > total_s
 
     def _ping(self, now_s: float) -> None:
         call = None if self._course is None else self._course.call

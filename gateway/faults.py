@@ -29,6 +29,11 @@ def broken(request_id: str, replica: str, error: UpstreamError, when: str) -> Fa
     return Fault(502, f"the engine failed {when}", code="engine_failed", retry_after_s=1)
 
 
+def overdue_in_line() -> Fault:
+    """All the time that a request may take has passed before a replica had room. Nobody else is asked for it either."""
+    return Fault(504, "no replica had room in all the time that a request may take", code="timeout", retry_after_s=1)
+
+
 def endless(request_id: str, replica: str) -> Fault:
     """An engine's answer that is longer than the gateway will hold."""
     _log.error("%s: the answer of %s is too long to hold (max_answer_bytes, max_event_bytes)", request_id, replica)

@@ -3,7 +3,7 @@
 A part of `gateway.lane.LaneProtocol` that does not inherit from uvicorn's, so that it can be compiled.
 """
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 from urllib.parse import unquote
 
 import httptools
@@ -13,8 +13,8 @@ from gateway.repeated import Repeated, repeated
 from gateway.turn import ClientProtocol, Turn
 from gateway.wire import ENDPOINTS, Endpoint, find_endpoint
 
-_LENGTH = b"content-length"
-_BY_TARGET = {path.encode(): endpoint for path, endpoint in ENDPOINTS.items()}
+_LENGTH: Final = b"content-length"
+_BY_TARGET: Final = {path.encode(): endpoint for path, endpoint in ENDPOINTS.items()}
 
 
 class Forked(ClientProtocol, Protocol):

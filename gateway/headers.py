@@ -2,13 +2,13 @@
 
 import secrets
 from collections.abc import Iterable
-from typing import Literal
+from typing import Final, Literal
 
 Header = tuple[bytes, bytes]
 """Name, in lower case, and value."""
 Role = Literal["forwarded", "bearer", "api-key", "expect", "upgrade", "priority", "session"]
 
-_ROLES: dict[bytes, Role] = {
+_ROLES: Final[dict[bytes, Role]] = {
     **dict.fromkeys((b"content-type", b"accept", b"traceparent", b"tracestate"), "forwarded"),
     **dict.fromkeys((b"anthropic-version", b"anthropic-beta"), "forwarded"),
     b"authorization": "bearer",
@@ -18,7 +18,7 @@ _ROLES: dict[bytes, Role] = {
     b"x-berth-priority": "priority",
     **dict.fromkeys((b"x-session-id", b"x-conversation-id"), "session"),
 }
-_NOT_RETURNED = {
+_NOT_RETURNED: Final = {
     b"connection",
     b"keep-alive",
     b"transfer-encoding",
@@ -34,15 +34,16 @@ _NOT_RETURNED = {
     b"x-berth-predicted-cached-tokens",
     b"x-berth-cached-tokens",
 }
-_NOT_RETURNED_OF_STREAM = _NOT_RETURNED | {b"cache-control", b"x-accel-buffering"}
-_UNCOLLECTED = b"cache-control: no-cache\r\nx-accel-buffering: no\r\n"  # proxies in front must not collect a stream
-_JSON = b"application/json"
-_OWN = b"x-request-id: %b\r\nrequest-id: %b\r\n"
-_OWN_PLACED = _OWN + b"x-berth-replica: %b\r\nx-berth-predicted-cached-tokens: %d\r\n"
+_NOT_RETURNED_OF_STREAM: Final = _NOT_RETURNED | {b"cache-control", b"x-accel-buffering"}
+_UNCOLLECTED: Final = b"cache-control: no-cache\r\nx-accel-buffering: no\r\n"  # by proxies in front
+_JSON: Final = b"application/json"
+_EVENTS: Final = b"text/event-stream"
+_OWN: Final = b"x-request-id: %b\r\nrequest-id: %b\r\n"
+_OWN_PLACED: Final = _OWN + b"x-berth-replica: %b\r\nx-berth-predicted-cached-tokens: %d\r\n"
 
-JSON = b"content-type: application/json\r\n"
+JSON: Final = b"content-type: application/json\r\n"
 """Of the gateway's own answers."""
-STREAM = b"content-type: text/event-stream; charset=utf-8\r\n" + _UNCOLLECTED
+STREAM: Final = b"content-type: text/event-stream; charset=utf-8\r\n" + _UNCOLLECTED
 """Of a stream that is opened before its engine has said a word."""
 
 
@@ -180,6 +181,6 @@ def returned_of_stream(headers: Iterable[Header]) -> bytes:
 def is_event_stream(headers: Iterable[Header]) -> bool:
     """Whether the engine really streams: asked for a stream, some answer with one JSON document all the same."""
     for name, value in headers:  # noqa: SIM110  (asked for every stream: a generator costs as much as all of it)
-        if name == b"content-type" and value.startswith(b"text/event-stream"):
+        if name == b"content-type" and value[: len(_EVENTS)].lower() == _EVENTS:
             return True
     return False

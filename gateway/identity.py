@@ -4,13 +4,14 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from typing import Final
 
 from gateway.admission.line import PRIORITIES, Priority
 from gateway.admission.rates import CallerLimits
 from gateway.errors import RefusedError
 from gateway.wire import Fault
 
-ANONYMOUS = "anonymous"
+ANONYMOUS: Final = "anonymous"
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,6 +100,13 @@ class LaneProtocol(HttpToolsProtocol):
         """As uvicorn."""
         super().on_message_complete()
 
+    def _should_upgrade(self) -> bool:
+        """Never: uvicorn would look for the offer among headers that it has not got."""
+        return False
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """The client is told; the log need not be, with advice to install what would not be used."""
+
     def send_400_response(self, msg: str) -> None:
         """What came is not HTTP."""
         self._refuse(400, msg)

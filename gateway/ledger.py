@@ -5,12 +5,13 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from typing import Final
 
 from gateway.settlement import Settlement
 
 _log = logging.getLogger("berth.gateway")
-_BATCH_S = 0.1
-_BATCH = 256  # so many take about half a millisecond to write out, which no stream notices
+_BATCH_S: Final = 0.1
+_BATCH: Final = 256  # so many take about half a millisecond to write out, which no stream notices
 
 Reader = Callable[[Sequence[Settlement], float], None]
 """Called with a batch, and what must be added to a moment of the gateway's clock to get seconds since 1970."""

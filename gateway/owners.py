@@ -6,12 +6,13 @@ what another caller made is unknown to everybody else.
 
 from collections import OrderedDict
 from dataclasses import dataclass, replace
+from typing import Final
 
 from gateway.errors import RefusedError
 from gateway.replica import Pool, Replica
 from gateway.wire import Call, Fault
 
-_MOST_KINDS = 1000
+_MOST_KINDS: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)

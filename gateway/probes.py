@@ -1,4 +1,4 @@
-"""Whether each engine's process is there: its own /health once a second, and its models until they are known."""
+"""Whether each engine's process is there: its own /health once a second, and its models when it has come (back)."""
 
 import asyncio
 import contextlib
@@ -14,6 +14,7 @@ from gateway.replica import ModelCard, Pool, Replica
 from gateway.upstream import Upstream
 
 _log = logging.getLogger("berth.gateway")
+_HINT = ": an engine is named without /v1"
 _SILENT_PROBES = 3  # an engine busy with one huge prompt may miss a probe; a refused connection needs no second look
 
 
@@ -40,18 +41,18 @@ async def probing(
 
 
 async def probe(replica: Replica, upstream: Upstream, timeout_s: float) -> None:
-    """Ask the engine's own /health, and its /v1/models until they are known; set the state accordingly."""
+    """Ask the engine's own /health, and its /v1/models when it has come (back); set the state accordingly."""
     replica.probed_s = time.monotonic()
     try:
-        is_healthy = await _is_healthy(replica, upstream, timeout_s)
-    except ConnectError:
+        trouble = await _trouble_of(replica, upstream, timeout_s)
+    except ConnectError as error:
         replica.missed_probes = _SILENT_PROBES
-        is_healthy = False
-    except UpstreamError:
-        is_healthy = False
+        trouble = str(error)
+    except UpstreamError as error:
+        trouble = str(error)
     if replica.state == "draining":
         return
-    if is_healthy:
+    if trouble is None:
         replica.missed_probes = 0
         if replica.state != "ready":
             _log.info("%s is ready (was %s)", replica.name, replica.state)
@@ -59,22 +60,34 @@ async def probe(replica: Replica, upstream: Upstream, timeout_s: float) -> None:
     else:
         replica.missed_probes += 1
         if replica.missed_probes >= _SILENT_PROBES:
-            _give_up(replica)
+            _give_up(replica, trouble, is_new=trouble != replica.trouble or replica.missed_probes == _SILENT_PROBES)
+    replica.trouble = trouble
 
 
-def _give_up(replica: Replica) -> None:
+def _give_up(replica: Replica, trouble: str, *, is_new: bool) -> None:
     if replica.state == "ready":
-        _log.warning("%s is unhealthy: its /health does not answer", replica.name)
+        _log.warning("%s is unhealthy: %s", replica.name, trouble)
+    elif replica.state == "starting" and replica.tells_models and is_new:
+        _log.warning("%s is not ready: %s", replica.name, trouble)  # of ours, the log of its start says how far it is
     if replica.state != "starting":
         replica.state = "unhealthy"
 
 
-async def _is_healthy(replica: Replica, upstream: Upstream, timeout_s: float) -> bool:
+async def _trouble_of(replica: Replica, upstream: Upstream, timeout_s: float) -> str | None:
+    """Why it cannot be used, in words; None where it can."""
     status, _ = await upstream.get(replica.url, "/health", replica.api_key, timeout_s)
-    if status == 200 and not replica.models:
+    if status != 200:
+        return f"{replica.url}/health answers {status}{_HINT if replica.url.endswith('/v1') else ''}"
+    if replica.tells_models and replica.state not in ("ready", "draining"):
         status, body = await upstream.get(replica.url, "/v1/models", replica.api_key, timeout_s)
-        replica.models = _read_cards(body) if status == 200 else ()
-    return status == 200 and bool(replica.models)
+        found = _read_cards(body) if status == 200 else ()
+        if found:  # else what it said before holds
+            replica.models = found
+    if replica.models:
+        return None
+    if status in (401, 403):
+        return f"{replica.url}/v1/models answers {status}: it wants another key (api_key_env, --upstream-api-key)"
+    return f"{replica.url}/v1/models answers {status}{', and names no model' if status == 200 else ''}"
 
 
 def _read_cards(body: bytes) -> tuple[ModelCard, ...]:

@@ -1,9 +1,11 @@
 """A head that is, byte for byte, what it was the last time, but for the length of its body: it needs no parser."""
 
-_LENGTH = b"\r\ncontent-length:"
-_ENCODING = b"\r\ntransfer-encoding"
-_END = b"\r\n\r\n"
-_MOST_DIGITS = 9
+from typing import Final
+
+_LENGTH: Final = b"\r\ncontent-length:"
+_ENCODING: Final = b"\r\ntransfer-encoding"
+_END: Final = b"\r\n\r\n"
+_MOST_DIGITS: Final = 9
 
 
 class Repeated:

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from gateway import hedging
 from gateway.breaker import Breaker, BreakerConfig, BreakerState, FailureKind
@@ -20,8 +20,9 @@ from gateway.wire import Fault
 _log = logging.getLogger("berth.gateway")
 State = Literal["starting", "ready", "unhealthy", "draining"]
 Kind = Literal["engine", "remote"]
-_RETRY_AFTER_S = 5
-_NEVER_S = _NO_BOUND = float("inf")
+_RETRY_AFTER_S: Final = 5
+_NEVER_S: Final = float("inf")
+_NO_BOUND: Final = float("inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class Replica(Load):
     __slots__ = (
         "_heeded", "_models", "_on_change", "_state", "api_key", "breaker", "is_closed", "is_in", "is_suspect", "kind",
         "kv_budget_tokens", "max_num_seqs", "missed_probes", "most_in_flight", "predicted_kv_tokens", "probed_s",
-        "queued_budget_tokens", "url",
+        "queued_budget_tokens", "tells_models", "trouble", "url",
     )  # fmt: skip
 
     def __init__(
@@ -66,6 +67,8 @@ class Replica(Load):
         self.api_key = api_key
         self.predicted_kv_tokens = predicted_kv_tokens
         self.kind = kind
+        self.tells_models = not models
+        """Whether its models are those that it says, and may be others when it comes back: it was started elsewhere."""
         self.max_num_seqs = max_num_seqs
         """How many requests the engine runs at once, where that is known."""
         self.is_closed = False
@@ -75,6 +78,8 @@ class Replica(Load):
         self.missed_probes = 0
         self.probed_s: float | None = None
         """When its health was last asked, by time.monotonic."""
+        self.trouble: str | None = None
+        """Why that did not find it healthy, in words."""
         self.is_suspect = False
         self.breaker = Breaker(BreakerConfig(), time.monotonic)
         self._heeded: BreakerState = "closed"

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from hashlib import blake2b
+from typing import Final
 
 from gateway.wire import Dialect
 
-_KEY_BYTES = 8
+_KEY_BYTES: Final = 8
 
 
 def session_key(header: bytes | None, hint: str | None, caller: str) -> int | None:

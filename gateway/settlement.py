@@ -1,7 +1,7 @@
 """One finished request, whatever its end: what metrics, log lines and spans are made of."""
 
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from gateway.routing import Fate
 from gateway.tracing import Trace
@@ -11,9 +11,9 @@ Outcome = Literal["ok", "refused", "engine_error", "broken", "client_gone"]
 """ok: answered in full; refused: turned away by the gateway; engine_error: the engine said no; broken: the engine
 failed before or during the answer; client_gone: the caller left first."""
 
-NO_FATES: Mapping[Fate, int] = {}
+NO_FATES: Final[Mapping[Fate, int]] = {}
 
-NOBODY = "(none)"
+NOBODY: Final = "(none)"
 """Stands for the model and the replica of a request that ended before it had one."""
 
 
@@ -32,7 +32,7 @@ class Move(NamedTuple):
     reason: str
 
 
-NO_MOVES: tuple[Move, ...] = ()
+NO_MOVES: Final[tuple[Move, ...]] = ()
 
 
 class Settlement(NamedTuple):

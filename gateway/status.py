@@ -72,6 +72,7 @@ class ReplicaStatus(BaseModel):
     url: str = Field(description="where it listens: http://host:port or unix:/path")
     models: list[str] = Field(description="the public names it serves; empty until it was asked")
     state: State = Field(description="requests go to `ready` ones only")
+    trouble: str | None = Field(description="why its health was not found when it was last asked; null where it was")
     kind: Kind = Field(description="an engine of ours, or a remote provider that only stands in")
     breaker: BreakerState = Field(description="closed: trusted; open: out for how it answered; half_open: on trial")
     share: float = Field(description="0 to 1: how much of a peer's load it gets; below 1 after a start or a recovery")
@@ -203,6 +204,7 @@ def _row(
         url=replica.url,
         models=[card.name for card in replica.models],
         state=replica.state,
+        trouble=replica.trouble,
         kind=replica.kind,
         breaker=replica.breaker.state,
         share=replica.share,

@@ -4,7 +4,7 @@ Plain numbers, added to on the event loop: a dozen labelled, locked instruments 
 rest of its way through the gateway.
 """
 
-from typing import Literal
+from typing import Final, Literal
 
 from gateway.histogram import Histogram
 from gateway.routing import Fate
@@ -15,15 +15,15 @@ Stage = Literal["before_connect", "first_token", "mid_stream"]
 an answer that is not streamed); after its first token."""
 
 # what people promise: 10 ms to a minute, finest where the promises are
-_TTFT_BUCKETS = (
+_TTFT_BUCKETS: Final[tuple[float, ...]] = (
     *(0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75),
     *(1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0),
 )
-_TPOT_BUCKETS = (
+_TPOT_BUCKETS: Final[tuple[float, ...]] = (
     *(0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.075),
     *(0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5),
 )
-_E2E_BUCKETS = (
+_E2E_BUCKETS: Final[tuple[float, ...]] = (
     *(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 5.0),
     *(7.5, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0, 120.0, 240.0, 480.0, 960.0),
 )

@@ -8,7 +8,7 @@ from its engine.
 import asyncio
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from uvicorn.protocols.http.flow_control import FlowControl
 
@@ -17,10 +17,10 @@ from gateway.headers import Head, Header
 from gateway.relay import Relay
 from gateway.wire import Endpoint
 
-STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
+STATUS_LINES: Final = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
 """By status."""
-_MOST_BYTES_IN_LINE = 64 * 1024
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_MOST_BYTES_IN_LINE: Final = 64 * 1024
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class ClientProtocol(Protocol):

@@ -6,7 +6,7 @@ A request takes an idle connection of its engine, or a new one, over TCP or a Un
 import asyncio
 import ssl
 from types import TracebackType
-from typing import cast
+from typing import Final, cast
 from urllib.parse import urlsplit
 
 from gateway.config import Timeouts
@@ -14,8 +14,8 @@ from gateway.connection import Connection, Known
 from gateway.errors import BrokenError, ConnectError, UpstreamError
 from gateway.headers import Header
 
-_UNIX = "unix:"
-_LAST_WAIT_S = 0.5  # at the end, for connections that are just being made: to be closed, they have to be there
+_UNIX: Final = "unix:"
+_LAST_WAIT_S: Final = 0.5  # at the end, for connections that are just being made: to be closed, they have to be there
 
 
 class _Engine:

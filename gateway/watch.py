@@ -5,11 +5,11 @@ import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Final, Protocol
 
-_TICK_S = 0.25
-_PARTS = 8
-_ALIGNED = 64  # lower bits of an address are the same for all
+_TICK_S: Final = 0.25
+_PARTS: Final = 8
+_ALIGNED: Final = 64  # lower bits of an address are the same for all
 
 
 class Watched(Protocol):

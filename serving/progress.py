@@ -10,8 +10,18 @@ from rich.spinner import Spinner
 from rich.table import Table
 
 from serving.supervisor import Supervisor
+from serving.voice import fall_silent
 
 _REFRESH_PER_S = 8
+
+
+class Voice(Console):
+    """Standard output, with colours and tables where it is a terminal."""
+
+    def on_broken_pipe(self) -> None:
+        """Nobody listens any more: rich's own would end the process, and with it what runs."""
+        self.quiet = True
+        fall_silent()
 
 
 class Progress:

@@ -14,6 +14,7 @@ from serving.engine import argv
 from serving.placement import Placement
 from serving.progress import Progress
 from serving.supervisor import Supervisor
+from serving.voice import say
 
 _FEW_REJECTED = 3
 Rejections = Literal["none", "few", "all"]
@@ -71,7 +72,7 @@ def announce(progress: Progress, gateway: Gateway, url: str, supervisors: Sequen
         progress.say(f"{supervisor.placement.spec.name}: log {supervisor.placement.spec.log_path}")
     progress.say(f"ready in {progress.elapsed_s():.0f} s")
     say_door(partial(progress.console.print, highlight=False, markup=False, soft_wrap=True), gateway, url)
-    print(first_request(url, supervisors[0].placement.spec.served_model_name, with_key=bool(gateway.config.keys)))
+    say(first_request(url, supervisors[0].placement.spec.served_model_name, with_key=bool(gateway.config.keys)))
 
 
 def first_request(url: str, model: str, *, with_key: bool) -> str:

@@ -53,6 +53,9 @@ FAMILIES: Mapping[str, Family] = {
             *("Ernie4_5ForCausalLM", "Exaone4ForCausalLM", "GraniteForCausalLM", "LLaMAForCausalLM"),
             *("Llama4ForCausalLM", "LlamaForCausalLM", "MixtralForCausalLM", "NemotronForCausalLM"),
             *("NemotronHForCausalLM", "Qwen3ForCausalLM", "Qwen3MoeForCausalLM"),
+            *("ExaoneMoEForCausalLM", "ExaoneMoeForCausalLM", "GraniteMoeForCausalLM", "GraniteSWAForCausalLM"),
+            *("HyperCLOVAXForCausalLM", "IQuestCoderForCausalLM", "InternLM3ForCausalLM", "PhiMoEForCausalLM"),
+            *("SolarForCausalLM", "TeleChat2ForCausalLM", "TeleChat3ForCausalLM", "TeleFLMForCausalLM"),
         ),
         _BOTH_TABLES,
     ),
@@ -70,9 +73,21 @@ FAMILIES: Mapping[str, Family] = {
             *("Ernie4_5_MoeForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM", "Gemma4ForCausalLM"),
             *("GemmaForCausalLM", "Glm4ForCausalLM", "Glm4MoeForCausalLM", "MiMoForCausalLM", "MiniMaxM2ForCausalLM"),
             *("MistralForCausalLM", "OlmoeForCausalLM", "Qwen2ForCausalLM", "Qwen2MoeForCausalLM"),
+            *("AXK1ForCausalLM", "DeepseekForCausalLM", "Glm4MoeLiteForCausalLM", "HYV3ForCausalLM"),
+            *("Ministral3ForCausalLM", "MistralLarge3ForCausalLM", "OPTForCausalLM", "PanguEmbeddedForCausalLM"),
+            *("PanguUltraMoEForCausalLM", "SarvamMLAForCausalLM"),
         ),
         Family(),
     ),
+    **dict.fromkeys(
+        (*("BailingMoeForCausalLM", "BailingMoeV2ForCausalLM", "InternLM2ForCausalLM", "SarvamMoEForCausalLM"),),
+        Family(slices=_WHOLE_QKV),
+    ),
+    **dict.fromkeys(
+        ("ChatGLMForConditionalGeneration", "ChatGLMModel", "Plamo3ForCausalLM"),
+        Family(slices={**_WHOLE_QKV, **_WHOLE_GATE_UP}),
+    ),
+    "Param2MoEForCausalLM": Family(embedding=True, output=True, slices=_WHOLE_QKV),
     "GlmForCausalLM": Family(embedding=True, slices=_WHOLE_GATE_UP),
     "GptOssForCausalLM": Family(fused_experts=True),
     "GraniteMoeHybridForCausalLM": Family(embedding=True, output=True, slices=_WHOLE_GATE_UP),
@@ -86,7 +101,8 @@ FAMILIES: Mapping[str, Family] = {
 }
 """Of what is not here, and is no wrapper of one that is, nobody has looked: DeepSeek V3.2 and V4 and GLM-5 have layers
 of their own on NVIDIA cards, DeciLM's are known by their number only, and Falcon-H1, Jamba, LFM2, OLMo Hybrid, Whisper
-and Nemotron's experts without a gate are too new here."""
+and Nemotron's experts without a gate are too new here. So are AFM, Apertus, EXAONE 3, Granite's shared experts, Laguna,
+LongCat, MiniCPM and Rnj, which have layers that no table here names."""
 
 NO_ADAPTERS = frozenset(
     {
@@ -94,6 +110,10 @@ NO_ADAPTERS = frozenset(
         *("KimiK25ForConditionalGeneration", "KimiK3ForConditionalGeneration", "KimiLinearForCausalLM"),
         *("Mamba2ForCausalLM", "MambaForCausalLM", "Zamba2ForCausalLM"),
         *("KimiVLForConditionalGeneration", "MiniMaxM3ForCausalLM", "MiniMaxM3SparseForCausalLM"),
+        *("BailingMoeV2_5ForCausalLM", "BloomForCausalLM", "Cohere2MoeForCausalLM", "DbrxForCausalLM"),
+        *("FalconForCausalLM", "GPT2LMHeadModel", "GPTJForCausalLM"),
+        *("MiMoV2FlashForCausalLM", "MiMoV2ForCausalLM", "OrionForCausalLM", "StableLmForCausalLM"),
+        *("Step1ForCausalLM", "Step3TextForCausalLM"),
         *("MiniMaxM3SparseForConditionalGeneration", "Step3p5ForCausalLM", "Step3p7ForConditionalGeneration"),
         *("AriaForConditionalGeneration", "BeeForConditionalGeneration", "Cohere2VisionForConditionalGeneration"),
         *("DeepseekVLV2ForCausalLM", "KananaVForConditionalGeneration", "LlavaOnevisionForConditionalGeneration"),

@@ -74,6 +74,15 @@ ARCHITECTURES: dict[str, Architecture] = {
     "OlmoeForCausalLM": Architecture(bias="attention_bias", qk_norm="width", experts_key="num_experts"),
 }
 
+# DeepSeek's layers under other names, and in keys that sizing.mixture_spelling translates
+LIKE_DEEPSEEK = (
+    "AXK1ForCausalLM",
+    "Glm4MoeLiteForCausalLM",
+    "MistralLarge3ForCausalLM",
+    "PanguUltraMoEForCausalLM",
+    "SarvamMLAForCausalLM",
+)
+
 FAMILIES: dict[str, Callable[[ConfigValues], Anatomy]] = {
     "DeciLMForCausalLM": decilm,
     "DeepseekV2ForCausalLM": deepseek,
@@ -96,6 +105,7 @@ FAMILIES: dict[str, Callable[[ConfigValues], Anatomy]] = {
     "Qwen3_5ForCausalLM": qwen3_5,
     "Qwen3_5MoeForCausalLM": qwen3_5,
     "Step3p5ForCausalLM": step3p5,
+    **dict.fromkeys(LIKE_DEEPSEEK, deepseek),
     **{name: partial(decoder, name) for name in DECODERS},
     **{name: partial(hybrid, name) for name in HYBRIDS},
 }

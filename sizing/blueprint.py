@@ -3,13 +3,15 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
-from sizing.architecture import ARCHITECTURES
+from sizing.architecture import ARCHITECTURES, LIKE_DEEPSEEK
 from sizing.config_values import ConfigValues
-from sizing.decoders import DECODERS, decoder_layer, is_gated
+from sizing.decoders import DECODERS, decoder_ends, decoder_layer, embedding_width, is_gated
 from sizing.held import Split, Weight
 from sizing.hybrids import HYBRIDS, hybrid_layer
+from sizing.latent import norms_per_layer
+from sizing.latent_matrices import latent_matrices
 from sizing.layers import Attention, Indexer, Layer
-from sizing.matrices import Parts, attention_matrices, experts, linear, mlp, norm, router, sole_attention, table
+from sizing.matrices import Parts, attention_matrices, experts, linear, mlp, norm, router, sole_attention
 from sizing.model import ModelShape
 from sizing.parameters import count_parameters
 from sizing.recurrent_matrices import gated_delta
@@ -36,9 +38,12 @@ def blueprint(config: ConfigValues, shape: ModelShape) -> tuple[Weight, ...]:
 
 
 def _built(config: ConfigValues, shape: ModelShape, family: "_Family") -> tuple[Weight, ...]:
-    weights = [table("model.embed_tokens", shape, _embedding_split(shape)), norm("model.norm", shape.hidden_size)]
+    table = (shape.vocab_size, embedding_width(config, shape.hidden_size))
+    weights = [Weight("model.embed_tokens", table, _embedding_split(shape)), norm("model.norm", shape.hidden_size)]
     if not shape.tie_word_embeddings:
-        weights.append(table("lm_head", shape, "output"))
+        weights.append(Weight("lm_head", table, "output"))
+    if family is _of_decoders:
+        weights += decoder_ends(shape.architecture, config)
     root = "backbone" if shape.architecture in _BACKBONES else "model"
     for index, caches in enumerate(shape.cache_layers):
         prefix = f"{root}.layers.{index}."
@@ -237,21 +242,9 @@ def _of_decoders(config: ConfigValues, shape: ModelShape, index: int, _: tuple[L
 
 
 def _deepseek(config: ConfigValues, shape: ModelShape, index: int, caches: tuple[Layer, ...]) -> Parts:
-    hidden, heads = shape.hidden_size, shape.num_attention_heads
-    rank, rope = config.count("kv_lora_rank"), config.count("qk_rope_head_dim")
-    nope, value = config.count("qk_nope_head_dim"), config.count("v_head_dim")
-    query_rank = config.count_or_none("q_lora_rank")
-    if query_rank is None:
-        yield linear("self_attn.q_proj", heads * (nope + rope), hidden)
-    else:
-        yield linear("self_attn.q_a_proj", query_rank, hidden, "replicated")
-        yield linear("self_attn.q_b_proj", heads * (nope + rope), query_rank)
-        yield norm("self_attn.q_a_layernorm", query_rank)
-    yield linear("self_attn.kv_a_proj_with_mqa", rank + rope, hidden, "replicated")
-    yield linear("self_attn.kv_b_proj", heads * (nope + value), rank)
-    yield linear("self_attn.o_proj", hidden, heads * value)
-    yield norm("self_attn.kv_a_layernorm", rank)
-    yield norm("layernorm", hidden, times=2)
+    hidden, query_rank = shape.hidden_size, config.count_or_none("q_lora_rank")
+    yield from latent_matrices(config)
+    yield norm("layernorm", hidden, times=norms_per_layer(config))
     if any(isinstance(cache, Indexer) for cache in caches) and query_rank is not None:
         index_heads, index_dim = config.count("index_n_heads"), config.count("index_head_dim")
         yield linear("self_attn.indexer.wq_b", index_heads * index_dim, query_rank, "replicated")
@@ -294,6 +287,7 @@ _FAMILIES: Mapping[str, _Family] = {
     **dict.fromkeys(
         ("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM", "DeepseekV32ForCausalLM", "GlmMoeDsaForCausalLM"), _deepseek
     ),
+    **dict.fromkeys(LIKE_DEEPSEEK, _deepseek),
     **dict.fromkeys(DECODERS, _of_decoders),
     **dict.fromkeys(HYBRIDS, hybrid_layer),
     "Exaone4ForCausalLM": _normed(2, qk_norm=True),

@@ -17,7 +17,7 @@ from sizing.errors import CalibrationError, UnknownGpuError
 from sizing.gpu import GIB, gpu
 
 SCHEMA_VERSION = 1
-PREDICTOR = 1
+PREDICTOR = 2
 """To be raised with every change to the sum: how far another sum was off says nothing of this one."""
 CalibratedTerm = Literal["weights", "activations", "non-torch", "CUDA graphs", "KV cache"]
 TERMS: tuple[CalibratedTerm, ...] = get_args(CalibratedTerm)

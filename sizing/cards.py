@@ -35,7 +35,7 @@ class Card:
     bandwidth: float | None
     """Memory bandwidth, bytes/s."""
     flops_16bit: float | None
-    """bfloat16 and float16; float16 only on T4."""
+    """bfloat16 and float16; float16 only before Ampere."""
     flops_fp8: float | None
     ops_int8: float | None
     flops_fp4: float | None
@@ -145,6 +145,25 @@ _CARDS = (
     _row("RTX4080", 716.8, (97.5, 194.9, 389.9, None), 64, 320, (8, 9), "NVIDIA Ada whitepaper"),
     _row("RTX5070Ti", 896, (87.9, 175.8, 351.5, 703), 128, 300, (12, 0), "NVIDIA RTX Blackwell whitepaper"),
     _row("RTX5080", 960, (112.6, 225.1, 450.2, 900.4), 128, 360, (12, 0), "NVIDIA RTX Blackwell whitepaper"),
+    _row("RTX3090Ti", 1008, (80, None, 320, None), 64, 450, (8, 6), "84 of GA102's SMs at 1.86 GHz (derived)"),
+    _row("RTXA5000", 768, (111.1, None, 222.2, None), 64, 230, (8, 6), "NVIDIA RTX A5000 datasheet"),
+    _row("RTXA4000", 448, (76.7, None, 153.4, None), 64, 140, (8, 6), "NVIDIA RTX A4000 datasheet"),
+    _row("RTX2000Ada", 224, (48, 96, 96, None), 32, 70, (8, 9), "NVIDIA RTX 2000 Ada datasheet"),
+    _row("RTX4000Ada", 360, (106.9, 213.8, 213.8, None), 64, 130, (8, 9), "NVIDIA RTX 4000 Ada datasheet"),
+    _row("RTX5000Ada", 576, (261.1, 522.2, 522.2, None), 64, 250, (8, 9), "NVIDIA RTX 5000 Ada datasheet"),
+    _row(
+        "RTX5060Ti-16GB", 448, (47.4, 94.9, 189.7, 379.4), 64, 180, (12, 0), "36 of GB203's SMs at 2.57 GHz (derived)"
+    ),
+    _row("RTX4070", 504, (58.3, 116.6, 233.2, None), 64, 200, (8, 9), "46 of AD102's SMs at 2.48 GHz (derived)"),
+    _row("RTX4070Ti", 504, (80.2, 160.4, 320.8, None), 64, 285, (8, 9), "60 of AD102's SMs at 2.61 GHz (derived)"),
+    _row("RTX5070", 672, (61.7, 123.5, 246.9, 493.9), 128, 250, (12, 0), "NVIDIA RTX Blackwell whitepaper"),
+    _row("RTX4060", 272, (30.2, 60.5, 121, None), 32, 115, (8, 9), "24 of AD102's SMs at 2.46 GHz (derived)"),
+    _row("A30", 933, (165, None, 330, None), 64, 165, (8, 0), "NVIDIA A30 datasheet"),
+    _row("A800-80GB", 2039, (312, None, 624, None), 400, 400, (8, 0), "NVIDIA A100 datasheet, SXM, with NVLink at 400"),
+    _row("H800", 3350, (989.4, 1978.9, 1978.9, None), 400, 700, (9, 0), "NVIDIA H100 datasheet, with NVLink at 400"),
+    _row("RTX2080Ti", 616, (53.8, None, 215.2, None), 32, 250, (7, 5), "NVIDIA Turing whitepaper, reference clocks"),
+    _row("V100-16GB", 900, (125, None, None, None), 300, 300, (7, 0), "NVIDIA V100 datasheet, SXM2"),
+    _row("V100-32GB", 900, (125, None, None, None), 300, 300, (7, 0), "NVIDIA V100 datasheet, SXM2"),
     _row("MI325X", 6000, (1307.4, 2614.9, 2614.9, None), 896, 1000, None, "AMD Instinct MI325X datasheet"),
     _row("MI355X", 8000, (2516.6, 5033.2, 5033.2, 10066.4), 1075, 1400, None, "AMD Instinct MI355X datasheet"),
     Card("CPU", None, None, None, None, None, None, None, None, "depends on the machine: processor()", None),

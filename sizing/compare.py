@@ -294,7 +294,7 @@ def asked_of(base: Question, chosen: Option, ask: Asker = settle) -> tuple[Quest
     if indivisibility is not None:
         return question, None, f"tensor parallel {size} {indivisibility}; {_that_divides(model, size)}"
     if base.max_model_len is not None and base.max_model_len > model.longest_model_len:
-        return question, None, f"{model.name} goes up to {model.longest_model_len:,} tokens"
+        return question, None, f"{model.name} goes up to {model.longest_model_len:,} tokens; ask for no more at once"
     return question, *settled(question, ask)
 
 

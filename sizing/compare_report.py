@@ -11,6 +11,7 @@ from sizing.budget_bar import budget_bar
 from sizing.compare import Comparison, Row, Verdict, Workload
 from sizing.figures import HEADINGS, VERDICT_MARKS, VERDICT_WORDS, figure, seconds, shown_columns
 from sizing.matrix import Cell, Matrix
+from sizing.remedy import side_by_side
 from sizing.report import BarView
 
 _STYLES: dict[Verdict, str] = {"fits": "green", "close": "yellow", "no": "red"}
@@ -69,7 +70,7 @@ def remarks(comparison: Comparison) -> tuple[str, ...]:
 
 def _remarks(row: Row) -> Iterator[str]:
     if row.answer is not None and row.answer.way_out:
-        yield f"Does not fit; {row.answer.way_out}"
+        yield f"Does not fit; {side_by_side(row.answer.way_out, row.option.device.name)}"
     if row.answer is not None and row.answer.note:
         yield f"Note: {row.answer.note}"
     if row.outlook_refused:

@@ -14,7 +14,7 @@ from sizing.architecture import (
 )
 from sizing.config_values import ConfigValues
 from sizing.division import read_granule
-from sizing.encoders import undivided_item_tokens
+from sizing.encoders import largest_picture_bytes, undivided_item_tokens
 from sizing.errors import ModelFileError
 from sizing.headers import Tensor, stored_dtype
 from sizing.model import Dtype, ModelShape, ParameterCount
@@ -50,6 +50,7 @@ _LENGTH_KEYS = (
 _UNSCALED_ROPE = {"default", "su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling"}
 _ASSUMED_MODEL_LEN = 32_768
 _ANY_MODEL_LEN = 2**24
+_MOST_ROPE_FACTOR = 10_000
 _MOST_PARAMETERS = 10**15
 
 
@@ -112,7 +113,7 @@ class _Unweighed:
 def _unweighed(values: Mapping[str, object], *, name: str, tensors: Sequence[Tensor] | None) -> _Unweighed:
     """The shape without its weights."""
     architecture = architecture_name(values)
-    item_tokens = undivided_item_tokens(values, name=name)
+    item_tokens, picture_bytes = undivided_item_tokens(values, name=name), largest_picture_bytes(values, name=name)
     wrapped = architecture in WRAPPERS
     known = architecture
     if wrapped or (known not in ARCHITECTURES and known not in FAMILIES and values.keys() & set(TEXT_SECTIONS)):
@@ -131,7 +132,7 @@ def _unweighed(values: Mapping[str, object], *, name: str, tensors: Sequence[Ten
         raise config.impossible(
             "num_key_value_heads", f"does not divide the {shape.num_attention_heads} attention heads"
         )
-    shape = replace(shape, undivided_item_tokens=item_tokens)
+    shape = replace(shape, undivided_item_tokens=item_tokens, largest_picture_bytes=picture_bytes)
     wrapped = wrapped or bool(values.get("vision_config")) or has_encoder_of_its_own(architecture)
     return _Unweighed(shape, config, architecture or "", wrapped)
 
@@ -270,8 +271,11 @@ def _model_len(config: ConfigValues, *, unbounded: bool) -> tuple[int, int]:
     rope = config.section("rope_parameters", "rope_scaling")
     rope_type = str(rope.get("rope_type") or rope.get("type") or "default")
     factor = 1.0 if rope_type in _UNSCALED_ROPE else rope.get("factor", 1.0)
-    if isinstance(factor, bool) or not isinstance(factor, int | float) or factor <= 0:
-        raise ModelFileError(f"{config.name}: config.json says rope factor = {factor!r}; it must be a positive number")
+    if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor <= _MOST_ROPE_FACTOR:
+        raise ModelFileError(
+            f"{config.name}: config.json says rope factor = {factor!r}; it must be a positive number, and no more than "
+            f"{_MOST_ROPE_FACTOR:,}: use the file as its publisher ships it"
+        )
     longest = int(own * factor)
     if rope_type in ("longrope", "su"):
         # vLLM serves LongRoPE at its original length unless asked for more, to spare short prompts the loss

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from sizing.errors import ModelFileError
 
 _MOST = 2**40
-_MOST_LAYERS = 10_000
+_MOST_LAYERS = 1_000
+_MOST_SHOWN = 100
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class ConfigValues:
             raise ModelFileError(f"{self.name}: config.json has no {key}; use the file as its publisher ships it")
         if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
             raise self.impossible(key, "must be a positive whole number")
-        if value > (_MOST_LAYERS if key == "num_hidden_layers" else _MOST):
+        if value > (_MOST_LAYERS if key.endswith(("_layers", "_modules")) else _MOST):
             raise self.impossible(key, "is more than any model has")
         return value
 
@@ -71,7 +72,9 @@ class ConfigValues:
         return value
 
     def impossible(self, key: str, why: str) -> ModelFileError:
+        said = repr(self.values.get(key))
+        if len(said) > _MOST_SHOWN:
+            said = f"{said[:_MOST_SHOWN]}..."
         return ModelFileError(
-            f"{self.name}: config.json says {key} = {self.values.get(key)!r}, which {why}; "
-            "use the file as its publisher ships it"
+            f"{self.name}: config.json says {key} = {said}, which {why}; use the file as its publisher ships it"
         )

@@ -1,59 +1,20 @@
 """Decoders that differ from the plain ones in biases, norms, gates or shared experts: their weights, one by one."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Literal
 
 from sizing.anatomy import Anatomy
 from sizing.config_values import ConfigValues
+from sizing.decoder_kinds import Decoder, Experts
+from sizing.dense_decoders import DENSE_DECODERS
 from sizing.held import Weight
 from sizing.layers import Attention, Layers
 from sizing.matrices import experts, linear, mlp, norm, router
+from sizing.mixture_decoders import MIXTURE_DECODERS
 from sizing.model import ParameterCount
 
 # transformers' names of activations that come without a gate (config keys hidden_act, activation, ...)
 _UNGATED = {"gelu", "gelu_new", "gelu_fast", "quick_gelu", "relu", "relu2", "xielu"}
 _ACTIVATION_KEYS = ("hidden_act", "hidden_activation", "activation_function", "activation")
-
-
-@dataclass(frozen=True)
-class Experts:
-    """What a family's config calls the sizes of its mixtures of experts."""
-
-    count: str
-    active: str
-    shared: str = ""
-    """How many shared ones there are, each as wide as the others."""
-    shared_width: str = ""
-    """How wide the shared one is, if the config says that instead."""
-    first: str = ""
-    """The first layer that has a mixture."""
-    shared_gate: bool = False
-    router_bias: bool = False
-
-
-@dataclass(frozen=True)
-class Decoder:
-    """One family as vLLM's class of its name builds it (vllm/model_executor/models)."""
-
-    norms: int = 2
-    """In each layer."""
-    norm_bias: bool = False
-    gated: bool = True
-    qkv_bias: str | bool = False
-    """Always or never, or the config's key that says so; so are the next two."""
-    out_bias: str | bool = False
-    mlp_bias: str | bool = False
-    bias_by_default: bool = False
-    """Where the key is absent."""
-    qk_norm: Literal["none", "head", "heads", "use_qk_norm", "use_qk_norm heads"] = "none"
-    """As wide as a head, or as all of them together, always or where the config says so."""
-    experts: Experts | None = None
-    windowed: bool = True
-    """Whether a sliding window in the config is used."""
-    full_every: int = 0
-    """Without `layer_types` every so-manieth layer has no window; 0: all have one."""
-    tied_by_default: bool = False
 
 
 DECODERS: Mapping[str, Decoder] = {
@@ -131,6 +92,8 @@ DECODERS: Mapping[str, Decoder] = {
         bias_by_default=True,
         tied_by_default=True,
     ),
+    **DENSE_DECODERS,
+    **MIXTURE_DECODERS,
 }
 
 
@@ -153,17 +116,20 @@ def decoder(architecture: str, config: ConfigValues) -> Anatomy:
         (Attention(kv_heads, head_dim, head_dim, window),) for window in _windows(family, config, num_layers)
     )
     tied = config.flag("tie_word_embeddings", default=family.tied_by_default)
-    rows = config.count("vocab_size") * hidden * (1 if tied else 2)
-    sums = {"sharded": rows, "kv": 0, "replicated": hidden, "experts": 0}
+    rows = config.count("vocab_size") * embedding_width(config, hidden) * (1 if tied else 2)
+    sums = {"sharded": rows, "output": 0, "kv": 0, "replicated": hidden, "experts": 0}
+    for weight in decoder_ends(architecture, config):
+        sums[weight.split] += weight.num_elements
     for index in range(num_layers):
         for weight in decoder_layer(architecture, config, index):
             sums[weight.split] += weight.num_elements
-    counted = ParameterCount(sums["sharded"] + sums["experts"], sums["kv"], sums["replicated"], 1 if tied else 2)
+    divided = sums["sharded"] + sums["output"] + sums["experts"]
+    counted = ParameterCount(divided, sums["kv"], sums["replicated"], 1 if tied else 2)
     mixtures = sum(1 for index in range(num_layers) if _is_mixture(family, config, index))
-    width = config.count("intermediate_size")
     if family.experts is None or not mixtures:
-        return Anatomy(layers, counted, head_dim, kv_heads, width)
-    moe_width, shared = config.count("moe_intermediate_size"), _shared_width(family.experts, config)
+        return Anatomy(layers, counted, head_dim, kv_heads, config.count("intermediate_size"))
+    width = config.count(family.experts.dense_width, default=config.count_or_none("intermediate_size"))
+    moe_width, shared = config.count(family.experts.width), _shared_width(family.experts, config)
     return Anatomy(
         layers,
         counted,
@@ -179,18 +145,46 @@ def decoder(architecture: str, config: ConfigValues) -> Anatomy:
 
 
 def decoder_layer(architecture: str, config: ConfigValues, index: int) -> Iterator[Weight]:
-    """One layer's weights; the bias of the norm behind the layers stands with the last."""
+    """One layer's weights."""
     family = DECODERS[architecture]
     hidden, *_ = _sizes(config)
     yield from _attention(family, config)
-    yield norm("layernorm", hidden, times=family.norms * (2 if family.norm_bias else 1))
+    norms = config.count(family.norms) if isinstance(family.norms, str) else family.norms
+    yield norm("layernorm", hidden, times=norms * (2 if family.norm_bias else 1))
     biased = _says(family.mlp_bias, family, config)
     if family.experts is not None and _is_mixture(family, config, index):
         yield from _mixture(family.experts, config, biased=biased)
     else:
-        yield from _feed_forward("mlp", hidden, config.count("intermediate_size"), gated=family.gated, biased=biased)
-    if family.norm_bias and index == config.count("num_hidden_layers") - 1:
+        named = family.experts.dense_width if family.experts else "intermediate_size"
+        width = config.count(named, default=config.count_or_none("intermediate_size"))
+        yield from _feed_forward("mlp", hidden, width, gated=family.gated, biased=biased)
+    if family.down_bias:
+        yield norm("mlp.down_proj.bias", hidden)
+    if family.activation_parameters:
+        yield norm("mlp.act_fn", family.activation_parameters)
+
+
+def embedding_width(config: ConfigValues, hidden: int) -> int:
+    """Of the vocabulary's tables, which OPT may project from and to the hidden states."""
+    return config.count("word_embed_proj_dim", default=hidden)
+
+
+def decoder_ends(architecture: str, config: ConfigValues) -> Iterator[Weight]:
+    """What stands before the layers and behind them, but for the vocabulary's tables and the last norm's weights."""
+    family = DECODERS[architecture]
+    hidden = config.count("hidden_size")
+    width = embedding_width(config, hidden)
+    if family.positions is not None:
+        yield Weight("embed_positions", (config.count("max_position_embeddings") + family.positions, hidden))
+    if family.embedding_norm:
+        yield norm("embedding_layernorm", hidden, times=2 if family.norm_bias else 1)
+    if width != hidden:
+        yield linear("project_in", hidden, width, "replicated")
+        yield linear("project_out", width, hidden, "replicated")
+    if family.norm_bias:
         yield norm("model.norm.bias", hidden)
+    if _says(family.head_bias, family, config):
+        yield Weight("lm_head.bias", (config.count("vocab_size"),), "output")
 
 
 def _sizes(config: ConfigValues) -> tuple[int, int, int, int]:
@@ -211,6 +205,10 @@ def _attention(family: Decoder, config: ConfigValues) -> Iterator[Weight]:
     yield linear("self_attn.k_proj", width, hidden, "kv")
     yield linear("self_attn.v_proj", width, hidden, "kv")
     yield linear("self_attn.o_proj", hidden, queries)
+    if family.attention_gate:
+        yield linear("self_attn.gate", queries, hidden)
+    if family.sinks:
+        yield Weight("self_attn.sinks", (heads,), "sharded")
     if _says(family.qkv_bias, family, config):
         yield Weight("self_attn.q_proj.bias", (queries,), "sharded")
         yield Weight("self_attn.kv_proj.bias", (2 * width,), "kv")
@@ -234,8 +232,10 @@ def _feed_forward(name: str, hidden: int, width: int, *, gated: bool, biased: bo
 
 def _mixture(named: Experts, config: ConfigValues, *, biased: bool) -> Iterator[Weight]:
     hidden, count = config.count("hidden_size"), config.count(named.count)
-    yield from experts("mlp.experts", hidden, count, config.count("moe_intermediate_size"))
-    yield from router("mlp.gate", hidden, count, bias=named.router_bias)
+    yield from experts("mlp.experts", hidden, count, config.count(named.width))
+    corrected = named.router_bias
+    corrected = config.flag(corrected, default=False) if isinstance(corrected, str) else corrected
+    yield from router("mlp.gate", hidden, count, bias=corrected)
     shared = _shared_width(named, config)
     if shared:
         yield from _feed_forward("mlp.shared_experts", hidden, shared, gated=True, biased=biased)
@@ -244,17 +244,23 @@ def _mixture(named: Experts, config: ConfigValues, *, biased: bool) -> Iterator[
 
 
 def _shared_width(named: Experts, config: ConfigValues) -> int:
-    if named.shared_width:
-        return config.count_or_none(named.shared_width) or 0
-    return (config.count_or_none(named.shared) or 0) * config.count("moe_intermediate_size") if named.shared else 0
+    """Of all shared experts together."""
+    each = config.count_or_none(named.shared_width) if named.shared_width else None
+    if not named.shared:
+        return each or 0
+    return (config.count_or_none(named.shared) or 0) * (each or config.count(named.width))
 
 
 def _is_mixture(family: Decoder, config: ConfigValues, index: int) -> bool:
     named = family.experts
     if named is None or not config.count_or_none(named.count):
         return False
+    words = config.words("mlp_layer_types") if named.listed else None
+    if words is not None:
+        return index < len(words) and words[index] == "sparse"
     if named.first:
-        return index >= (config.count_or_none(named.first) or 0)
+        step = config.count("moe_layer_freq", default=1) if named.every else 1
+        return index >= (config.count_or_none(named.first) or 0) and index % step == 0
     step = config.count("decoder_sparse_step", default=1)
     return index not in config.numbers("mlp_only_layers") and (index + 1) % step == 0
 
@@ -264,13 +270,25 @@ def _says(switch: str | bool, family: Decoder, config: ConfigValues) -> bool:
 
 
 def _windows(family: Decoder, config: ConfigValues, num_layers: int) -> list[int | None]:
-    window = config.count_or_none("sliding_window") if family.windowed else None
     words = config.words("layer_types")
-    if window is None or not config.flag("use_sliding_window", default=True):
-        return [None] * num_layers
+    if words is not None and len(words) != num_layers and family.windowed:
+        raise config.impossible("layer_types", f"must name a type for each of {num_layers} layers")
+    own = _own_windows(family, config, num_layers)
     if words is not None:
-        if len(words) != num_layers:
-            raise config.impossible("layer_types", f"must name a type for each of {num_layers} layers")
-        return [window if word == "sliding_attention" else None for word in words]
+        return [window if word == "sliding_attention" else None for word, window in zip(words, own, strict=False)]
     every = config.count("sliding_window_pattern", default=family.full_every or None) if family.full_every else 0
-    return [None if every and (index + 1) % every == 0 else window for index in range(num_layers)]
+    return [None if every and (index + 1) % every == 0 else window for index, window in enumerate(own)]
+
+
+def _own_windows(family: Decoder, config: ConfigValues, num_layers: int) -> list[int | None]:
+    """What each layer's window is where it has one: listed, or the same for all."""
+    if not family.windowed or not config.flag("use_sliding_window", default=True):
+        return [None] * num_layers
+    listed = config.values.get("sliding_windows")
+    if listed is None:
+        return [config.count_or_none("sliding_window")] * num_layers
+    if not isinstance(listed, list) or len(listed) != num_layers:
+        raise config.impossible("sliding_windows", f"must give a window for each of {num_layers} layers")
+    return [
+        ConfigValues(config.name, {"sliding_windows": window}).count_or_none("sliding_windows") for window in listed
+    ]

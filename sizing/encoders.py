@@ -12,6 +12,12 @@ from sizing.release import Release
 from sizing.sound_encoders import SOUNDS
 from sizing.towers import EVER, Encoder, blocks, pair, patches, positions, spectrum
 
+_LARGEST_PICTURE_PATCHES = 65_536
+_LARGEST_PICTURE_FAMILIES = (
+    *("Qwen2VLFor", "Qwen2_5_VLFor", "Qwen3VLFor", "Qwen3VLMoeFor"),
+    *("Qwen3_5For", "Qwen3_5MoeFor"),
+)
+
 
 def read_encoder(
     config: Mapping[str, object], *, name: str = "the model", text_hidden: int | None = None
@@ -49,6 +55,28 @@ def undivided_item_tokens(config: Mapping[str, object], *, name: str = "the mode
     small = bool(text.get("hidden_size_per_layer_input"))
     both_ways = text.get("use_bidirectional_attention", None if small else "vision")
     return 32 * 78 if both_ways == "vision" else 0
+
+
+def largest_picture_bytes(config: Mapping[str, object], *, name: str = "the model") -> int:
+    """The most that the encoder holds at once of the largest picture; 0 where that is not known here.
+
+    Qwen's preprocessors allow 65,536 patches (16,777,216 pixels in squares of 16, 12,845,056 in squares of 14), and
+    vLLM profiles one such picture. Alive together: what the feed-forward layer makes of each patch, before and after
+    its activation, and three copies of the hidden states, in 16 bits. 1.44 and 1.46 GiB logged for 1152 and 4304 wide.
+    """
+    architectures = config.get("architectures")
+    architecture = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
+    if not architecture.startswith(_LARGEST_PICTURE_FAMILIES):
+        return 0
+    vision = ConfigValues(name, ConfigValues(name, config).section("vision_config"))
+    if architecture.startswith("Qwen2VL"):
+        hidden = vision.count("embed_dim", default=1280)
+        made = 2 * hidden * vision.count("mlp_ratio", default=4)
+    elif architecture.startswith("Qwen2_5"):
+        hidden, made = vision.count("hidden_size", default=1280), 3 * vision.count("intermediate_size", default=3420)
+    else:
+        hidden, made = vision.count("hidden_size", default=1152), 2 * vision.count("intermediate_size", default=4304)
+    return 2 * _LARGEST_PICTURE_PATCHES * (made + 3 * hidden)
 
 
 def _gemma3(_: ConfigValues, vision: ConfigValues, text_hidden: int) -> Encoder:

@@ -30,12 +30,20 @@ def with_explicit_kv(
     if question.device.kind == "cpu":
         return question, found
     if question.kv_cache_memory_bytes is not None:
-        return question, startable(question, found)
+        return question, startable(question, as_sure_as_given(question, found))
     devices = question.stage_devices or (question.device,)
     if question.gpu_memory_utilization is not None or not any(is_shared(device) for device in devices):
         return question, found
     wanted = min(max(surely_free_bytes(question, found), found.needed_kv_bytes), useful_bytes(found))
     return with_kv_bytes(question, found, wanted, settle)
+
+
+def as_sure_as_given(question: Question, found: Answer) -> Answer:
+    """The answer on a card; a close call where the KV bytes that were asked for are free only if all turns out well."""
+    given = question.kv_cache_memory_bytes
+    if given is None or not found.fits or question.device.kind == "cpu":
+        return found
+    return replace(found, certain=found.certain and surely_free_bytes(question, found, given) >= 0)
 
 
 def on_uneven_stages(question: Question, settle: Callable[[Question], Answer]) -> tuple[Question, Answer] | None:

@@ -104,6 +104,24 @@ _CATALOGUE = (
     _Row("RTX4080", 15.48, "pcie", ("NVIDIA GeForce RTX 4080", "NVIDIA GeForce RTX 4080 SUPER"), compute_major=8),
     _Row("RTX5070Ti", 15.48, "pcie", ("NVIDIA GeForce RTX 5070 Ti",), compute_major=12),
     _Row("RTX5080", 15.48, "pcie", ("NVIDIA GeForce RTX 5080",), compute_major=12),  # vLLM: 15.48
+    # Sisters of the same memory, as the driver showed it on one of them.
+    _Row("RTX3090Ti", 23.56, "pcie", ("NVIDIA GeForce RTX 3090 Ti",), compute_major=8),  # RTX 3090's
+    _Row("RTXA5000", 23.56, "pcie", ("NVIDIA RTX A5000", "A5000"), compute_major=8),  # RTX 3090's
+    _Row("RTXA4000", 15.48, "pcie", ("NVIDIA RTX A4000", "A4000"), compute_major=8),  # as other cards of 16 GB
+    _Row("RTX2000Ada", 15.48, "pcie", ("NVIDIA RTX 2000 Ada Generation",), compute_major=8),  # as other cards of 16 GB
+    _Row("RTX4000Ada", 19.55, "pcie", ("NVIDIA RTX 4000 Ada Generation",), compute_major=8),  # 20,475 MiB, less 0.44
+    _Row("RTX5000Ada", 31.36, "pcie", ("NVIDIA RTX 5000 Ada Generation",), compute_major=8),  # RTX 5090's
+    _Row("RTX5060Ti-16GB", 15.48, "pcie", ("RTX 5060 Ti 16G",), compute_major=12),  # as other cards of 16 GB
+    _Row("RTX4070", 11.55, "pcie", ("NVIDIA GeForce RTX 4070",), compute_major=8),  # 12,282 MiB, less RTX 4080's 0.44
+    _Row("RTX4070Ti", 11.55, "pcie", ("NVIDIA GeForce RTX 4070 Ti",), compute_major=8),
+    _Row("RTX5070", 11.50, "pcie", ("NVIDIA GeForce RTX 5070",), compute_major=12),  # 12,227 MiB, less RTX 5080's 0.44
+    _Row("RTX4060", 7.56, "pcie", ("NVIDIA GeForce RTX 4060",), compute_major=8),  # 8,188 MiB, less RTX 4080's 0.44
+    _Row("A30", 23.5, "pcie", ("NVIDIA A30",), compute_major=8),  # vLLM profile
+    _Row("A800-80GB", 79.14, "nvlink", ("NVIDIA A800-SXM4-80GB", "A800"), compute_major=8),  # A100's
+    _Row("H800", 79.14, "nvlink", ("NVIDIA H800",), compute_major=9),  # H100's
+    _Row("RTX2080Ti", 10.73, "pcie", ("NVIDIA GeForce RTX 2080 Ti",), compute_major=7),  # vLLM profile
+    _Row("V100-16GB", 15.77, "nvlink", ("Tesla V100-SXM2-16GB",), compute_major=7),  # PyTorch: 15.77-15.78
+    _Row("V100-32GB", 31.73, "nvlink", ("Tesla V100-SXM2-32GB",), compute_major=7),  # PyTorch: 31.73-31.75
     # Derived from the size sold, less MI300X's difference.
     _Row("MI325X", 255.69, "xgmi", ("AMD Instinct MI325X",)),
     _Row("MI355X", 287.69, "xgmi", ("AMD Instinct MI355X",)),

@@ -122,7 +122,9 @@ def _packed(pages: Sequence[Page], release: Release) -> tuple[Group, ...]:
     sizes stays whole and sets how many repeats the others' groups have.
     """
     if not release.packs_pages:
-        raise UnsupportedModelError(f"packed pages are sized as vLLM 0.29 and newer lay them, not as {release} does")
+        raise UnsupportedModelError(
+            f"packed pages are sized as vLLM 0.29 and newer lay them, not as {release} does; ask for 0.29 or newer"
+        )
     buckets: list[list[int]] = []
     for layer, page in enumerate(pages):
         bucket = next((bucket for bucket in buckets if same_kind(pages[bucket[0]], page)), None)
@@ -183,6 +185,7 @@ def _as_full(page: AttentionPage, block_size: int) -> FullPage:
 
 def _refusal(pages: Sequence[Page], release: Release) -> UnsupportedModelError:
     kinds = " and ".join(sorted({type(page).__name__ for page in pages}))
+    way_out = "use another --block-size" if release >= NEWEST else "use a newer vLLM"
     return UnsupportedModelError(
-        f"pages of {kinds} cannot be brought to one size, and vLLM {release} refuses them; use another --block-size"
+        f"pages of {kinds} cannot be brought to one size, and vLLM {release} refuses them; {way_out}"
     )

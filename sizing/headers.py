@@ -3,8 +3,9 @@
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from sizing.errors import ModelFileError
 from sizing.model import DTYPE_BYTES, Dtype
@@ -24,6 +25,8 @@ _ENCODER = re.compile(
 _LEFT_OUT = re.compile(r"^(?:talker|token2wav|code2wav|tts)\.|\.lora_[AB]\.(?:speech|vision)\.")
 
 _ROPE_TABLES = ("rope_freqs.", "rope_factors_")  # GGUF's; vLLM makes its own
+# what old files keep beside the weights: masks of what comes later, and what rotates
+_MADE_ANEW = re.compile(r"rotary_emb\.|rotary_pos_emb\.|\.attn\.(?:masked_)?bias$")
 
 _FLOATS: dict[str, Dtype | None] = {"F64": None, "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
@@ -50,15 +53,21 @@ def parse_header(header: bytes, *, file: str) -> tuple[Tensor, ...]:
     """
     try:
         entries = json.loads(header)
-        return tuple(
-            Tensor(name, entry["dtype"], tuple(entry["shape"]), entry["data_offsets"][1] - entry["data_offsets"][0])
-            for name, entry in entries.items()
-            if name != "__metadata__"
-        )
+        return tuple(_tensor(name, entry) for name, entry in entries.items() if name != "__metadata__")
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
         raise ModelFileError(
             f"{file}: its safetensors header is not readable ({type(error).__name__}); download the file again"
         ) from error
+
+
+def _tensor(name: str, entry: Mapping[str, Any]) -> Tensor:
+    """Raises TypeError or ValueError where a value is not of its kind, among what any wrong entry raises."""
+    dtype, shape, (first, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+    if not isinstance(dtype, str) or not all(type(number) is int for number in (*shape, first, end)):
+        raise TypeError(name)
+    if min((*shape, first)) < 0 or end < first:
+        raise ValueError(name)
+    return Tensor(name, dtype, shape, end - first)
 
 
 def loaded_tensors(
@@ -73,7 +82,7 @@ def loaded_tensors(
         tensor
         for tensor in tensors
         if not (tie_word_embeddings and tensor.name.endswith(("lm_head.weight", "proj_out.weight")))
-        and "rotary_emb." not in tensor.name
+        and not _MADE_ANEW.search(tensor.name)
         and not tensor.name.startswith(_ROPE_TABLES)
         and not _LEFT_OUT.search(tensor.name)
         and not _predicts(tensor.name, num_hidden_layers)

@@ -9,6 +9,7 @@ from sizing.release import Release
 Split = Literal["sharded", "kv", "replicated", "experts", "embedding", "output", "encoder"]
 """`sharded`: divided by the tensor-parallel size; `kv`: as far as there are key-value heads, repeated beyond;
 `experts`: divided, or dealt out whole under expert parallelism; the vocabulary's two tables; a multimodal encoder."""
+StageTables = Literal["none", "embedding", "both"]
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,7 @@ class HeldWeights:
     output: int
     """0 where it is the embedding's own table."""
     last_norm: int
+    """And what else stands before the layers or behind them."""
     encoder: int
     buffers: int
     """Rotary tables: not in the checkpoint, but on every rank."""
@@ -128,6 +130,8 @@ class HeldWeights:
     """From the first of these releases to before the second that is all of it."""
     latent: bool = False
     """Whether some layers keep latent vectors, for which some releases hold a workspace from the start."""
+    stage_tables: StageTables = "none"
+    """What of the vocabulary's tables each pipeline stage has, whether it uses it or not."""
     tensors: tuple[tuple[Portion, int], ...] = ()
     """The layers' matrices as vLLM fuses them, and how many there are of each size."""
 

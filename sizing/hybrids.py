@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 from sizing.anatomy import Anatomy
 from sizing.config_values import ConfigValues
+from sizing.latent_stacks import bailing_linear, longcat_flash, minicpm3
 from sizing.layers import Layer
 from sizing.mamba import falcon_h1, granite_hybrid, jamba, mamba1, mamba2
 from sizing.matrices import Parts
@@ -12,6 +13,7 @@ from sizing.nemotron import nemotron_h
 from sizing.recurrent import olmo_hybrid
 from sizing.short_convolutions import lfm2, lfm2_moe
 from sizing.stacks import Stack, counted
+from sizing.uneven_stacks import laguna, mimo_v2, step3_text
 from sizing.whisper import whisper
 from sizing.zamba import zamba2
 
@@ -28,6 +30,13 @@ HYBRIDS: Mapping[str, Callable[[ConfigValues], Stack]] = {
     "OlmoHybridForCausalLM": olmo_hybrid,
     "WhisperForConditionalGeneration": whisper,
     "Zamba2ForCausalLM": zamba2,
+    "BailingMoeV2_5ForCausalLM": bailing_linear,
+    "LagunaForCausalLM": laguna,
+    "LongcatFlashForCausalLM": longcat_flash,
+    "MiMoV2FlashForCausalLM": mimo_v2,
+    "MiMoV2ForCausalLM": mimo_v2,
+    "MiniCPM3ForCausalLM": minicpm3,
+    "Step3TextForCausalLM": step3_text,
 }
 
 

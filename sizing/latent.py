@@ -65,6 +65,13 @@ def _biased(config: ConfigValues) -> bool:
     return config.values.get("topk_method") != "greedy" and config.values.get("model_type") != "deepseek_v2"
 
 
+def norms_per_layer(config: ConfigValues) -> int:
+    """A.X K1 norms what comes out of the feed-forward layer too, Pangu both what goes into and what leaves it."""
+    if config.values.get("model_type") == "axk1":
+        return 3
+    return 4 if config.flag("sandwich_norm", default=False) else 2
+
+
 def _attention(config: ConfigValues) -> ParameterCount:
     """The down-projections are whole on every rank; what they feed is divided by heads."""
     hidden, heads = config.count("hidden_size"), config.count("num_attention_heads")
@@ -73,7 +80,7 @@ def _attention(config: ConfigValues) -> ParameterCount:
     query_rank = config.count_or_none("q_lora_rank")
     queries = heads * (nope + rope)
     sharded = (query_rank or hidden) * queries + rank * heads * (nope + value) + heads * value * hidden
-    replicated = hidden * (rank + rope) + rank + 2 * hidden
+    replicated = hidden * (rank + rope) + rank + norms_per_layer(config) * hidden
     if query_rank is not None:
         replicated += hidden * query_rank + query_rank
     return ParameterCount(sharded=sharded, replicated=replicated)

@@ -145,7 +145,7 @@ def _tokens(text: str, answer: Answer) -> LogLine:
 
 def _requests(text: str, answer: Answer) -> LogLine:
     low, high = concurrency_range(answer)
-    return LogLine(text, round(answer.max_concurrency, 2), low, high, "requests")
+    return LogLine(text, round(answer.max_concurrency, 2), round(low, 2), round(high, 2), "requests")
 
 
 def concurrency_range(answer: Answer) -> tuple[float, float]:

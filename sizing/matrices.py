@@ -9,10 +9,6 @@ from sizing.model import ModelShape
 Parts = Iterator[Weight]
 
 
-def table(name: str, shape: ModelShape, split: Split) -> Weight:
-    return Weight(name, (shape.vocab_size, shape.hidden_size), split)
-
-
 def norm(name: str, width: int, *, times: int = 1) -> Weight:
     return Weight(name, (width,), copies=times)
 

@@ -8,15 +8,15 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
-from sizing.activations import Batch, activation_peak, penalty_state_bytes
+from sizing.activations import Batch, activation_peak, penalty_state_bytes, second_runner
 from sizing.adapter_settings import Adapters
 from sizing.adapters import adapter_bytes, punica_bytes
 from sizing.drafters import Drafter
-from sizing.gpu import GIB, Device, compute_major, link_of
+from sizing.gpu import GIB, HOPPER, Device, compute_major, link_of
 from sizing.kv_cache import KvCache
 from sizing.layers import Indexer, Latent
 from sizing.model import ModelShape
-from sizing.overheads import OVERHEADS, Band, Overheads
+from sizing.overheads import OVERHEADS, Band, Overheads, exactly
 from sizing.release import NEWEST, Release, batch_defaults
 from sizing.weights import weights_per_rank
 
@@ -198,7 +198,7 @@ def gpu_budget(
     fixed_bytes = sum(term.bytes for term in terms)
     if kv_cache_memory_bytes is not None:  # vLLM then ignores the utilization, and takes this on trust
         claimed_bytes = fixed_bytes + kv_cache_memory_bytes
-        limit_bytes = usable_bytes(device, engine.overheads)
+        limit_bytes = max(0, usable_bytes(device, engine.overheads))
         return Budget(limit_bytes, terms, kv_cache_memory_bytes, claimed_bytes, kv_cache_given=True)
     limit_bytes = math.ceil(device.memory_bytes * gpu_memory_utilization)
     return Budget(limit_bytes, terms, limit_bytes - fixed_bytes, limit_bytes)
@@ -261,24 +261,14 @@ def _gpu_terms(model: ModelShape, device: Device, engine: Engine, stage: int) ->
     state = penalty_state_bytes(model, batch, engine.release)
     if state:
         found.append(Term.exact("sampler state", state, f"token counts of {batch.max_num_seqs:,} sequences"))
-    found.append(_activation(model, engine, stage))
+    activation = _activation(model, engine, stage)
+    found.append(activation)
     if model.has_encoder:
-        found.append(_encoder_run(model, engine.overheads))
+        found.append(_encoder_run(model, activation, engine.overheads))
     found.append(_non_torch(model, device, engine))
-    if engine.release.cudagraphs_in_budget:
+    if _estimates_graphs(model, device, engine.release):
         found.append(_cudagraphs(model, device, engine, stage))
     return tuple(_corrected(term, model, device, engine) for term in found)
-
-
-def _encoder_run(model: ModelShape, overheads: Overheads) -> Term:
-    """What a tower's profile run takes grows with the tower beyond those that it was measured on.
-
-    The weights of a tower that is not known here are in it too, with a band for all sizes that are usual.
-    """
-    if not model.encoder_bytes:
-        return _term("encoder run", overheads.unknown_encoder_gib.scaled(GIB), "its weights, unknown here, and its run")
-    size = max(1.0, model.encoder_bytes / (overheads.measured_encoder_gib * GIB))
-    return _term("encoder run", overheads.encoder_gib.scaled(size * GIB), "its profile run, which varies")
 
 
 def _corrected(term: Term, model: ModelShape, device: Device, engine: Engine) -> Term:
@@ -405,9 +395,11 @@ def _activation(model: ModelShape, engine: Engine, stage: int) -> Term:
         tensor_parallel_size=parallel.tensor_parallel_size,
         enable_expert_parallel=parallel.enable_expert_parallel,
         release=engine.release,
+        first_stage=stage == 0,
         last_stage=stage == parallel.pipeline_parallel_size - 1,
         max_model_len=engine.max_model_len,
         overheads=engine.overheads,
+        enforce_eager=engine.enforce_eager,
         expert_ranks=parallel.ranks_of(model),
         drafter=engine.drafts_on(stage),
         adapters=engine.adapters,
@@ -415,10 +407,32 @@ def _activation(model: ModelShape, engine: Engine, stage: int) -> Term:
     return _term("activations", peak.bytes, peak.why)
 
 
+def _encoder_run(model: ModelShape, activation: Term, overheads: Overheads) -> Term:
+    """What profiling the encoder takes beyond the decoder's peak, which comes after it.
+
+    It grows with the tower beyond those that it was measured on. The weights of a tower that is not known here are in
+    it too, with a band for all sizes that are usual.
+    """
+    if not model.encoder_bytes:
+        return _term("encoder run", overheads.unknown_encoder_gib.scaled(GIB), "its weights, unknown here, and its run")
+    size = max(1.0, model.encoder_bytes / (overheads.measured_encoder_gib * GIB))
+    band = overheads.encoder_gib.scaled(size * GIB)
+    if not model.largest_picture_bytes:
+        return _term("encoder run", band, "its profile run, which varies")
+    beyond = max(model.largest_picture_bytes - activation.bytes, band.value)
+    return _term(
+        "encoder run", Band(beyond, band.low, max(beyond, band.high)), "its profile run on the largest picture"
+    )
+
+
 def _non_torch(model: ModelShape, device: Device, engine: Engine) -> Term:
     parallel = engine.parallel
     ranks, stages = parallel.ranks_of(model), parallel.pipeline_parallel_size
-    band = engine.overheads.non_torch_gib(engine.release, device.link, ranks, stages, unified=device.unified)
+    release, overheads = engine.release, engine.overheads
+    hopper = compute_major(device.name) == HOPPER
+    band = overheads.non_torch_gib(release, device.link, ranks, stages, unified=device.unified, hopper=hopper)
+    if release.counts_cuda_context and not device.unified:
+        band += exactly(overheads.cuda_context_gib)
     band = band.scaled(GIB)
     if device.unified:
         return _term("non-torch", band, "CUDA context, and what else takes the memory that the card shares")
@@ -426,6 +440,13 @@ def _non_torch(model: ModelShape, device: Device, engine: Engine) -> Term:
         return _term("non-torch", band, "CUDA context and libraries, one rank")
     link = {"nvlink": "NVLink", "xgmi": "xGMI"}.get(device.link, "PCIe")
     return _term("non-torch", band, f"CUDA context and NCCL buffers over {link}")
+
+
+def _estimates_graphs(model: ModelShape, device: Device, release: Release) -> bool:
+    """Whether the budget gives up anything for CUDA graphs at all."""
+    if not release.cudagraphs_in_budget or (device.link == "xgmi" and not release.estimates_graphs_on_rocm):
+        return False
+    return release.second_runner_estimates_graphs or not second_runner(model, release)
 
 
 def _cudagraphs(model: ModelShape, device: Device, engine: Engine, stage: int) -> Term:

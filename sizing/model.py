@@ -108,6 +108,8 @@ class ModelShape:
     """Of the weights: a vision or audio encoder in front of the decoder."""
     undivided_item_tokens: int = 0
     """Of the largest picture or video that vLLM does not cut into batches."""
+    largest_picture_bytes: int = 0
+    """The most that its encoder holds at once while vLLM profiles it; 0: not known."""
     granule: Granule | None = None
     """Of its quantized matrices, where vLLM refuses to cut them."""
     caveat: str | None = None

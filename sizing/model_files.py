@@ -24,7 +24,7 @@ def from_folder(folder: Path, name: str, head: HeadMethod | None = None) -> Mode
         ModelFileError: a file is missing, broken or impossible.
         UnsupportedModelError: a model family or a weights format that is not sized yet.
     """
-    files = sorted(entry.name for entry in folder.iterdir())
+    files = _listed(folder)
     if only_gguf(files) and head is None:
         return from_gguf(folder, None, name)
     config = _folder_json(folder / CONFIG)
@@ -47,9 +47,22 @@ def parsed(
 
 def from_gguf(folder: Path, wanted: str | None, name: str) -> ModelShape:
     """The shape that a folder's GGUF file describes, the one named where there are several. Raises as from_folder."""
-    files = gguf_files(name, [entry.name for entry in folder.iterdir()], wanted)
+    files = gguf_files(name, _listed(folder), wanted)
     headers = [read_gguf_header(folder / file) for file in files]
     return gguf_shape(headers, _folder_json(folder / CONFIG), name)
+
+
+def _listed(folder: Path) -> list[str]:
+    try:
+        return sorted(entry.name for entry in folder.iterdir())
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> ModelFileError:
+    closed = isinstance(error, PermissionError)
+    way_out = "check its permissions" if closed else "give the folder that the model was saved to"
+    return ModelFileError(f"{path}: cannot be read ({error.strerror}); {way_out}")
 
 
 def _folder_json(file: Path) -> dict[str, object] | None:
@@ -58,7 +71,7 @@ def _folder_json(file: Path) -> dict[str, object] | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise ModelFileError(f"{file}: cannot be read ({error.strerror}); check its permissions") from error
+        raise _unreadable(file, error) from error
 
 
 def _folder_header(file: Path) -> tuple[Tensor, ...]:
@@ -68,7 +81,7 @@ def _folder_header(file: Path) -> tuple[Tensor, ...]:
             length = int.from_bytes(prefix, "little")
             header = stream.read(length) if length <= MAX_HEADER_BYTES else b""
     except OSError as error:
-        raise ModelFileError(f"{file}: cannot be read ({error.strerror}); check its permissions") from error
+        raise _unreadable(file, error) from error
     if len(prefix) < LENGTH_PREFIX_BYTES or len(header) < length:
         raise ModelFileError(f"{file}: its safetensors header is truncated; download the file again")
     return parse_header(header, file=str(file))

@@ -57,7 +57,7 @@ def _possible(term: CalibratedTerm, predicted_bytes: int, measured_bytes: int) -
 
 def _measured(record: StartupRecord, predicted: Mapping[str, int]) -> dict[CalibratedTerm, int]:
     """The terms as this release defines them; what it does not say or says only as a sum is left out."""
-    graphs = _graphs_taken_gib(record)
+    graphs = _graphs_taken_gib(record, predicted)
     activations, non_torch = record.act_gib, record.nontorch_gib
     if record.consumed_gib is not None:  # 0.27 and later
         activations = None if activations is None or graphs is None else activations - graphs
@@ -73,9 +73,12 @@ def _measured(record: StartupRecord, predicted: Mapping[str, int]) -> dict[Calib
     return {term: round(size * GIB) for term, size in found.items() if size is not None}
 
 
-def _graphs_taken_gib(record: StartupRecord) -> float | None:
-    """What the budget gave up for CUDA graphs: the estimate, by default since 0.20; never what they took later."""
-    if record.enforce_eager or record.engine == "V0":
+def _graphs_taken_gib(record: StartupRecord, predicted: Mapping[str, int]) -> float | None:
+    """What the budget gave up for CUDA graphs: the estimate, by default since 0.20; never what they took later.
+
+    Where none is predicted (the second model runner before 0.29, ROCm before 0.26) none was made.
+    """
+    if record.enforce_eager or record.engine == "V0" or "CUDA graphs" not in predicted:
         return 0.0
     by_default = record.release is None or record.release >= (0, 20)
     applied = by_default if record.cg_applied is None else record.cg_applied

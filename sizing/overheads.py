@@ -31,12 +31,12 @@ def exactly(value: float) -> Band:
 
 @dataclass(frozen=True)
 class Since:
-    """A figure by the first minor version of vLLM that it holds for, oldest first."""
+    """A figure by the first release of vLLM that it holds for, oldest first."""
 
-    bands: tuple[tuple[int, Band], ...]
+    bands: tuple[tuple[Release, Band], ...]
 
     def at(self, release: Release) -> Band:
-        return next(band for minor, band in reversed(self.bands) if release.minor >= minor)
+        return next(band for since, band in reversed(self.bands) if release >= since)
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,10 @@ class Overheads:
     # vocabularies from 32,016 to 262,208.
     sampler: Since = Since(
         (
-            (0, Band(36.0, 34.0, 38.0)),
-            (8, Band(24.0, 12.0, 38.0)),
-            (12, Band(36.0, 34.0, 38.0)),
-            (17, Band(12.5, 11.5, 13.5)),
+            (Release(0), Band(36.0, 34.0, 38.0)),
+            (Release(8), Band(24.0, 12.0, 38.0)),
+            (Release(11, 1), Band(36.0, 34.0, 38.0)),
+            (Release(17), Band(12.5, 11.5, 13.5)),
         )
     )
     sampler_v0: Band = Band(36.0, 34.0, 38.0)
@@ -63,9 +63,9 @@ class Overheads:
     # Copies of the feed-forward layer's width and of the hidden states that are alive at the forward pass's peak:
     # 2.06 against 2.07 GiB logged for 20,000 tokens of an 8B, 2.99 against 2.99 for 29,000 (0.6).
     forward_copies: Band = Band(3.0, 2.6, 3.6)
-    activation_floor_gib: Since = Since(((0, Band(0.0, -0.05, 0.06)), (8, Band(0.05, 0.0, 0.10))))
-    # A first start that compiles leaves its work behind: 0.87-1.09 GiB cold and 0.15 warm in 0.27, second runner.
-    compiling_gib: Band = Band(0.0, -0.05, 0.9)
+    activation_floor_gib: Since = Since(((Release(0), Band(0.0, -0.05, 0.06)), (Release(8), Band(0.05, 0.0, 0.10))))
+    # What a start leaves beside the sum where the second model runner works: 0.00 to 0.15 from 0.24 to 0.28.
+    second_runner_floor_gib: Band = Band(0.03, -0.05, 0.15)
     # What an encoder (vision, audio) adds: 0.03 to 0.23 in 0.19 (Gemma 3, Mistral Small 3.1, Granite Vision, Kimi-VL,
     # Llama 4), 0.7 in 0.10 (LLaVA).
     encoder_gib: Band = Band(0.2, 0.0, 0.9)
@@ -73,21 +73,35 @@ class Overheads:
     # 2.5, InternViT-6B alone 11.
     measured_encoder_gib: float = 2.0
     unknown_encoder_gib: Band = Band(1.4, 0.1, 4.0)
-    # CUDA context growth, cuBLAS workspaces: what the driver sees and PyTorch does not. 0.01-0.35 in 0.6 to 0.8,
-    # 0.13-0.14 in 0.11 to 0.17, 0.24-0.27 from 0.18 on (0.46 for one family).
+    # CUDA context growth, cuBLAS workspaces, kernels' code: what the driver sees and PyTorch does not. 0.01-0.35 in 0.6
+    # to 0.8. Since then on Hopper, whose attention and GEMM kernels are its own, 0.13-0.14 in 0.11 to 0.17 and
+    # 0.24-0.27 from 0.18 on (0.46 for one family); on every other card 0.02-0.16 to 0.26 (RTX 3090 to 5080, A100,
+    # B200), and since 0.27 with what PyTorch holds on to after the profile run 0.14-0.41.
     non_torch_one_rank_gib: Since = Since(
-        ((0, Band(0.08, 0.01, 0.36)), (8, Band(0.13, 0.05, 0.20)), (18, Band(0.25, 0.20, 0.46)))
+        (
+            (Release(0), Band(0.08, 0.01, 0.36)),
+            (Release(8), Band(0.07, 0.01, 0.30)),
+            (Release(27), Band(0.15, 0.05, 0.45)),
+        )
+    )
+    non_torch_hopper_gib: Since = Since(
+        (
+            (Release(0), Band(0.08, 0.01, 0.36)),
+            (Release(8), Band(0.13, 0.05, 0.20)),
+            (Release(18), Band(0.25, 0.20, 0.46)),
+        )
     )
     # Memory that card and processor share (GB10): vLLM takes what free memory fell by since its start for its own, and
     # that holds the page cache of the weights it read and whatever the system did meanwhile. 1.5, 2.1 and 2.7 for three
     # starts of 0.11 to 0.27, all there are with a total to check against: far apart, so the band is wide.
     non_torch_unified_gib: Band = Band(2.2, 0.3, 5.0)
-    # ROCm counts what HIP and its libraries load: 6.07 in 0.6, about 2 for later ones.
-    non_torch_rocm_gib: Since = Since(((0, Band(6.0, 0.3, 6.3)), (8, Band(2.0, 0.3, 6.3))))
-    # Several tensor-parallel ranks: NCCL's and the custom all-reduce's buffers as well. PCIe 0.20-0.36 whatever the
-    # version; NVLink 0.54 (H100) to 1.39 (A100, H200) and 2.1 for 8 ranks, and 2.06-2.21 from 0.18 on.
-    non_torch_pcie_gib: Since = Since(((0, Band(0.25, 0.18, 0.40)), (18, Band(0.40, 0.25, 0.80))))
-    non_torch_fabric_gib: Since = Since(((0, Band(0.90, 0.50, 2.10)), (18, Band(2.10, 2.00, 2.30))))
+    # ROCm counts what HIP and its libraries load: 6.07 in 0.6, 0.7 in 0.16 and 0.4 to 0.9 in 0.28.
+    non_torch_rocm_gib: Since = Since(((Release(0), Band(6.0, 0.3, 6.3)), (Release(8), Band(0.7, 0.2, 6.3))))
+    # Several tensor-parallel ranks: NCCL's and the custom all-reduce's buffers as well. Over PCIe 0.20-0.36 with what
+    # one rank has, from 0.6 to 0.28 and from 2 to 16 ranks; NVLink 0.54 (H100) to 1.39 (A100, H200) and 2.1 for 8
+    # ranks, and 2.06-2.21 from 0.18 on.
+    nccl_pcie_gib: Band = Band(0.17, 0.11, 0.30)
+    non_torch_fabric_gib: Since = Since(((Release(0), Band(0.90, 0.50, 2.10)), (Release(18), Band(2.10, 2.00, 2.30))))
     # Pipeline stages without tensor parallel pass hidden states only: 0.07 in 0.19.
     non_torch_stages_gib: Band = Band(0.07, 0.05, 0.40)
     # vLLM's estimate for its CUDA graphs with 51 captured sizes: 0.61 (28 layers), 0.84 (32), 0.74-0.86 (40),
@@ -105,18 +119,27 @@ class Overheads:
     cpu_safety_share: float = 0.10
 
     def non_torch_gib(
-        self, release: Release, link: Link, tensor_parallel_size: int, stages: int, *, unified: bool = False
+        self,
+        release: Release,
+        link: Link,
+        tensor_parallel_size: int,
+        stages: int,
+        *,
+        unified: bool = False,
+        hopper: bool = False,
     ) -> Band:
         """What the driver sees beside PyTorch's memory on one rank."""
         if unified:
             return self.non_torch_unified_gib
         release = Release(0) if release.engine == "V0" else release
+        if tensor_parallel_size > 1 and link in ("nvlink", "xgmi"):
+            return self.non_torch_fabric_gib.at(release)
+        one_rank = (self.non_torch_hopper_gib if hopper else self.non_torch_one_rank_gib).at(release)
         if tensor_parallel_size > 1:
-            fabric = link in ("nvlink", "xgmi")
-            return (self.non_torch_fabric_gib if fabric else self.non_torch_pcie_gib).at(release)
+            return one_rank + self.nccl_pcie_gib
         if stages > 1:
             return self.non_torch_stages_gib
-        return (self.non_torch_rocm_gib if link == "xgmi" else self.non_torch_one_rank_gib).at(release)
+        return self.non_torch_rocm_gib.at(release) if link == "xgmi" else one_rank
 
     def graphs_gib(self, layers: int, sizes: int, *, mixture: bool) -> Band:
         """vLLM's own estimate, which is what it takes from the KV cache."""

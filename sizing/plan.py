@@ -9,7 +9,7 @@ from sizing.division import indivisible
 from sizing.drafters import Drafter
 from sizing.engine_cache import Caches, Serving
 from sizing.errors import QuestionError
-from sizing.explicit import with_explicit_kv
+from sizing.explicit import as_sure_as_given, with_explicit_kv
 from sizing.gpu import GIB, Device, compute_major
 from sizing.kv_cache import Capacity, KvCache
 from sizing.layers import Recurrent
@@ -25,7 +25,7 @@ from sizing.memory import (
     usable_bytes,
 )
 from sizing.question import Answer, EngineSettings, Question, Range, check, check_layers
-from sizing.release import Release
+from sizing.release import NEWEST, OLDEST, Release
 from sizing.remedy import fitting_remedies
 
 _MOST_RANKS = 64
@@ -46,7 +46,7 @@ def answer(question: Question) -> Answer:
     settled = settle(question)
     if settled.fits:
         unified = any(device.unified for device in _stage_devices(question))
-        return with_explicit_kv(question, settled, settle)[1] if unified else settled
+        return with_explicit_kv(question, settled, settle)[1] if unified else as_sure_as_given(question, settled)
     remedies = fitting_remedies(question, settled, settle)
     way_out = "try " + ", or ".join(remedy.text for remedy in remedies) if remedies else None
     return replace(settled, way_out=way_out)
@@ -98,11 +98,14 @@ def _tensor_parallel_sizes(question: Question) -> tuple[int, ...]:
     cards = question.count // (stages * replicas)
     if asked is None and cards:
         powers = [2**n for n in range(cards.bit_length()) if 2**n <= cards]
-        return tuple(
+        divide = tuple(
             size
             for size in powers
             if rules(model, size) is None and indivisible_adapters(question.adapters, size) is None
         )
+        if divide:
+            return divide
+        asked = 1  # data parallelism alone cuts the experts too small: say what a single card would be told
     needed = (asked or 1) * stages * replicas
     if asked is None or asked > cards:
         split = f"tensor_parallel_size is {asked or 1}" + (f" in {stages} pipeline stages" if stages > 1 else "")
@@ -111,7 +114,9 @@ def _tensor_parallel_sizes(question: Question) -> tuple[int, ...]:
     why = rules(model, asked)
     if why is not None:
         allowed = ", ".join(str(size) for size in range(1, _MOST_RANKS + 1) if rules(model, size) is None)
-        raise QuestionError(f"tensor_parallel_size {asked} {why} of {model.name}; use one of {allowed}")
+        way_out = f"one of {allowed}" if allowed else "fewer data-parallel engines, or expert parallelism"
+        split = f" in {replicas} data-parallel engines" if replicas > 1 else ""
+        raise QuestionError(f"tensor_parallel_size {asked}{split} {why} of {model.name}; use {way_out}")
     why = indivisible_adapters(question.adapters, asked)
     if why is not None:
         raise QuestionError(f"tensor_parallel_size {asked} {why}; use a power of two up to it, or leave it unsharded")
@@ -197,7 +202,7 @@ def _judged(question: Question, settings: EngineSettings, cache: KvCache, budget
         fits=reason is None,
         reason=reason,
         way_out=None,
-        note=_joined(question.model.assumed, question.model.caveat) or None,
+        note=_joined(question.model.assumed, question.model.caveat, _other_rules(question.release)) or None,
         terms=budget.terms,
         limit_bytes=budget.limit_bytes,
         weights_bytes=budget.terms[0].bytes,
@@ -368,6 +373,14 @@ def _too_few_states(question: Question, num_blocks: int, max_num_seqs: int) -> s
         f"max_num_seqs is {max_num_seqs:,}, and each sequence needs a block for its recurrent state, "
         f"of which {num_blocks:,} fit"
     )
+
+
+def _other_rules(release: Release) -> str | None:
+    """Whose rules these are, where the release's own are not known."""
+    if release < OLDEST or release >= Release(NEWEST.minor + 1):
+        nearest = min(max(release, OLDEST), NEWEST)
+        return f"vLLM {release} is not among the releases whose rules are known: these are {nearest}'s"
+    return None
 
 
 def _joined(*notes: str | None) -> str:

@@ -69,7 +69,8 @@ def _modelopt_kv_cache(config: ConfigValues, sections: Sequence[Mapping[str, obj
             if not algo:
                 continue
             if isinstance(algo, dict):
-                algo = {8: "fp8", 4: "nvfp4"}.get(algo.get("num_bits", 0)) if algo.get("type") == "float" else None
+                bits = str(algo.get("num_bits"))  # as text, since a broken file may have anything there
+                algo = {"8": "fp8", "4": "nvfp4"}.get(bits) if algo.get("type") == "float" else None
             if str(algo).lower() == "fp8":
                 return "fp8"
             raise UnsupportedModelError(

@@ -124,6 +124,14 @@ class Answer:
     budgets: tuple[Budget, ...] = ()
     """Of every pipeline stage."""
 
+    @property
+    def holds(self) -> str:
+        """What runs at once, in words; releases before 0.29 may start a block short of one request."""
+        length = f"{self.settings.max_model_len:,} tokens"
+        if self.requests_fit == 0:
+            return f"it starts, but its blocks hold not one whole request of {length}"
+        return f"{self.requests_fit:,} request{'s' if self.requests_fit > 1 else ''} of {length} at once"
+
 
 def check(question: Question) -> None:
     """Raises QuestionError for settings that contradict each other or the model; `answer` asks this first."""

@@ -15,7 +15,7 @@ Usage = Literal["server", "offline"]
 Refusal = Literal["tokens", "layers", "first group of all stages", "first group", "groups", "groups and null block"]
 MambaCacheMode = Literal["none", "align", "all"]
 
-_VERSION = re.compile(r"(?<![\w.])v?([01])\.(\d+)(?:\.(\d+))?")
+_VERSION = re.compile(r"(?<![\w.])v?([01])\.(\d+)(?![\dx])(?:\.(\d+))?")
 _AFTER_V0 = re.compile(r"\(20(?:2[6-9]|[3-9]\d)-\d\d")  # a date behind a build without a number
 _LAST_V0_DEFAULT = 7
 _LAST_OF_TWO_ENGINES = 11  # V0 was removed in it: what names its engine after that has no reason to
@@ -33,7 +33,7 @@ class Release:
     """What the log or the operator says ran; None: the release's default."""
 
     def __str__(self) -> str:
-        return f"0.{self.minor}.{self.patch}"
+        return f"{self.minor // 1000}.{self.minor % 1000}.{self.patch}"
 
     @cached_property
     def engine(self) -> Engine:
@@ -54,6 +54,33 @@ class Release:
     def cudagraphs_in_budget(self) -> bool:
         """Whether an estimate for CUDA graphs comes off the KV cache (envs.py, v1/worker/gpu_worker.py)."""
         return self.engine == "V1" and self >= Release(20)
+
+    @property
+    def second_runner_estimates_graphs(self) -> bool:
+        """Before, its estimate was a placeholder that said 0 (v1/worker/gpu/model_runner.py)."""
+        return self >= Release(29)
+
+    @property
+    def estimates_graphs_on_rocm(self) -> bool:
+        """Before, the estimate was made on NVIDIA's cards alone (v1/worker/gpu_worker.py)."""
+        return self >= Release(26)
+
+    @property
+    def times_joined_kernels(self) -> bool:
+        """Whether compiling joins independent kernels where timing them says so (config/compilation.py)."""
+        return self.engine == "V1" and self >= Release(11, 1)
+
+    @property
+    def counts_what_stays(self) -> bool:
+        """Whether all that is gone from the card since the start counts: before, only the weights, what the profile run
+        adds at its peak and what PyTorch does not see, and nothing made in between (utils/mem_utils.py).
+        """
+        return self >= Release(27)
+
+    @property
+    def counts_cuda_context(self) -> bool:
+        """Whether all that PyTorch did not take itself counted, CUDA's context too (v1/worker/gpu_worker.py)."""
+        return self.engine == "V1" and self < Release(9, 1)
 
     @property
     def async_scheduling(self) -> bool:
@@ -210,6 +237,8 @@ class Release:
 
 
 NEWEST = Release(32)
+OLDEST = Release(6)
+"""The first whose rules are known; what is older is answered by these, and newer ones by the newest's."""
 
 
 def parse_release(text: str | None, engine: Engine | None = None) -> Release:

@@ -1,6 +1,7 @@
 """Settings near a question that does not fit, kept only where the same arithmetic says that they do."""
 
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
@@ -29,6 +30,12 @@ def here_only(way_out: str | None) -> str:
     remedies = (way_out or "").removeprefix("try ").split(", or ")
     here = [remedy for remedy in remedies if remedy and not remedy.startswith(("--count ", "--gpu "))]
     return f"; try {', or '.join(here)}" if here else ""
+
+
+def side_by_side(way_out: str, card: str) -> str:
+    """The same as `berth size compare` is told it: cards and how many of them by `--gpus`."""
+    words = re.sub(r"--count (\d+)( --tensor-parallel-size \d+)?", rf"--gpus \1x{card}", way_out)
+    return re.sub(r"--gpu (?=\S)", "--gpus ", words)
 
 
 def fitting_remedies(question: Question, settled: Answer, settle: Callable[[Question], Answer]) -> tuple[Remedy, ...]:
@@ -110,16 +117,27 @@ def _fewer_sequences(question: Question, settled: Answer) -> Iterator[Remedy]:
 
 
 def _more_cards(question: Question) -> Iterator[Remedy]:
+    """With a tensor parallel size over all of them where one was given, which would leave them idle as it is."""
+    engines = question.pipeline_parallel_size * question.data_parallel_size
     for count in _MORE_CARDS:
-        if count > question.count:
-            yield Remedy(
-                f"--count {count}", replace(question, count=count, tensor_parallel_size=None, stage_devices=())
-            )
+        if count <= question.count:
+            continue
+        text, size = f"--count {count}", None
+        if question.tensor_parallel_size is not None:
+            size = max(1, count // engines)
+            text += f" --tensor-parallel-size {size}"
+        yield Remedy(text, replace(question, count=count, tensor_parallel_size=size, stage_devices=()))
 
 
 def _larger_card(question: Question) -> Iterator[Remedy]:
-    for card in sorted(catalogue(), key=lambda card: card.memory_bytes):
-        if card.memory_bytes > question.device.memory_bytes:
-            yield Remedy(
-                f"--gpu {card.name}", replace(question, device=card, gpu_memory_utilization=None, stage_devices=())
-            )
+    """With the share that was asked for, or else without it."""
+    free = " with all its memory free" if question.device.free_bytes < question.device.memory_bytes else ""
+    asked = replace(question, stage_devices=())
+    larger = [card for card in catalogue() if card.memory_bytes > question.device.memory_bytes]
+    larger.sort(key=lambda card: card.memory_bytes)
+    for card in larger:
+        yield Remedy(f"--gpu {card.name}{free}", replace(asked, device=card))
+    if question.gpu_memory_utilization is not None:
+        for card in larger:
+            text = f"--gpu {card.name}{free} without --gpu-memory-utilization"
+            yield Remedy(text, replace(asked, device=card, gpu_memory_utilization=None))

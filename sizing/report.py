@@ -146,14 +146,10 @@ def _verdict(question: Question, answer: Answer) -> Text:
     close = "" if answer.certain else " A close call: the range of the sum holds both yes and no."
     if not answer.fits:
         return Text(f"No: {answer.reason}.{close}" if close else f"No: {answer.reason}", style="bold red")
-    requests = f"{answer.requests_fit:,} request" + ("s" if answer.requests_fit != 1 else "")
     per_card = " per card" if answer.settings.num_cards > 1 else ""
     doubt = close or question.model.assumed
     yes = "Yes, if its layers are what they are taken for" if question.model.assumed else "Yes"
-    said = (
-        f"{yes}: {requests} of {answer.settings.max_model_len:,} tokens at once, "
-        f"taking {_gib(answer.claimed_bytes)} GiB{per_card}"
-    )
+    said = f"{yes}: {answer.holds}, taking {_gib(answer.claimed_bytes)} GiB{per_card}"
     return Text(f"{said}.{close}" if close else said, style="bold yellow" if doubt else "bold green")
 
 

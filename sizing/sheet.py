@@ -107,11 +107,10 @@ def _lead(question: Question, answer: Answer) -> str:
         close = "" if answer.certain else " It is a close call."
         way_out = f" Way out: {answer.way_out}." if answer.way_out else ""
         return f"Does not fit: {answer.reason}.{close}{way_out}"
-    requests = f"{answer.requests_fit:,} request" + ("" if answer.requests_fit == 1 else "s")
     sure = "Fits" if answer.certain else "Fits, as a close call"
     if question.model.assumed:
         sure += ", if its layers are what they are taken for"
-    return f"{sure}: {requests} of {answer.settings.max_model_len:,} tokens at once."
+    return f"{sure}: {answer.holds}."
 
 
 def _comparison_lead(comparison: Comparison, fitting: int) -> str:

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 
 from sizing.config_values import ConfigValues
+from sizing.dense_spelling import DENSE_SPELLINGS
+from sizing.mixture_spelling import MIXTURE_SPELLINGS
 from sizing.nemotron import nemotron_order
 
 # vllm/config/model.py: _get_and_verify_max_len, for a file without any key that bounds the context
@@ -20,8 +22,8 @@ def spelt(architecture: str, config: ConfigValues) -> ConfigValues:
 
 
 def is_unbounded(architecture: str) -> bool:
-    """Whether the context has no end: nothing in such a model counts positions."""
-    return architecture in _MIXERS_ALONE
+    """Whether the context has no end: nothing in such a model counts positions, or only how far back they are."""
+    return architecture in _MIXERS_ALONE or architecture == "BloomForCausalLM"
 
 
 def has_encoder_of_its_own(architecture: str | None) -> bool:
@@ -60,6 +62,8 @@ _MIXERS_ALONE: Mapping[str, Callable[[ConfigValues], dict[str, object]]] = {
 }
 _SPELLINGS: Mapping[str, Callable[[ConfigValues], dict[str, object]]] = {
     **_MIXERS_ALONE,
+    **DENSE_SPELLINGS,
+    **MIXTURE_SPELLINGS,
     "NemotronHForCausalLM": _nemotron_h,
     "WhisperForConditionalGeneration": _whisper,
 }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sizing.anatomy import Anatomy
 from sizing.config_values import ConfigValues
 from sizing.held import Weight
-from sizing.layers import Attention, Layer
+from sizing.layers import Attention, Latent, Layer
 from sizing.matrices import Parts, linear, norm
 from sizing.model import ParameterCount
 
@@ -42,7 +42,7 @@ class Stack:
     order: tuple[str, ...]
     """Of each layer its kind."""
     kinds: Mapping[str, Kind]
-    attention: Attention | None
+    attention: Attention | Latent | None
     width: int
     """Of the widest matrix that a layer's work is divided by: a feed-forward one or a mixer's."""
     tied: bool
@@ -59,7 +59,7 @@ def counted(stack: Stack, config: ConfigValues) -> Anatomy:
     total = ParameterCount(sums["sharded"] + sums["experts"], sums["kv"], sums["replicated"], rows)
     layers = tuple(stack.kinds[word].caches for word in stack.order)
     # without attention vLLM has no heads to divide; the mixer's own decide (see sizing.division)
-    heads, width = (stack.attention.num_kv_heads, stack.attention.head_dim) if stack.attention else (1, 1)
+    heads, width = _heads(stack.attention, config)
     mixture = stack.mixture
     if mixture is None:
         return Anatomy(layers, total, width, heads, stack.width)
@@ -77,6 +77,16 @@ def counted(stack: Stack, config: ConfigValues) -> Anatomy:
         expert_hidden_size=mixture.hidden,
         gated_experts=mixture.gated,
     )
+
+
+def _heads(attention: Attention | Latent | None, config: ConfigValues) -> tuple[int, int]:
+    """Key-value heads and their width; those of latent vectors are the queries' own."""
+    match attention:
+        case Attention():
+            return attention.num_kv_heads, attention.head_dim
+        case Latent():
+            return config.count("num_attention_heads"), attention.width
+    return 1, 1
 
 
 def attention_of(config: ConfigValues, *keys: str) -> Attention:

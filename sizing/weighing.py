@@ -8,13 +8,13 @@ from sizing.config_values import ConfigValues
 from sizing.encoders import read_encoder
 from sizing.errors import ModelFileError
 from sizing.headers import Tensor, is_encoder, loaded_bytes, loaded_tensors
-from sizing.layers import Recurrent
+from sizing.layers import Latent, Recurrent
 from sizing.model import ModelShape
 from sizing.parameters import count_parameters
 from sizing.quantization import Quantization
 from sizing.quantization_config import read_quantization
 from sizing.rotary import rotary_bytes
-from sizing.tensor_names import pieces_of
+from sizing.tensor_names import NARROW_QUERIES, pieces_of
 from sizing.towers import Encoder
 from sizing.weights import Piece, expert_tiles, held, pieces
 
@@ -154,7 +154,12 @@ def _stored_pieces(shape: ModelShape, loaded: Sequence[Tensor], *, packed: bool,
         num_bytes = loaded_bytes([tensor], dtype=shape.dtype, quantized=packed)
         num_bytes += unpacked_copy_bytes(tensor, shape)
         parts = pieces_of(
-            tensor, num_bytes, multimodal=multimodal, kv_share=kv_share(shape), sole_group=sole_group(shape)
+            tensor,
+            num_bytes,
+            multimodal=multimodal,
+            kv_share=kv_share(shape),
+            sole_group=sole_group(shape),
+            whole=NARROW_QUERIES if shape.architecture == "Step3TextForCausalLM" else None,
         )
         found += [replace(part, split=table) if part.split == "embedding" else part for part in parts]
     if packed or not multimodal or any(piece.layer is not None for piece in found):
@@ -186,7 +191,9 @@ def kept_tensors(shape: ModelShape, config: ConfigValues, tensors: Sequence[Tens
 
 def unpacked_copy_bytes(tensor: Tensor, shape: ModelShape) -> int:
     """Latent attention decodes with a copy of its up-projection that is not packed."""
-    if not tensor.name.endswith(("kv_b_proj.weight", "kv_b_proj.weight_packed", "kv_b_proj.qweight")):
+    if Latent not in shape.layer_types or not tensor.name.endswith(
+        ("kv_b_proj.weight", "kv_b_proj.weight_packed", "kv_b_proj.qweight")
+    ):
         return 0
     numbers = {"F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 2, "I32": 8}.get(tensor.dtype, 0)
     return tensor.num_elements * numbers * shape.dtype_bytes

@@ -16,6 +16,7 @@ from sizing.model import ModelShape
 from sizing.quantization import Quantization
 from sizing.release import NEWEST, Release
 from sizing.schemes import named_quantization
+from sizing.stage_tables import stage_tables
 from sizing.towers import Encoder
 
 VOCAB_PADDING = 64  # vllm/model_executor/layers/vocab_parallel_embedding.py: DEFAULT_VOCAB_PADDING_SIZE
@@ -119,6 +120,7 @@ def held(
         num_experts=shape.num_experts,
         vocab_size=shape.vocab_size,
         tiles=tiles,
+        stage_tables=stage_tables(shape.architecture),
         tensors=_tensors(found) if is_spelt_out(shape) else (),
     )
 
@@ -192,9 +194,9 @@ def weights_per_rank(
         )
         size += whole.buffers + whole.encoder_per_rank(tp, release) + workspace  # every stage builds the encoder
         last = number == len(stages) - 1
-        if number == 0 or (last and not whole.output):
+        if number == 0 or (last and not whole.output) or whole.stage_tables != "none":
             size += embedding
-        if last:
+        if last or whole.stage_tables == "both":
             size += output + whole.last_norm
         found.append(round(size))
     return tuple(found)
@@ -274,6 +276,7 @@ def quantized(shape: ModelShape, scheme: str) -> ModelShape:
         encoder_heads=current.encoder_heads,
         encoder_whole_in=current.encoder_whole_in,
         latent=current.latent,
+        stage_tables=current.stage_tables,
     )
     if shape.quantization is not None:
         if abs(packed.weights_bytes - current.weights_bytes) > _SAME_FORMAT * current.weights_bytes:

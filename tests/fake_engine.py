@@ -6,6 +6,7 @@ end, a dropped connection or a hang. Everything that arrives is recorded. It run
 
 import asyncio
 import json
+import ssl
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -209,14 +210,16 @@ async def _opened(script: Script, index: int) -> None:
 
 
 @contextmanager
-def running(engine: FakeEngine, *, port: int = 0, keep_alive_s: float = 75.0) -> Iterator[FakeEngine]:
+def running(
+    engine: FakeEngine, *, port: int = 0, keep_alive_s: float = 75.0, tls: ssl.SSLContext | None = None
+) -> Iterator[FakeEngine]:
     """Serve `engine` on loopback (a free port unless one is asked for) until the block ends; sets `engine.url`."""
     loop = asyncio.new_event_loop()
     runner = web.AppRunner(engine.app(), shutdown_timeout=0.1, keepalive_timeout=keep_alive_s)
 
     async def start() -> int:
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", port)
+        site = web.TCPSite(runner, "127.0.0.1", port, ssl_context=tls)
         await site.start()
         bound: int = runner.addresses[0][1]
         return bound
@@ -226,7 +229,7 @@ def running(engine: FakeEngine, *, port: int = 0, keep_alive_s: float = 75.0) ->
         await runner.cleanup()
         await asyncio.sleep(0.01)  # a closed connection needs a turn of the loop to give its socket back
 
-    engine.url = f"http://127.0.0.1:{loop.run_until_complete(start())}"
+    engine.url = f"{'https' if tls else 'http'}://127.0.0.1:{loop.run_until_complete(start())}"
     thread = threading.Thread(target=loop.run_forever, name="fake-engine", daemon=True)
     thread.start()
     try:

@@ -1,4 +1,4 @@
-"""README.md's generated parts: every `--help`, and the `berth size` example. `make docs` rewrites them.
+"""The generated parts of README.md and docs/: every `--help`, the sizing examples, fields. `make docs` rewrites them.
 
 A part stands between `<!-- begin NAME -->` and `<!-- end NAME -->`. The sizing example runs against a loopback Hub that
 holds the published facts of the model it names, so that it can be checked without a network.
@@ -17,7 +17,8 @@ from gateway.status import KvCacheStatus, ModelStatus, ReplicaStatus, RouteStatu
 from tests.hub import LoopbackHub, running
 from tests.sizing.models import published_configs, qwen3_tensors, write_safetensors
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 COMMANDS = (
     "",
     "serve",
@@ -111,15 +112,20 @@ PARTS = {
 }
 
 
+def parts_in(text: str) -> list[str]:
+    """The names of its generated parts."""
+    return re.findall(r"<!-- begin (\w+) -->", text)
+
+
 def written(text: str) -> str:
     """`text` with every generated part made anew."""
-    for name, part in PARTS.items():
+    for name in parts_in(text):
         pattern = re.compile(f"(<!-- begin {name} -->\n).*?(\n<!-- end {name} -->)", re.DOTALL)
-        assert pattern.search(text), f"README.md has no part '{name}'"
-        body = part()
+        body = PARTS[name]()
         text = pattern.sub(lambda found, body=body: found[1] + body + found[2], text)  # type: ignore[misc]
     return text
 
 
 if __name__ == "__main__":
-    README.write_text(written(README.read_text()))
+    for page in PAGES:
+        page.write_text(written(page.read_text()))

@@ -1,4 +1,4 @@
-"""README.md says what is so: generated parts are up to date, and every command in it is one `berth` or make takes."""
+"""README.md and docs/ say what is so: generated parts are up to date, and `berth` and make take every command shown."""
 
 import re
 import shlex
@@ -23,10 +23,10 @@ from serving.sections import (
     Section,
     TimeoutsSection,
 )
-from tests.readme import README, written
+from tests.readme import PAGES, PARTS, ROOT, parts_in, written
 
-ROOT = README.parent
-TEXT = README.read_text()
+TEXTS = {page: page.read_text() for page in PAGES}
+TEXT = "\n".join(TEXTS.values())
 BLOCKS = re.findall(r"```(console|sh)\n(.*?)```", TEXT, re.DOTALL)
 LINES = [
     line.removeprefix("$ ").strip()
@@ -34,12 +34,17 @@ LINES = [
     for line in block.replace("\\\n", " ").splitlines()
     if kind == "sh" or line.startswith("$ ")  # what a console block shows besides is output
 ]
-EXAMPLE, FRONT = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
+SHORT, EXAMPLE, FRONT = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
 BERTH = [shlex.split(line, comments=True)[1:] for line in LINES if line.startswith("berth ")]
 
 
-def test_generated_parts_are_up_to_date() -> None:
-    assert written(TEXT) == TEXT, "run `make docs`"
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_generated_parts_are_up_to_date(page: Path) -> None:
+    assert written(TEXTS[page]) == TEXTS[page], "run `make docs`"
+
+
+def test_every_generated_part_is_shown_once() -> None:
+    assert sorted(name for text in TEXTS.values() for name in parts_in(text)) == sorted(PARTS)
 
 
 @pytest.mark.parametrize("args", BERTH, ids=" ".join)
@@ -60,6 +65,12 @@ def test_the_example_configuration_is_valid(monkeypatch: pytest.MonkeyPatch) -> 
     door_settings(config, Environment(api_key=None))
     assert [model.name for model in config.models] == ["qwen", "small", "my-finetune"]
     assert config.models[0].max_model_len == 32_768
+
+
+def test_the_short_example_is_valid_too() -> None:
+    config = StackConfig.model_validate(yaml.safe_load(SHORT))
+    door_settings(config, Environment(api_key=None))
+    assert [(model.name, model.replicas) for model in config.models] == [("qwen", 2), ("small", 1)]
 
 
 def test_the_example_for_engines_that_run_is_valid_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,10 +120,18 @@ def test_make_targets_exist() -> None:
     assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
 
 
-def test_files_it_links_to_exist() -> None:
-    links = re.findall(r"\]\((?!https?://|#)([^)#]+)", TEXT)
-    assert links
-    assert all((ROOT / link).exists() for link in links), links
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_it_links_to_exists(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?://)([^)#]*)(?:#([^)]+))?\)", TEXTS[page])
+    targets = [((page.parent / link).resolve() if link else page, heading) for link, heading in links]
+    assert [target for target, _ in targets if not target.exists()] == []
+    assert [heading for target, heading in targets if heading and heading not in _anchors(target)] == []
+
+
+def _anchors(page: Path) -> set[str]:
+    """Of its headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_the_python_wheel_names_are_ours_alone() -> None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal, Protocol, get_args
+from typing import Final, Literal, Protocol, get_args
 
 from gateway.admission.drain import Drain
 from gateway.admission.fewest import Fewest
@@ -11,15 +11,18 @@ from gateway.admission.room import NO_BOUND
 from gateway.config import Queue
 from gateway.errors import RefusedError
 from gateway.replica import Replica
-from gateway.wire import Call, Fault
+from gateway.wire import Call, Fault, is_one_prompt
 
 Reason = Literal["too_large", "full", "slow", "late"]
 """too_large: can never fit; full: no place in line; slow: the wait would be too long; late: it was too long."""
 
-REASONS: tuple[Reason, ...] = get_args(Reason)
-_WEIGHT = 1 / 32
-_LONGEST_RETRY_S = 120
-_OTHER_SIZE = (b'"image', b'"input_image', b'"input_audio', b'"audio', b'"video', b'"truncate_prompt_tokens"', b'"file')
+REASONS: Final[tuple[Reason, ...]] = get_args(Reason)
+_WEIGHT: Final = 1 / 32
+_LONGEST_RETRY_S: Final = 120
+_OTHER_SIZE: Final[tuple[bytes, ...]] = (
+    *(b'"image', b'"input_image', b'"input_audio', b'"audio', b'"video', b'"file'),
+    *(b'"truncate_prompt_tokens"', b'"truncation"'),
+)
 """A body with one of these is no measure of its prompt."""
 
 
@@ -89,7 +92,7 @@ class Desk:
         longest = int(self.longest_tokens)
         if asked > longest:
             said = f"max_tokens is {asked:,}"
-        elif any(sign in call.body for sign in _OTHER_SIZE):
+        elif any(sign in call.body for sign in _OTHER_SIZE) or not is_one_prompt(call.endpoint, call.body):
             return
         else:
             said = f"the prompt has {fewest:,} tokens or more and max_tokens is {asked:,}"

@@ -1,11 +1,12 @@
 """Whether a request may come in at all now. Returns a ticket; whoever holds it settles it exactly once."""
 
 from dataclasses import dataclass
+from typing import Final
 
 from gateway.errors import RefusedError
 from gateway.wire import Fault
 
-_RETRY_AFTER_S = 1
+_RETRY_AFTER_S: Final = 1
 
 
 @dataclass(slots=True)

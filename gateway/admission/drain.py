@@ -1,12 +1,13 @@
 """How fast a line is served, measured only while somebody stands in it. Pure."""
 
 import math
+from typing import Final
 
-_SPAN_S = 40.0
+_SPAN_S: Final = 40.0
 """Several times what a whole batch of long answers takes: until the first of it is done nobody is served, and a rate
 over less than that would fall to nothing each time."""
-_LEAST_BUSY_S = 1.0
-_LEAST_SERVED = 4
+_LEAST_BUSY_S: Final = 1.0
+_LEAST_SERVED: Final = 4
 
 
 class Drain:

@@ -10,7 +10,7 @@ everywhere; where it may, the room that is made is kept for it, and whoever stan
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from gateway.admission.desk import Desk, Waiter
 from gateway.admission.line import Asker, Joined, Place, Return
@@ -21,8 +21,8 @@ from gateway.replica import Replica
 from gateway.routing import Pick, Route
 from gateway.wire import Call, Fault, Usage
 
-_LEARN_EVERY_S = 0.02
-_CLOSING = "the gateway is shutting down; try again shortly"
+_LEARN_EVERY_S: Final = 0.02
+_CLOSING: Final = "the gateway is shutting down; try again shortly"
 
 
 class Answer(NamedTuple):

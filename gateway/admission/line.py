@@ -12,14 +12,14 @@ arrived first. They are no more than were in flight, so the line's bounds are no
 
 from bisect import insort
 from collections import OrderedDict
-from typing import Generic, Literal, NamedTuple, TypeVar, get_args
+from typing import Final, Generic, Literal, NamedTuple, TypeVar, get_args
 
 from gateway.routing import Route
 
 Priority = Literal["high", "normal", "low"]
-PRIORITIES: tuple[Priority, ...] = get_args(Priority)
+PRIORITIES: Final[tuple[Priority, ...]] = get_args(Priority)
 """The highest first."""
-_IN_A_ROW = 8
+_IN_A_ROW: Final = 8
 
 W = TypeVar("W")
 

@@ -11,18 +11,19 @@ is the line times `spread`, the 90th percentile of measured over fitted.
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
-_RECENT = 128
-_SPAN_S = 15.0
-_LEAST_RECENT = 12
-_LEAST_SAMPLES = 4
-_FIRST_MOST = 8
+_RECENT: Final = 128
+_SPAN_S: Final = 15.0
+_LEAST_RECENT: Final = 12
+_LEAST_SAMPLES: Final = 4
+_FIRST_MOST: Final = 8
 """How many at once an engine is given of which nothing is known yet."""
-_GROWTH = 2.0
+_GROWTH: Final = 2.0
 """A line is not believed further out than this many times the most that was seen."""
-_KEPT = 0.9
-_PRIOR_SHARE = 0.5
-_ROUNDING = 1e-6
+_KEPT: Final = 0.9
+_PRIOR_SHARE: Final = 0.5
+_ROUNDING: Final = 1e-6
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,12 @@ refusing it for ever would not make it smaller.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from gateway.wire import Fault
 from gateway.wire.limits import Allowance, Counted
 
-_MINUTE_S = 60.0
+_MINUTE_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,21 +13,21 @@ those that run are half done on average.
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from gateway.admission.pace import Pace
 from gateway.config import Slo
 from gateway.routing import Route
 
-NO_BOUND = float("inf")
-_FILL = 0.95
-_SHARING = (0.1, 2.0)
-_SHARING_WEIGHT = 0.2
-_LEAST_USE = 0.1
+NO_BOUND: Final = float("inf")
+_FILL: Final = 0.95
+_SHARING: Final[tuple[float, ...]] = (0.1, 2.0)
+_SHARING_WEIGHT: Final = 0.2
+_LEAST_USE: Final = 0.1
 """Below this share of the capacity rounding to blocks and the age of the engine's figure say more than sharing does."""
-_RECENT = 64
-_ENGINES_SHARE = 0.5
-_NEARLY_ALL = 0.9
+_RECENT: Final = 64
+_ENGINES_SHARE: Final = 0.5
+_NEARLY_ALL: Final = 0.9
 
 
 class Load(Protocol):

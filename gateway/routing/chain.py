@@ -3,14 +3,14 @@
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import islice
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
-_STEP_BYTES = 256  # about 64 tokens
-_STEPS = 8
-_COARSEST_BYTES = 8192
-_LONGEST_BYTES = 64 * 2**20
+_STEP_BYTES: Final = 256  # about 64 tokens
+_STEPS: Final = 8
+_COARSEST_BYTES: Final = 8192
+_LONGEST_BYTES: Final = 64 * 2**20
 
 
 class Chain(NamedTuple):
@@ -39,7 +39,7 @@ def _cuts() -> tuple[int, ...]:
     return tuple(cuts)
 
 
-CUTS = _cuts()
+CUTS: Final = _cuts()
 
 
 def chain_of(seed: int, text: bytes) -> Chain:

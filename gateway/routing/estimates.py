@@ -1,10 +1,13 @@
 """What a request is likely to cost in tokens, learnt from the answers to earlier ones of its model."""
 
-_TOKENS_PER_UNIT = 0.25  # English text, per byte
-_OUTPUT_TOKENS = 256
-_LEAST_WEIGHT = 0.02
-_LEAST_UNITS = 64
-_MOST_TOKENS_PER_UNIT = 1.0  # more are not its text's: a picture, a long chat template, a conversation the engine keeps
+from typing import Final
+
+_TOKENS_PER_UNIT: Final = 0.25  # English text, per byte
+_OUTPUT_TOKENS: Final = 256
+_LEAST_WEIGHT: Final = 0.02
+_LEAST_UNITS: Final = 64
+_MOST_TOKENS_PER_UNIT: Final = 1.0
+"""More are not its text's: a picture, a long chat template, a conversation the engine keeps."""
 
 
 class Estimate:

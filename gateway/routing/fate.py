@@ -1,6 +1,6 @@
 """What became of the prompt tokens of one request: found in the KV cache, or computed, and why."""
 
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from gateway.routing.lost import Loss
 
@@ -30,7 +30,7 @@ class Expected(NamedTuple):
         return Expected(int(here * ratio), int(anywhere * ratio), int(once * ratio), loss)
 
 
-NOTHING = Expected(0, 0, 0, "evicted")
+NOTHING: Final = Expected(0, 0, 0, "evicted")
 """Of a prompt that nobody had seen."""
 
 

@@ -1,17 +1,19 @@
 """One replica as routing sees it: what it has been given and not yet done, and how fast it is."""
 
+from typing import Final
+
 from gateway.routing.rate import PrefillRate
 
-_S_PER_TOKEN = 1 / 8000  # one card of today and a model of 8 billion parameters; only until the first answers
-_TTFT_WEIGHT = 0.1
-OUTPUT_WEIGHT = 0.5
+_S_PER_TOKEN: Final = 1 / 8000  # one card of today and a model of 8 billion parameters; only until the first answers
+_TTFT_WEIGHT: Final = 0.1
+OUTPUT_WEIGHT: Final = 0.5
 """How much one likely output token in flight counts beside one prompt token: both are computed once, but decodes share
 their steps."""
-KV_WEIGHT = 1 / 32
+KV_WEIGHT: Final = 1 / 32
 """And how much one token in the KV cache of a request in flight does: decodes read it in every step, and what requests
 hold is missing to the prefixes that others come back for. Both are exact in binary, so that sums do not drift."""
 
-PUSH_OUT_WEIGHT = 2
+PUSH_OUT_WEIGHT: Final = 2
 """And how much more one token does that pushes out of a KV cache what was used only now."""
 
 

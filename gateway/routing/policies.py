@@ -5,7 +5,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from math import exp2
-from typing import Any, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from xxhash import xxh3_64_intdigest
 
@@ -15,13 +15,13 @@ from gateway.routing.route import Route
 L = TypeVar("L", bound=Load)
 Policy = Callable[[Route, Sequence[L]], L]
 
-_NEAR = 0.1
-_NEAR_S = 0.002
-_COPY = 12
-_HOT = 8
-FADES_AFTER = 100
-_OVERLOAD = 1.25
-_OVERLOAD_TOKENS = 2000
+_NEAR: Final = 0.1
+_NEAR_S: Final = 0.002
+_COPY: Final = 12
+_HOT: Final = 8
+FADES_AFTER: Final = 100
+_OVERLOAD: Final = 1.25
+_OVERLOAD_TOKENS: Final = 2000
 
 
 def round_robin(route: Route, candidates: Sequence[L]) -> L:
@@ -103,7 +103,7 @@ def latency(route: Route, candidates: Sequence[L]) -> L:
 
 PolicyName = Literal["prefix", "least_work", "round_robin", "session", "latency"]
 
-POLICIES: Mapping[PolicyName, Policy[Any]] = {
+POLICIES: Final[Mapping[PolicyName, Policy[Any]]] = {
     "prefix": prefix,
     "least_work": least_work,
     "round_robin": round_robin,

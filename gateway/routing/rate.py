@@ -1,13 +1,14 @@
 """How fast a replica computes prompts, learnt from its own answers."""
 
 from collections import deque
+from typing import Final
 
-_KEPT = 64
-_LEAST = 8
-_QUANTILE = 0.9
-_LEAST_WORK_TOKENS = 32
-_LEAST_S = 1e-6
-_EVERY = 8
+_KEPT: Final = 64
+_LEAST: Final = 8
+_QUANTILE: Final = 0.9
+_LEAST_WORK_TOKENS: Final = 32
+_LEAST_S: Final = 1e-6
+_EVERY: Final = 8
 
 
 class PrefillRate:

@@ -1,8 +1,10 @@
 """One request as routing sees it."""
 
+from typing import Final
+
 from gateway.routing.chain import Chain
 
-NO_HITS: dict[int, int] = {}
+NO_HITS: Final[dict[int, int]] = {}
 
 
 class Route:

@@ -1,7 +1,7 @@
 """Chooses a replica for each request, and learns from the answer whether it knew enough."""
 
 from collections.abc import Sequence
-from typing import Generic, Literal, TypeVar
+from typing import Final, Generic, Literal, TypeVar
 
 from gateway.routing.fate import NOTHING, Expected, Fate, fates
 from gateway.routing.index import PrefixIndex
@@ -12,8 +12,8 @@ from gateway.routing.route import NO_HITS, Route
 
 L = TypeVar("L", bound=Load)
 
-_UNKNOWN_CAPACITY_TOKENS = 400_000
-_SURE = 0.8
+_UNKNOWN_CAPACITY_TOKENS: Final = 400_000
+_SURE: Final = 0.8
 """Of what was expected in the cache, so much has to be there: some text makes fewer tokens than most."""
 
 

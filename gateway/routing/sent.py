@@ -8,16 +8,17 @@ its engine has one: of a chain the last block is the older, and what does not fi
 import sys
 from bisect import bisect_right
 from collections.abc import Sequence
+from typing import Final
 
 from gateway.routing.lost import Loss, Lost
 from gateway.routing.runs import Cache, Found, Run, common
 from gateway.routing.words import Words
 
-_MOST_BLOCKS = 20_000  # of 64 tokens at least: 1.3 million
-_MOST_MASKS = 1000
-_LITTLE = 0.001  # of a KV cache
-_LITTLE_REST = 0.0005  # of it too: two neighbours are more than that, so at most 4,001 rests are held
-_FULL = 0.9
+_MOST_BLOCKS = 20_000  # of 64 tokens at least: 1.3 million. Not Final: tests make it small, compiled or not
+_MOST_MASKS: Final = 1000
+_LITTLE: Final = 0.001  # of a KV cache
+_LITTLE_REST: Final = 0.0005  # of it too: two neighbours are more than that, so at most 4,001 rests are held
+_FULL: Final = 0.9
 
 
 class Sent:

@@ -24,6 +24,7 @@ from gateway.wire.form import with_model
 from gateway.wire.limits import Allowance, limit_headers
 from gateway.wire.listing import Page, page_of
 from gateway.wire.path import allowed_method, find_endpoint, unknown_path
+from gateway.wire.prompt import is_one_prompt
 from gateway.wire.response_id import read_response_id
 from gateway.wire.sse import EventSplitter, event_data, keep_alive
 from gateway.wire.template import Template, learn
@@ -49,6 +50,7 @@ __all__ = [
     "fault_event",
     "fault_headers",
     "find_endpoint",
+    "is_one_prompt",
     "keep_alive",
     "learn",
     "limit_headers",

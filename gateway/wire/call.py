@@ -1,5 +1,7 @@
 """One request body -> Call: the few fields the gateway decides by, and the bytes to forward."""
 
+from typing import Final
+
 import orjson
 
 from gateway.routing.chain import CUTS, Chain
@@ -9,8 +11,11 @@ from gateway.wire.form import parse_form
 from gateway.wire.prompt import most_output_tokens, read_chain
 from gateway.wire.session import session_hint
 
-_BOM = b"\xef\xbb\xbf"
-_ASKED = ("chat", "completions")  # a stream of these brings usage only when asked to; the others always send it
+_BOM: Final = b"\xef\xbb\xbf"
+_ASKED: Final[tuple[str, ...]] = (
+    "chat",
+    "completions",
+)  # a stream of these brings usage only when asked to; the others always send it
 
 
 def parse_call(endpoint: Endpoint, body: bytes, salt: bytes = b"") -> Call | Fault:
@@ -37,7 +42,7 @@ def parse_call(endpoint: Endpoint, body: bytes, salt: bytes = b"") -> Call | Fau
     chain = Chain((), CUTS, len(body))
     if endpoint.generates:  # the others compute nothing that is cached
         chain = read_chain(endpoint.dialect, model, payload, len(body), salt)
-    most = most_output_tokens(payload)
+    most = most_output_tokens(endpoint.dialect, payload)
     return _read(Call(endpoint, model, is_stream, body, False, None, chain, most, session_hint(payload)), payload)
 
 

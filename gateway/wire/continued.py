@@ -1,7 +1,7 @@
 """The events that take a broken stream up again: a completion's text, in the dialect and under the ids begun with."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -150,7 +150,7 @@ def _data(payload: dict[str, Any]) -> bytes:
     return b"data: " + orjson.dumps(payload) + b"\n\n"
 
 
-_WRITERS = {
+_WRITERS: Final = {
     "chat": (_openai_text, _openai_ending),
     "completions": (_openai_text, _openai_ending),
     "messages": (_messages_text, _messages_ending),

@@ -1,7 +1,7 @@
 """Which API a path speaks, and one call of it."""
 
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, get_args
+from typing import Final, Literal, NamedTuple, get_args
 
 from gateway.routing.chain import CUTS, Chain
 
@@ -9,7 +9,7 @@ Dialect = Literal["chat", "completions", "responses", "messages", "embeddings", 
 """The closed set of request dialects; `messages` is Anthropic's. `pooling` scores, ranks and classifies, `tokens` turns
 text into token ids and back, `audio` writes down what was said."""
 
-DIALECTS: tuple[Dialect, ...] = get_args(Dialect)
+DIALECTS: Final[tuple[Dialect, ...]] = get_args(Dialect)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Endpoint:
         object.__setattr__(self, "raw_path", target.encode("latin-1"))
 
 
-NO_CHAIN = Chain((), CUTS, 0)
+NO_CHAIN: Final = Chain((), CUTS, 0)
 
 
 class Call(NamedTuple):  # made for every request: a frozen dataclass would take three times as long
@@ -60,7 +60,7 @@ class Call(NamedTuple):  # made for every request: a frozen dataclass would take
     cache_salt: str | None = None
 
 
-ENDPOINTS: dict[str, Endpoint] = {
+ENDPOINTS: Final[dict[str, Endpoint]] = {
     endpoint.path: endpoint
     for endpoint in (
         Endpoint("/v1/chat/completions", "chat", streams=True),

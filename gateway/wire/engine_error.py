@@ -7,7 +7,7 @@ its key check, `{"detail": ...}` from FastAPI, Python's own notation of validati
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -15,15 +15,19 @@ from gateway.wire.dialect import Dialect
 from gateway.wire.fault import Fault, fault_event
 from gateway.wire.sse import event_data
 
-_CONTEXT_MARKS = ("maximum context length", "max_model_len", "longer than the maximum model length")
-_VALIDATION = re.compile(r"\d+ validation errors?:\s")
-_ONE_ERROR = re.compile(r"""'loc': '([^']*)', 'msg': (?:'([^']*)'|"([^"]*)")""")
-_MOST_TOLD = 5
-_INNER_CRASH = re.compile(r"validation errors? for \w+StreamResponse")
-_NO_ROUTE = (
+_CONTEXT_MARKS: Final[tuple[str, ...]] = (
+    "maximum context length",
+    "max_model_len",
+    "longer than the maximum model length",
+)
+_VALIDATION: Final = re.compile(r"\d+ validation errors?:\s")
+_ONE_ERROR: Final = re.compile(r"""'loc': '([^']*)', 'msg': (?:'([^']*)'|"([^"]*)")""")
+_MOST_TOLD: Final = 5
+_INNER_CRASH: Final = re.compile(r"validation errors? for \w+StreamResponse")
+_NO_ROUTE: Final = (
     "the engine of this model does not serve this API (it needs a model of another kind, or another engine option)"
 )
-_NOT_KEPT = (
+_NOT_KEPT: Final = (
     "; an engine keeps responses in its memory, until it restarts, and only when it was started with"
     " VLLM_ENABLE_RESPONSES_API_STORE=1 (off by default) and the response was not made with store=false"
 )

@@ -5,7 +5,7 @@ older `reasoning_content` beside `reasoning`.
 """
 
 import re
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import orjson
 
@@ -36,8 +36,8 @@ class Sign(NamedTuple):
     """The extra event of `stream_options.include_usage`: usage and no choice."""
 
 
-_NOTHING = Sign()
-_RESPONSES_TOKENS: dict[str, TokenKind] = {
+_NOTHING: Final = Sign()
+_RESPONSES_TOKENS: Final[dict[str, TokenKind]] = {
     "response.output_text.delta": "text",
     "response.refusal.delta": "text",
     "response.reasoning_text.delta": "reasoning",
@@ -45,19 +45,19 @@ _RESPONSES_TOKENS: dict[str, TokenKind] = {
     "response.function_call_arguments.delta": "tool",
     "response.mcp_call_arguments.delta": "tool",
 }
-_MESSAGES_TOKENS: dict[str, tuple[str, TokenKind]] = {
+_MESSAGES_TOKENS: Final[dict[str, tuple[str, TokenKind]]] = {
     "text_delta": ("text", "text"),
     "thinking_delta": ("thinking", "reasoning"),
     "input_json_delta": ("partial_json", "tool"),
 }
 
-_LONG: frozenset[Dialect] = frozenset({"embeddings", "pooling"})
-_END = 1000
-_COUNTED = b'"usage":{'
-_USAGE = re.compile(rb'"(?:usage|billed_units)"\s*:\s*(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
+_LONG: Final[frozenset[Dialect]] = frozenset({"embeddings", "pooling"})
+_END: Final = 1000
+_COUNTED: Final = b'"usage":{'
+_USAGE: Final = re.compile(rb'"(?:usage|billed_units)"\s*:\s*(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
 """The object that counts tokens; Cohere's API has another name for it."""
 
-_PLAIN: dict[Dialect, tuple[bytes, bytes]] = {
+_PLAIN: Final[dict[Dialect, tuple[bytes, bytes]]] = {
     "chat": (b'"delta":{"content":"', b'"delta":{"content":""'),
     "completions": (b'"text":"', b'"text":""'),
     "responses": (b'"type":"response.output_text.delta"', b'"delta":""'),

@@ -5,12 +5,13 @@ Shapes: https://platform.openai.com/docs/guides/error-codes and https://docs.ant
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 import orjson
 
 from gateway.wire.dialect import Dialect
 
-_OPENAI_TYPES = {
+_OPENAI_TYPES: Final = {
     400: "invalid_request_error",
     401: "authentication_error",
     403: "permission_error",
@@ -19,7 +20,7 @@ _OPENAI_TYPES = {
     422: "invalid_request_error",
     429: "rate_limit_error",
 }
-_ANTHROPIC_TYPES = {
+_ANTHROPIC_TYPES: Final = {
     400: "invalid_request_error",
     401: "authentication_error",
     402: "billing_error",

@@ -7,14 +7,15 @@ taken from the first line, which is where every client puts it, and not from the
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from gateway.wire.dialect import Call, Endpoint
 from gateway.wire.fault import Fault
 from gateway.wire.path import is_yes
 
-_NAME = re.compile(rb'^content-disposition:[^\r\n]*?[;\s]name="?([^"\r\n;]+)"?', re.IGNORECASE | re.MULTILINE)
-_MOST_PARTS = 100
-_USAGE = ("stream_include_usage", "stream_continuous_usage_stats")
+_NAME: Final = re.compile(rb'^content-disposition:[^\r\n]*?[;\s]name="?([^"\r\n;]+)"?', re.IGNORECASE | re.MULTILINE)
+_MOST_PARTS: Final = 100
+_USAGE: Final[tuple[str, ...]] = ("stream_include_usage", "stream_continuous_usage_stats")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from gateway.wire.fault import Fault
 
-_LIMIT = 20
-_MOST = 1000
+_LIMIT: Final = 20
+_MOST: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,14 @@
 """What the caller of a broken stream has been told: its own events read back, once, when the stream has broken."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
 from gateway.wire.dialect import Dialect
 from gateway.wire.sse import EventSplitter, event_data
 
-_PASSED_OVER = frozenset({"ping", "response.in_progress"})
+_PASSED_OVER: Final = frozenset({"ping", "response.in_progress"})
 
 
 @dataclass(slots=True)
@@ -161,11 +161,11 @@ def _read_responses(partial: Partial, payload: dict[str, Any]) -> None:
         partial.is_over = True
 
 
-_MESSAGES_KNOWN = frozenset(
+_MESSAGES_KNOWN: Final = frozenset(
     {"message_start", "content_block_start", "content_block_stop", "message_delta", "message_stop"}
 )
-_RESPONSES_ENDS = frozenset({"response.completed", "response.incomplete", "response.failed"})
-_RESPONSES_KNOWN = _RESPONSES_ENDS | {
+_RESPONSES_ENDS: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
+_RESPONSES_KNOWN: Final = _RESPONSES_ENDS | {
     "response.created",
     "response.output_item.added",
     "response.content_part.added",
@@ -173,7 +173,7 @@ _RESPONSES_KNOWN = _RESPONSES_ENDS | {
     "response.content_part.done",
     "response.output_item.done",
 }
-_READERS = {
+_READERS: Final = {
     "chat": _read_openai,
     "completions": _read_openai,
     "messages": _read_messages,

@@ -2,13 +2,15 @@
 
 import difflib
 import re
+from typing import Final
 from urllib.parse import parse_qs, quote
 
 from gateway.wire.dialect import ENDPOINTS, Endpoint
 from gateway.wire.fault import Fault
 
-_KEPT = re.compile(r"/v1/responses/([^/]+)(/cancel)?")
-_YES = {"true", "1", "on", "yes", "t", "y"}  # what pydantic, and so an engine, takes for true in a query or a form
+_KEPT: Final = re.compile(r"/v1/responses/([^/]+)(/cancel)?")
+_YES: Final = {"true", "1", "on", "yes", "t", "y"}
+"""What pydantic, and so an engine, takes for true in a query or a form."""
 
 
 def find_endpoint(method: bytes, path: str, query: str = "") -> Endpoint | None:

@@ -4,27 +4,31 @@ Not what the chat template makes of it, which only the engine knows, but equal w
 prompt, then the messages in order. A picture stands as its hash.
 """
 
+from typing import Final
+
 import orjson
 from xxhash import xxh3_64_hexdigest, xxh3_64_intdigest
 
 from gateway.routing.chain import CUTS, Chain, chain_of
-from gateway.wire.dialect import Dialect
+from gateway.wire.dialect import Dialect, Endpoint
 
-_NO_TOKEN = b"\xff" * 4  # between prompts of one request
-_TURN, _FIELD, _PART = "\x1e", "\x1f", "\x1d"
-_PICTURE_HASHES = 128  # times 16 characters: as long as text of some 500 tokens, which is what a picture costs
-_BEFORE: dict[Dialect, tuple[str, ...]] = {
+_NO_TOKEN: Final = b"\xff" * 4  # between prompts of one request
+_TURN: Final = "\x1e"
+_FIELD: Final = "\x1f"
+_PART: Final = "\x1d"
+_PICTURE_HASHES: Final = 128  # times 16 characters: as long as text of some 500 tokens, which is what a picture costs
+_BEFORE: Final[dict[Dialect, tuple[str, ...]]] = {
     "chat": ("tools", "documents"),
     "responses": ("tools", "instructions"),
     "messages": ("tools", "system"),
 }
-_TURNS: dict[Dialect, str] = {
+_TURNS: Final[dict[Dialect, str]] = {
     "chat": "messages",
     "completions": "prompt",
     "responses": "input",
     "messages": "messages",
 }
-_SEEDED = (
+_SEEDED: Final[tuple[str, ...]] = (
     "cache_salt",
     "chat_template",
     "chat_template_kwargs",
@@ -33,7 +37,7 @@ _SEEDED = (
     "add_special_tokens",
     "truncate_prompt_tokens",
 )
-_LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+_LIMITS: Final[tuple[str, ...]] = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
 
 def read_chain(dialect: Dialect, model: str, payload: dict[str, object], size: int, salt: bytes = b"") -> Chain:
@@ -63,9 +67,21 @@ def read_text(dialect: Dialect, payload: dict[str, object]) -> bytes | None:
     return "".join(texts).encode("utf-8", "surrogatepass") + data if texts else data
 
 
-def most_output_tokens(payload: dict[str, object]) -> int | None:
-    """The longest output the caller wants, in tokens; None where it does not say."""
-    for name in _LIMITS:
+def is_one_prompt(endpoint: Endpoint, body: bytes) -> bool:
+    """Whether `body`, which was parsed before, is about a single prompt, whose size its chain has: several are computed
+    each for itself, and of those that are only scored or embedded nobody has told them apart."""
+    if endpoint.dialect not in _TURNS or endpoint.path.endswith("/batch"):
+        return False
+    if endpoint.dialect != "completions":
+        return True
+    prompt = orjson.loads(body).get("prompt")
+    return not isinstance(prompt, list) or len(prompt) < 2 or type(prompt[0]) is int
+
+
+def most_output_tokens(dialect: Dialect, payload: dict[str, object]) -> int | None:
+    """The longest output the caller wants, in tokens; None where it does not say, or where there is no output: for
+    Cohere's embeddings `max_tokens` is how much of a text is read."""
+    for name in _LIMITS if dialect in _TURNS else ():
         value = payload.get(name)
         if type(value) is int and value > 0:
             return value

@@ -6,24 +6,24 @@ is not continued. Field names: vLLM 0.32's request models, which take OpenAI's a
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from gateway.wire.dialect import Dialect
 
-_CARRIED = frozenset((
+_CARRIED: Final = frozenset((
     "model", "temperature", "top_p", "top_k", "min_p", "seed", "repetition_penalty", "logit_bias", "stop",
     "stop_token_ids", "ignore_eos", "skip_special_tokens", "spaces_between_special_tokens", "allowed_token_ids",
     "watermarking", "priority", "cache_salt", "session_id", "stream_interval", "user",
 ))  # fmt: skip
 """Say the same about the rest of an answer as about the whole of it, to completions as to every other dialect."""
 
-_WITHOUT_EFFECT = frozenset((
+_WITHOUT_EFFECT: Final = frozenset((
     "stream", "stream_options", "metadata", "store", "service_tier", "request_id", "parallel_tool_calls",
     "prompt_cache_key", "safety_identifier", "return_token_ids", "return_tokens_as_token_ids", "context_management",
 ))  # fmt: skip
 """Do not govern which tokens come, or govern them only beside a field that is refused."""
 
-_ONLY: dict[str, tuple[object, ...]] = {
+_ONLY: Final[dict[str, tuple[object, ...]]] = {
     "n": (1,),
     "best_of": (1,),
     "echo": (False,),
@@ -50,22 +50,22 @@ _ONLY: dict[str, tuple[object, ...]] = {
 }
 """May be absent, null or one of these; with any other value the rest of an answer is not the answer's rest."""
 
-_CHAT_TEMPLATE = frozenset((
+_CHAT_TEMPLATE: Final = frozenset((
     "chat_template", "chat_template_kwargs", "add_generation_prompt", "continue_final_message", "add_special_tokens",
 ))  # fmt: skip
-_LIMITS: dict[Dialect, tuple[str, ...]] = {
+_LIMITS: Final[dict[Dialect, tuple[str, ...]]] = {
     "chat": ("max_completion_tokens", "max_tokens"),
     "completions": ("max_tokens",),
     "messages": ("max_tokens",),
     "responses": ("max_output_tokens",),
 }
-_OWN: dict[Dialect, frozenset[str]] = {
+_OWN: Final[dict[Dialect, frozenset[str]]] = {
     "chat": frozenset({"messages", "min_tokens", "reasoning_effort", "tool_choice"}) | _CHAT_TEMPLATE,
     "completions": frozenset({"prompt", "min_tokens", "add_special_tokens"}),
     "messages": frozenset({"messages", "system", "stop_sequences", "chat_template_kwargs"}),
     "responses": frozenset({"input", "instructions", "tool_choice"}),
 }
-_DEFAULT_COMPLETION_TOKENS = 16
+_DEFAULT_COMPLETION_TOKENS: Final = 16
 
 
 class CannotContinueError(Exception):
@@ -212,7 +212,7 @@ def _check_text_only(content: object) -> None:
         raise CannotContinueError("the prompt holds more than text")
 
 
-_QUESTIONS: dict[Dialect, Callable[[dict[str, Any]], dict[str, Any]]] = {
+_QUESTIONS: Final[dict[Dialect, Callable[[dict[str, Any]], dict[str, Any]]]] = {
     "chat": _ask_chat,
     "completions": _ask_completions,
     "messages": _ask_messages,

@@ -1,13 +1,14 @@
 """The id under which an engine keeps a response of the Responses API, read off the first bytes of its answer."""
 
 import re
+from typing import Final
 
 import orjson
 
 from gateway.wire.sse import EventSplitter, event_data
 
-_WHOLE = re.compile(rb'\s*\{\s*"id"\s*:\s*"([^"\\]+)"')
-_STREAM = re.compile(
+_WHOLE: Final = re.compile(rb'\s*\{\s*"id"\s*:\s*"([^"\\]+)"')
+_STREAM: Final = re.compile(
     rb'\bdata:\s*\{\s*(?:"type"\s*:\s*"response\.\w+"\s*,\s*)?"response"\s*:\s*\{\s*"id"\s*:\s*"([^"\\]+)"'
 )
 

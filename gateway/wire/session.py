@@ -1,8 +1,9 @@
 """Which conversation or user a request body says that it is from; callers have many names for it."""
 
 from collections.abc import Mapping
+from typing import Final
 
-_FIRST = ("session_id", "prompt_cache_key")
+_FIRST: Final[tuple[str, ...]] = ("session_id", "prompt_cache_key")
 
 
 def session_hint(payload: Mapping[str, object]) -> str | None:

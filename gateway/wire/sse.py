@@ -4,11 +4,14 @@ Source: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-str
 endings the standard allows, a bare CR is not handled: no engine or SDK of this field writes it.
 """
 
+from typing import Final
+
 from gateway.wire.dialect import Dialect
 
-_LF, _CRLF = b"\n\n", b"\r\n\r\n"
-_CR = ord("\r")  # for a `bytes` to look for with `in`, CPython makes an exception first, and drops it
-_MOST_OF_SEPARATOR = len(_CRLF) - 1
+_LF: Final = b"\n\n"
+_CRLF: Final = b"\r\n\r\n"
+_CR: Final = ord("\r")  # for a `bytes` to look for with `in`, CPython makes an exception first, and drops it
+_MOST_OF_SEPARATOR: Final = len(_CRLF) - 1
 
 
 def keep_alive(dialect: Dialect) -> bytes:

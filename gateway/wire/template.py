@@ -4,9 +4,11 @@ An engine writes all events of a stream from one mould: between a beginning and 
 text as a JSON string. An event that has both, and between them no quote and no line end, is text and nothing else.
 """
 
+from typing import Final
+
 from gateway.wire.dialect import Dialect
 
-_MARKS: dict[Dialect, tuple[bytes, ...]] = {
+_MARKS: Final[dict[Dialect, tuple[bytes, ...]]] = {
     "chat": (b'"delta":{"content":"', b'"delta":{"reasoning":"', b'"delta":{"reasoning_content":"'),
     "completions": (b'"text":"',),
     "messages": (b'"delta":{"type":"text_delta","text":"', b'"delta":{"type":"thinking_delta","thinking":"'),
@@ -14,7 +16,8 @@ _MARKS: dict[Dialect, tuple[bytes, ...]] = {
 
 
 # as numbers: see `sse`
-_QUOTE, _LINE_END = ord('"'), ord("\n")
+_QUOTE: Final = ord('"')
+_LINE_END: Final = ord("\n")
 
 
 class Template:

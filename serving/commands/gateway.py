@@ -14,6 +14,7 @@ from serving.door_config import door_settings
 from serving.elsewhere import engine_keys
 from serving.environment import Environment
 from serving.front import FrontConfig, load_front
+from serving.voice import say
 
 _FILE = typer.Argument(
     metavar="FILE.yaml",
@@ -80,4 +81,4 @@ def gateway(
         logging_to_stderr(log_format=config.gateway.log_format)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             again = None if file is None else load
-            raise typer.Exit(runner.run(alone.run(config, environment, typer.echo, upstream_api_key, again)))
+            raise typer.Exit(runner.run(alone.run(config, environment, say, upstream_api_key, again)))

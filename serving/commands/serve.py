@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 import uvloop
-from rich.console import Console
 
 from gateway.errors import ConfigError
 from serving import report, stack
@@ -15,7 +14,7 @@ from serving.commands.common import failing_in_one_line, logging_to_stderr
 from serving.config import load_stack
 from serving.environment import Environment
 from serving.placement import Folders
-from serving.progress import Progress
+from serving.progress import Progress, Voice
 from sizing.errors import SizingError
 
 _TARGET = typer.Argument(
@@ -48,7 +47,7 @@ def serve(
     explain: Annotated[bool, typer.Option("--explain", help="--dry-run, and why not for every other way.")] = False,
 ) -> None:
     """Serve open models: one command sizes them, starts vLLM engines where they fit, and opens the gateway."""
-    console = Console()
+    console = Voice()
     overrides = {
         "gateway.host": host,
         "gateway.port": port,

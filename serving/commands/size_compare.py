@@ -22,7 +22,7 @@ from sizing.outlook import outlook
 from sizing.page import html_page
 from sizing.picture import svg_picture
 from sizing.question import Question
-from sizing.release import Release, parse_release
+from sizing.release import OLDEST, Release, parse_release
 from sizing.sheet import Sheet, comparison_matrices, comparison_sheet
 from sizing.users import LatencyBound
 
@@ -235,6 +235,8 @@ def stated_release(text: str | None) -> Release:
     release = parse_release(text)
     if text is not None and not release.known:
         raise QuestionError(f"--vllm-version {text!r} is no version of vLLM; write such as 0.29 or 0.11.2")
+    if release < OLDEST:
+        raise QuestionError(f"--vllm-version {text!r} is older than what is sized; ask for {OLDEST} or newer")
     return release
 
 

@@ -81,6 +81,8 @@ def plan(
             release=stated_release(vllm_version),
             corrections=table if table.entries else None,
         )
+        if replicas is not None and replicas < 1:
+            raise QuestionError(f"--replicas is {replicas}; it has to be at least 1")
         want = Want(concurrency=concurrency, replicas=replicas)
         found = options(question, box, want, quantized=quantized if quantize else None, forecast=goal.expected)
     if json:
@@ -103,15 +105,17 @@ def _box(text: str | None) -> tuple[Device, ...]:
         if not here:
             raise QuestionError("this machine has no GPU; name a box by --cards, such as 4xL40S")
         return here
-    kinds = [option(part) for part in text.split(",") if part.strip()]
+    kinds: dict[Device, int] = {}  # one that is named twice is more of the same, not the same cards again
+    for named in (option(part) for part in text.split(",") if part.strip()):
+        kinds[named.device] = kinds.get(named.device, 0) + named.count
     if not kinds:
         raise QuestionError("--cards names none; write such as 4xL40S or 2xRTX4090,H100")
-    cards = sum(kind.count for kind in kinds)
+    cards = sum(kinds.values())
     if cards > _MOST_CARDS:
         raise QuestionError(
             f"--cards is {cards:,} cards; plan one machine of them, {_MOST_CARDS} cards at most, and repeat it"
         )
-    return tuple(card for kind in kinds for card in like_cards(kind.device, kind.count))
+    return tuple(card for device, count in kinds.items() for card in like_cards(device, count))
 
 
 def _show(console: Console, found: Options) -> None:

@@ -82,6 +82,8 @@ def _rows(file: Path) -> Iterator[tuple[int, object]]:
         except (ValueError, RecursionError) as error:
             raise QuestionError(f"{file}: is not JSON ({error}); write one JSON object per line") from error
         return
+    if not text.strip():
+        raise QuestionError(f"{file}: holds no questions; write one JSON object per line")
     # not splitlines(), which also ends a line at characters that may stand in a JSON string
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():

@@ -16,7 +16,18 @@ from gateway.config import Chain, GatewayConfig, Queue, Slo, Step
 from gateway.identity import KeyHash, hash_key
 from gateway.replica import Replica
 from tests.fake_engine import BEFORE_HEADERS, FakeEngine, Script, chat_stream, json_answer, running
-from tests.gateway.harness import CONFIG, PATHS, Door, body_for, door_before, opened, request_bytes, wait_until
+from tests.gateway.harness import (
+    CONFIG,
+    PATHS,
+    Door,
+    HandClock,
+    body_for,
+    door_before,
+    free_port,
+    opened,
+    request_bytes,
+    wait_until,
+)
 from tests.gateway.harness import receive_rest as rest
 from tests.gateway.harness import receive_until as until
 
@@ -136,6 +147,22 @@ def test_a_stream_in_line_shows_a_sign_of_life_and_then_its_end() -> None:
         wait_until(lambda: door.is_at_rest)
 
 
+def test_the_time_in_line_is_part_of_all_the_time_a_request_may_take() -> None:
+    clock, timeouts = HandClock(), replace(CONFIG.timeouts, total_s=30.0, keep_alive_s=1e9)
+    asleep = FakeEngine(metrics_text=metrics(9600, awake=0.0))
+    with running(asleep) as engine, door_before(engine, clock=clock, timeouts=timeouts) as door:
+        wait_until(lambda: door.gateway.pool.replicas[0].is_closed)
+        results: list[httpx2.Response] = []
+        ask(door, results)
+        wait_until(partial(_waits, door, 1))
+        clock.now_s += 31  # the line alone would let it stand for 60 s
+        wait_until(lambda: results)
+        assert (results[0].status_code, results[0].json()["error"]["code"]) == (504, "timeout")
+        assert door.total("berth_requests_waiting") == 0
+        assert engine.seen == []
+        wait_until(lambda: door.is_at_rest)
+
+
 def test_a_full_model_has_somebody_stand_in() -> None:
     gate = threading.Event()
     chain = Chain((Step("other"),))
@@ -222,6 +249,44 @@ def test_tokens_are_counted_by_what_the_engine_says() -> None:
         assert account is not None
         left = account.allowances(door.gateway.clock())[0].remaining
         assert 600 <= left <= 620
+
+
+def spend(door: Door, tokens: int) -> None:
+    """Take so many of ann's."""
+    account = door.gateway.accounts.of("ann")
+    assert account is not None
+    assert account.charge(tokens, door.gateway.clock()) is None
+
+
+def test_who_stands_in_is_no_way_round_the_limit_of_tokens() -> None:
+    gone, chain = FakeEngine(url=f"http://127.0.0.1:{free_port()}"), Chain((Step("other"),))
+    with (
+        running(FakeEngine(models=("other",))) as other,
+        door_before(gone, other, wait=False, keys=keys(tokens_per_minute=1000), chains={"fake": chain}) as door,
+    ):
+        door.wait_ready(1)
+        answers = []
+        for taken in (0, 990):
+            spend(door, taken)
+            answers.append(door.post(PATHS["chat"], body_for("chat"), authorization="Bearer secret").status_code)
+        assert answers == [200, 429]
+        assert len(other.seen) == 1
+        wait_until(lambda: door.is_at_rest)
+
+
+def test_going_on_from_a_response_is_no_way_round_the_limit_of_tokens() -> None:
+    kept = {"id": "resp_1", "object": "response", "output": [], "usage": {"input_tokens": 7, "output_tokens": 2}}
+    with running(FakeEngine()) as engine, door_before(engine, keys=keys(tokens_per_minute=1000)) as door:
+        engine.enqueue(json_answer(kept), json_answer({**kept, "id": "resp_2"}))
+        body, answers = body_for("responses"), []
+        for taken in (0, 0, 980):
+            spend(door, taken)
+            answer = door.post(PATHS["responses"], body, authorization="Bearer secret")
+            answers.append(answer.status_code)
+            body["previous_response_id"] = "resp_1"
+        assert answers == [200, 200, 429]
+        assert door.get(f"{PATHS['responses']}/resp_1", authorization="Bearer secret").status_code == 200
+        wait_until(lambda: door.is_at_rest)
 
 
 def test_so_many_in_flight_and_one_that_leaves_makes_room() -> None:

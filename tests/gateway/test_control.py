@@ -12,9 +12,9 @@ import pytest
 from gateway.app import VERSION, Gateway
 from gateway.config import GatewayConfig, Remote
 from gateway.errors import ConfigError
-from gateway.replica import Replica
+from gateway.replica import ModelCard, Replica
 from tests.fake_engine import BEFORE_HEADERS, FakeEngine, Script, chat_stream, json_answer, running
-from tests.gateway.harness import PATHS, Door, body_for, door_before, wait_until
+from tests.gateway.harness import CONFIG, PATHS, Door, body_for, door_before, opened, receive_rest, wait_until
 
 CHAT = PATHS["chat"]
 
@@ -56,6 +56,7 @@ def test_status_tells_what_the_router_believes(fake: FakeEngine, second: FakeEng
         "models": ["fake"],
         "kind": "engine",
         "state": "ready",
+        "trouble": None,
         "breaker": "closed",
         "share": first["share"],
         "ejections": {},
@@ -172,3 +173,36 @@ def test_rooms_of_the_light_install_load_no_engine_stack(module: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready", "/metrics", "/v1/models"])
+def test_head_is_get_without_a_body(door: Door, path: str) -> None:
+    with door.connection() as sock:
+        sock.sendall(f"HEAD {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
+        answer = receive_rest(sock)
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200")
+    assert int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]) > 0
+    assert body == b""
+
+
+def test_an_engine_that_comes_back_with_another_model_is_asked_for_it(fake: FakeEngine, door: Door) -> None:
+    fake.healthy = False
+    wait_until(lambda: door.gateway.pool.replicas[0].state == "unhealthy")
+    fake.models, fake.healthy = ("newer",), True
+    wait_until(lambda: door.gateway.pool.replicas[0].state == "ready")
+    assert [row["id"] for row in door.get("/v1/models").json()["data"]] == ["newer"]
+    assert door.post(CHAT, body_for("chat", model="newer")).status_code == 200
+    assert door.post(CHAT, body_for("chat")).status_code == 404
+
+
+def test_names_that_were_given_stay(fake: FakeEngine) -> None:
+    gateway = Gateway(CONFIG)
+    gateway.add(Replica("e0", fake.url, (ModelCard("given", 100),)))
+    with opened(gateway) as door:
+        door.wait_ready()
+        fake.healthy = False
+        wait_until(lambda: gateway.pool.replicas[0].state == "unhealthy")
+        fake.healthy = True
+        door.wait_ready()
+        assert gateway.pool.replicas[0].models == (ModelCard("given", 100),)

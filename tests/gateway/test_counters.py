@@ -214,3 +214,53 @@ async def test_a_model_list_that_cannot_be_read_leaves_the_replica_waiting(body:
     await probe(replica, upstream, 1.0)
     assert replica.state == "starting"
     assert pool.unready_models() == ["(unknown)"]
+
+
+class _Answers(Upstream):
+    """What an engine's /health and /v1/models say."""
+
+    def __init__(self, health: int, models: int, body: bytes = b"{}") -> None:
+        super().__init__(Timeouts())
+        self._answers = {"/health": (health, b""), "/v1/models": (models, body)}
+
+    async def get(self, url: str, path: str, api_key: str | None, timeout_s: float) -> tuple[int, bytes]:
+        return self._answers[path]
+
+
+@pytest.mark.parametrize(
+    ("url", "health", "models", "trouble"),
+    [
+        ("http://x", 404, 200, "http://x/health answers 404"),
+        ("http://x/v1", 404, 200, "http://x/v1/health answers 404: an engine is named without /v1"),
+        (
+            "http://x",
+            200,
+            401,
+            "http://x/v1/models answers 401: it wants another key (api_key_env, --upstream-api-key)",
+        ),
+        ("http://x", 200, 500, "http://x/v1/models answers 500"),
+        ("http://x", 200, 200, "http://x/v1/models answers 200, and names no model"),
+    ],
+)
+async def test_why_an_engine_started_elsewhere_is_not_ready_is_said_once(
+    url: str, health: int, models: int, trouble: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    replica, upstream = Replica("r", url), _Answers(health, models)
+    Pool(upstream, [replica])
+    for _ in range(10):
+        await probe(replica, upstream, 1.0)
+    assert (replica.state, replica.trouble) == ("starting", trouble)
+    assert caplog.messages == [f"r is not ready: {trouble}"]
+    await probe(replica, _Answers(200, 200, b'{"data":[{"id":"m"}]}'), 1.0)
+    assert (replica.state, replica.trouble) == ("ready", None)
+
+
+async def test_an_engine_of_ours_that_starts_is_not_complained_of(caplog: pytest.LogCaptureFixture) -> None:
+    async with Upstream(Timeouts(connect_s=1.0)) as upstream:
+        ours = Replica("ours", "unix:/nowhere.sock", (ModelCard("m"),), predicted_kv_tokens=1000)
+        other = Replica("other", "unix:/nowhere.sock")
+        Pool(upstream, [ours, other])
+        for replica in (ours, other):
+            await probe(replica, upstream, 1.0)
+    assert ours.trouble == other.trouble == "cannot connect to unix:/nowhere.sock: No such file or directory"
+    assert caplog.messages == [f"other is not ready: {other.trouble}"]

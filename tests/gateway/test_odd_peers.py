@@ -98,6 +98,15 @@ def test_a_client_that_offers_http_2_as_java_does_is_told_not_to(fake: FakeEngin
     assert fake.seen == []
 
 
+@pytest.mark.parametrize("path", [CHAT, "/health"])
+def test_such_an_offer_is_no_accident(door: Door, caplog: pytest.LogCaptureFixture, path: str) -> None:
+    with door.connection() as sock:
+        sock.sendall(request_bytes(path, STREAM, "connection: Upgrade", "upgrade: h2c"))
+        assert receive_rest(sock).startswith(b"HTTP/1.1 40")
+    wait_until(lambda: door.gateway.client_connections() == 0)
+    assert [record.getMessage() for record in caplog.records if record.levelname in ("WARNING", "ERROR")] == []
+
+
 def test_a_body_in_chunks_byte_by_byte(fake: FakeEngine, door: Door) -> None:
     head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
     with door.connection() as sock:

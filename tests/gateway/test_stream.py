@@ -1,5 +1,6 @@
 import http.client
 import threading
+from dataclasses import replace
 
 import httpx2
 import psutil
@@ -41,6 +42,12 @@ def test_usage_nobody_asked_for_is_the_one_event_left_out(fake: FakeEngine, door
     assert answer.content == b"".join(e for e in golden_events(dialect) if b'"usage"' not in e)
     assert answer.content.endswith(b"data: [DONE]\n\n")
     assert b'"include_usage":true' in fake.seen[0].body
+
+
+def test_a_stream_is_known_as_one_however_its_type_is_spelt(fake: FakeEngine, door: Door) -> None:
+    fake.enqueue(replace(stream_of("chat"), content_type="Text/Event-Stream"))
+    answer = door.post(PATHS["chat"], body_for("chat") | {"stream": True})
+    assert answer.content == b"".join(e for e in golden_events("chat") if b'"usage"' not in e)
 
 
 @pytest.mark.parametrize("asked", [True, False], ids=["usage asked for", "usage not asked for"])

@@ -48,6 +48,12 @@ def test_cards_that_are_too_small_are_status_1_with_the_reason(tmp_path: Path) -
     assert "not 1 x L4: " in out
 
 
+def test_cards_that_are_named_twice_are_more_of_the_same(folder: str) -> None:
+    """Taken for the same two cards again, half of them could not be used, and 4 were refused because "there are 4"."""
+    asked = ("--max-model-len", "8192", "--concurrency", "200", "--json", "--cards")
+    assert run(folder, *asked, "L4,H100,L4") == run(folder, *asked, "2xL4,H100")
+
+
 @pytest.mark.parametrize(
     ("args", "said"),
     [
@@ -55,6 +61,8 @@ def test_cards_that_are_too_small_are_status_1_with_the_reason(tmp_path: Path) -
         (["--cards", ",,"], "--cards names none"),
         (["--cards", "L5"], "did you mean L4"),
         (["--cards", "L4", "--vllm-version", "newest"], "'newest' is no version of vLLM"),
+        (["--cards", "L4", "--vllm-version", "0.2"], "older than what is sized; ask for 0.6"),
+        (["--cards", "L4", "--replicas", "0"], "--replicas is 0"),
         (["--cards", "L4", "--max-model-len", "1M"], "goes up to 8,192"),
     ],
 )

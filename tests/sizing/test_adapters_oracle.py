@@ -17,7 +17,8 @@ from sizing.architecture import FAMILIES as DECODER_FAMILIES
 from sizing.config_json import parse_config
 from tests.sizing.test_decoders import MODELS, SMALL
 from tests.sizing.test_layers_oracle import CHANGED, decoder
-from tests.sizing.vllm_ranks import first_of
+from tests.sizing.text_models import SMALL_MODELS as TEXT_MODELS
+from tests.sizing.vllm_ranks import first_of, register
 
 # importing vLLM and torch warns of their own deprecations, which are not ours to fix
 pytestmark = [
@@ -51,6 +52,19 @@ PUBLISHED = (
     *("deepseek-ai/DeepSeek-V2-Lite", "deepseek-ai/DeepSeek-R1", "MiniMaxAI/MiniMax-M2.5"),
     *("Qwen/Qwen3-Next-80B-A3B-Instruct", "Nemotron-H", "Granite 4", "Gemma 4 with layer embeddings"),
 )
+NOT_LOOKED_AT = {
+    *("DeciLMForCausalLM", "DeepseekV32ForCausalLM", "DeepseekV4ForCausalLM", "GlmMoeDsaForCausalLM"),
+    *("FalconH1ForCausalLM", "JambaForCausalLM", "Lfm2ForCausalLM", "Lfm2MoeForCausalLM", "OlmoHybridForCausalLM"),
+    *("AfmoeForCausalLM", "ApertusForCausalLM", "ExaoneForCausalLM", "GraniteMoeSWAForCausalLM"),
+    *("GraniteMoeSharedForCausalLM", "LagunaForCausalLM", "LongcatFlashForCausalLM", "MiniCPM3ForCausalLM"),
+    *("MiniCPMForCausalLM", "Rnj1ForCausalLM", "WhisperForConditionalGeneration"),
+}
+# OPT-350M's projections beside the layers have adapters of their own, which are not counted
+TEXT = [
+    name
+    for name, config in TEXT_MODELS.items()
+    if config["architectures"][0] in FAMILIES and name != "OPT with a narrow embedding"
+]
 STACKS = (
     *("lora_a_stacked", "lora_b_stacked", "w13_lora_a_stacked", "w13_lora_b_stacked", "w2_lora_a_stacked"),
     *("w2_lora_b_stacked", "adapter_enabled", "sharded_to_full_mapping_gpu"),
@@ -147,6 +161,14 @@ def test_a_small_model_on_several_ranks(architecture: str, tmp_path: Path, monke
     compare(small(architecture), Adapters(2, 8, fully_sharded_loras=True), 4, tmp_path, monkeypatch)
 
 
+@pytest.mark.parametrize("name", TEXT)
+def test_a_text_family(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = TEXT_MODELS[name]
+    register(config["model_type"])
+    compare(config, Adapters(3, 16), 2, tmp_path, monkeypatch)
+    compare(config, Adapters(2, 8, fully_sharded_loras=True), 4, tmp_path, monkeypatch)
+
+
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_family(name: str, ranks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,11 +231,6 @@ def test_what_tells_tokens_apart(loras: int, seqs: int, tokens: int) -> None:
     )
 
 
-NOT_LOOKED_AT = {
-    *("DeciLMForCausalLM", "DeepseekV32ForCausalLM", "DeepseekV4ForCausalLM", "GlmMoeDsaForCausalLM"),
-    *("FalconH1ForCausalLM", "JambaForCausalLM", "Lfm2ForCausalLM", "Lfm2MoeForCausalLM", "OlmoHybridForCausalLM"),
-    "WhisperForConditionalGeneration",
-}
 KNOWN = sorted({*ARCHITECTURES, *DECODER_FAMILIES, *WRAPPERS})
 
 

@@ -50,7 +50,7 @@ def test_dense_rates_double_from_type_to_type() -> None:
         if found.flops_fp8 and found.flops_fp4:
             assert 2.0 <= found.flops_fp4 / found.flops_fp8 <= 4.0
         if found.bandwidth and found.flops_16bit and found.name != "CPU":
-            assert 35 < found.flops_16bit / found.bandwidth < 450, found.name  # H20 is the lowest
+            assert 35 < found.flops_16bit / found.bandwidth < 460, found.name  # of H20 and of RTX 5000 Ada
 
 
 def test_what_is_not_published_is_none() -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from sizing.choice import cheapest
 from sizing.compare import Comparison, Option, Outlook, Owned, Workload, bought, compare, given, option, verdict
+from sizing.compare_report import remarks
 from sizing.cost import ApiPrice
 from sizing.errors import QuestionError, UnknownGpuError
 from sizing.gpu import gpu
@@ -104,6 +105,14 @@ def test_a_card_that_does_not_fit_has_a_reason_a_way_out_and_wins_nothing() -> N
     assert small.figure("kv_cache_tokens") is None
     assert large.answer is not None
     assert large.answer.settings.tensor_parallel_size == 4
+
+
+def test_the_way_out_is_said_in_the_flags_of_the_comparison() -> None:
+    base = replace(asked(), model=LLAMA_70B)
+    found = compare(base, [Option(gpu("H100")), Option(gpu("H100"), 4)], LOAD)
+    assert found.rows[0].answer is not None
+    assert found.rows[0].answer.way_out == "try --count 2 --tensor-parallel-size 2, or --gpu B200"
+    assert "Does not fit; try --gpus 2xH100, or --gpus B200 (H100)" in remarks(found)
 
 
 def test_heads_that_do_not_divide_are_a_row_and_not_an_error() -> None:

@@ -175,12 +175,22 @@ def test_layers_that_are_not_sized_are_refused_by_their_name(changes: dict[str, 
         ({"tie_word_embeddings": "yes"}, "tie_word_embeddings = 'yes'"),
         ({"rope_parameters": 3}, "rope_parameters = 3"),
         ({"rope_parameters": {"rope_type": "linear", "factor": 0}}, "factor"),
+        ({"rope_parameters": {"rope_type": "linear", "factor": float("inf")}}, "rope factor = inf"),
+        ({"rope_parameters": {"rope_type": "linear", "factor": float("nan")}}, "rope factor = nan"),
+        ({"num_hidden_layers": 10_000}, "more than any model has"),  # which would take ten seconds
+        ({"num_nextn_predict_layers": 10**12}, "more than any model has"),
     ],
 )
 def test_impossible_values_are_named_with_their_key(changes: dict[str, object], named: str) -> None:
     with pytest.raises(ModelFileError):
         parse_config({**SMOLLM2, **changes}, name="m")
     assert named in refusal(changes)
+
+
+def test_a_long_value_is_named_by_its_beginning() -> None:
+    said = refusal({"architectures": ["NewForCausalLM"], "layer_types": ["full_attention"] * 29 + [1]})
+    assert "layer_types = ['full_attention', " in said
+    assert len(said) < 300
 
 
 @pytest.mark.parametrize(
@@ -216,6 +226,12 @@ def test_a_kv_cache_type_that_is_not_sized_is_refused() -> None:
     quantization = {"quantization": {"quant_algo": "NVFP4", "kv_cache_quant_algo": "NVFP4"}}
     with pytest.raises(UnsupportedModelError, match="NVFP4 KV cache"):
         parse_config({**SMOLLM2, "quantization_config": quantization}, name="m", tensors=fp8_headers())
+
+
+def test_a_kv_cache_of_impossible_bits_is_refused_too() -> None:
+    scheme = {"quant_method": "modelopt", "kv_cache_scheme": {"type": "float", "num_bits": ["8"]}}
+    with pytest.raises(UnsupportedModelError, match="KV cache, which is not sized"):
+        parse_config({**SMOLLM2, "quantization_config": scheme}, name="m", tensors=fp8_headers())
 
 
 def test_headers_that_do_not_fit_the_config_are_refused() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from sizing.config_json import parse_config
-from sizing.encoders import read_encoder, undivided_item_tokens
+from sizing.encoders import largest_picture_bytes, read_encoder, undivided_item_tokens
 from sizing.errors import ModelFileError
 from sizing.gpu import GIB
 from sizing.release import Release
@@ -229,3 +229,29 @@ def test_a_video_is_not_cut_into_batches_where_attention_looks_both_ways() -> No
     assert undivided_item_tokens({**config, "text_config": {"use_bidirectional_attention": None}}) == 0
     assert undivided_item_tokens({**config, "text_config": {"hidden_size_per_layer_input": 256}}) == 0
     assert undivided_item_tokens({"architectures": ["Gemma3ForConditionalGeneration"]}) == 0
+
+
+@pytest.mark.parametrize(
+    ("architecture", "vision", "logged_gib"),
+    [
+        ("Qwen3_5ForConditionalGeneration", {"hidden_size": 1152, "intermediate_size": 4304}, 1.46),
+        ("Qwen3_5ForConditionalGeneration", {"hidden_size": 1024, "intermediate_size": 4096}, 1.37),
+    ],
+)
+def test_the_largest_picture_of_qwen_is_65_536_patches(
+    architecture: str, vision: dict[str, int], logged_gib: float
+) -> None:
+    config = {"architectures": [architecture], "vision_config": vision}
+    by_hand = 65_536 * 2 * (2 * vision["intermediate_size"] + 3 * vision["hidden_size"])
+    assert largest_picture_bytes(config) == by_hand
+    assert by_hand / 2**30 == pytest.approx(logged_gib, rel=0.02)
+
+
+def test_the_largest_picture_by_family() -> None:
+    def taken(architecture: str, **vision: int) -> int:
+        return largest_picture_bytes({"architectures": [architecture], "vision_config": vision})
+
+    assert taken("Qwen2VLForConditionalGeneration", embed_dim=1280, mlp_ratio=4) == 131_072 * (2 * 5120 + 3 * 1280)
+    assert taken("Qwen2_5_VLForConditionalGeneration") == 131_072 * (3 * 3420 + 3 * 1280)  # gated
+    assert taken("Gemma3ForConditionalGeneration") == 0
+    assert largest_picture_bytes({}) == 0

@@ -31,6 +31,11 @@ from sizing.gpu import GIB, catalogue, gpu
         ("NVIDIA GeForce RTX 5080", "RTX5080"),
         ("rtx 4060 ti 16gb", "RTX4060Ti-16GB"),
         ("AMD Instinct MI355X", "MI355X"),
+        ("NVIDIA A800-SXM4-80GB", "A800-80GB"),
+        ("Tesla V100-SXM2-32GB", "V100-32GB"),
+        ("NVIDIA GeForce RTX 2080 Ti", "RTX2080Ti"),
+        ("rtx 5060 ti 16gb", "RTX5060Ti-16GB"),
+        ("NVIDIA RTX 2000 Ada Generation", "RTX2000Ada"),
     ],
 )
 def test_a_card_by_any_spelling(spelling: str, name: str) -> None:

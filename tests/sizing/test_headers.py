@@ -26,6 +26,27 @@ def test_a_header_that_is_not_one_is_named(header: bytes) -> None:
         parse_header(header, file="model-1")
 
 
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"shape": [None]},
+        {"shape": ["576"]},
+        {"shape": "576"},
+        {"shape": [576.0]},
+        {"shape": [-576]},
+        {"dtype": 7},
+        {"data_offsets": [1152, 0]},
+        {"data_offsets": [-8, 1144]},
+        {"data_offsets": [0, 1152.5]},
+        {"data_offsets": [0, 8, 1152]},
+    ],
+)
+def test_a_tensor_that_cannot_be_one_is_no_header_either(entry: dict[str, object]) -> None:
+    header = {WEIGHT.name: {"dtype": "BF16", "shape": [576], "data_offsets": [0, 1152], **entry}}
+    with pytest.raises(ModelFileError, match="model-1: its safetensors header is not readable"):
+        parse_header(json.dumps(header).encode(), file="model-1")
+
+
 def test_float32_is_loaded_in_the_served_type_and_quantized_weights_as_stored() -> None:
     assert loaded_bytes([F32, WEIGHT], dtype="bfloat16", quantized=False) == 10 * 4 * 2 + 1152
     assert loaded_bytes([F32, FP8], dtype="bfloat16", quantized=True) == 160 + 40

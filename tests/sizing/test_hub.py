@@ -1,5 +1,6 @@
 """Reading models: a local folder, the Hub (a loopback one that speaks its protocol), and what goes wrong with each."""
 
+import errno
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +47,23 @@ def test_a_folder_is_weighed_by_its_headers(folder: Path) -> None:
     shape = load_model(str(folder))
     assert (shape.name, shape.weights_source) == (str(folder), "safetensors headers")
     assert shape.weights_bytes == 2 * 134_515_008
+
+
+def test_a_folder_that_cannot_be_read_is_named(folder: Path) -> None:
+    def closed(self: Path) -> Iterator[Path]:
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    with pytest.MonkeyPatch.context() as patch:  # for the superuser no folder is closed
+        patch.setattr(Path, "iterdir", closed)
+        said = refusal(folder, ModelFileError)
+    assert said == f"{folder}: cannot be read (Permission denied); check its permissions"
+
+
+def test_a_config_that_leads_to_itself_is_not_about_permissions(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    (folder / "config.json").symlink_to("config.json")
+    said = refusal(folder, ModelFileError)
+    assert "config.json: cannot be read (Too many levels of symbolic links); give the folder" in said
 
 
 def test_shards_count_once_and_only_those_of_the_index(folder: Path) -> None:

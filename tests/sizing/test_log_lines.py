@@ -1,5 +1,6 @@
 """vLLM's lines by release: worked by hand where the figures are, the words as its sources have them."""
 
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -61,7 +62,8 @@ def test_the_graph_estimate_is_logged_where_it_is_taken_and_by_the_runner_that_s
         return [line.split(":")[0] for line in lines(version) if "CUDA graph" in line]
 
     assert graphs("0.19.0") == []
-    assert graphs("0.28.0") == ["Estimated CUDA graph memory", "CUDA graph pool memory"]
+    assert graphs("0.23.0") == ["Estimated CUDA graph memory", "CUDA graph pool memory"]
+    assert graphs("0.28.0") == []  # the second runner's estimate was 0
     assert graphs("0.32.0") == ["CUDA graph pool memory"]
 
 
@@ -86,6 +88,10 @@ def test_every_figure_lies_in_its_range_and_given_bytes_are_exact() -> None:
     given = Question(LLAMA_8B, gpu("H100"), max_model_len=8192, kv_cache_memory_bytes=KV_BYTES)
     tokens = log_lines(given, answer(given))[-1]
     assert (tokens.value, tokens.low, tokens.high, tokens.unit) == (TOKENS, TOKENS, TOKENS, "tokens")
+    older = replace(given, max_model_len=8000, release=parse_release("0.27.0"))
+    requests = log_lines(older, answer(older))[-1]
+    assert requests.unit == "requests"
+    assert requests.low == requests.value == requests.high  # as rounded as the line is
 
 
 def test_a_processor_is_called_one_since_0_30() -> None:

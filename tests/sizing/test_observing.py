@@ -63,6 +63,13 @@ def test_what_is_said_only_as_a_sum_is_left_out() -> None:
     assert measured(eager)["activations"] == (2.0, 2.3)
 
 
+def test_a_runner_that_estimates_no_graphs_takes_nothing_for_them() -> None:
+    record = StartupRecord(vllm="0.27.1", load_gib=15.1, consumed_gib=15.4, act_gib=1.0, kv_gib=54.45)
+    assert "activations" not in measured(record)  # the estimate that the peak holds was not logged
+    predicted = {name: size for name, size in PREDICTED.items() if name != "CUDA graphs"}
+    assert measured(record, predicted=predicted)["activations"] == (2.0, 1.0)
+
+
 def test_where_only_weights_and_cache_are_logged_the_rest_is_the_caches_error() -> None:
     record = StartupRecord(vllm="0.11.0", load_gib=15.0, kv_gib=54.9)
     # 0.11 takes nothing for graphs: 0.6 more than predicted should have been left, and 0.7 was not

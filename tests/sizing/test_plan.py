@@ -1,16 +1,19 @@
 """Questions and answers: yes with the settings, no with the numbers and a way out that was checked."""
 
+import re
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sizing.errors import QuestionError
+from sizing.errors import QuestionError, UnsupportedModelError
 from sizing.gpu import GIB, Device, catalogue, gpu
+from sizing.memory import usable_bytes
 from sizing.model import ModelShape
 from sizing.plan import answer, cache_capacity, settle
 from sizing.question import Answer, Question
+from sizing.questions import Sources, read_question
 from sizing.release import parse_release
 from sizing.remedy import fitting_remedies
 from tests.sizing.models import published, smollm2
@@ -111,6 +114,19 @@ def test_kv_bytes_that_are_given_replace_the_utilization_on_a_card() -> None:
     assert found.claimed_bytes == sum(term.bytes for term in found.terms) + 2 * GIB
     too_many = answer(Question(LLAMA_8B, gpu("L4"), max_model_len=8192, kv_cache_memory_bytes=20 * GIB))
     assert not too_many.fits
+
+
+def test_kv_bytes_that_only_just_fit_are_a_close_call() -> None:
+    """What vLLM takes on trust may still be out of memory: the terms beside them have bands."""
+    asked = Question(LLAMA_8B, gpu("L4"), max_model_len=8192, kv_cache_memory_bytes=2 * GIB)
+    found = answer(asked)
+    assert (found.fits, found.certain) == (True, True)
+    left = usable_bytes(gpu("L4")) - found.claimed_bytes
+    last = answer(replace(asked, kv_cache_memory_bytes=2 * GIB + left))
+    assert (last.fits, last.certain) == (True, False)
+    assert not answer(replace(asked, kv_cache_memory_bytes=2 * GIB + left + 2**20)).fits
+    sure = answer(replace(asked, kv_cache_memory_bytes=2 * GIB + left - last.budgets[0].more_bytes))
+    assert (sure.fits, sure.certain) == (True, True)
 
 
 def test_a_full_processor_says_how_much_to_free() -> None:
@@ -214,6 +230,53 @@ def test_the_answers_settings_asked_for_give_the_same_answer(question: Question)
     assert replace(again, note=found.note) == found
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"gpu": "L4", "max_model_len": 8192, "gpu_memory_utilization": 0.9},
+        {"gpu": "L4", "max_model_len": 8192, "gpu_memory_utilization": 0.3},  # with which B300 would be too small
+        {"gpu": "H100", "max_model_len": 8192, "gpu_memory_utilization": 1.0},  # which no card takes
+        {"gpu": "H100", "tensor_parallel_size": 1},
+        {"gpu": "L40S", "tensor_parallel_size": 2, "max_model_len": 8192},
+    ],
+)
+def test_a_way_out_fits_as_it_is_typed_beside_the_other_flags(flags: dict[str, object]) -> None:
+    sources = Sources(lambda name, revision: LLAMA_70B, machine=lambda: (cpu(16), 1))
+    way_out = answer(read_question({"model": "llama", **flags}, sources)).way_out
+    assert way_out is not None
+    for remedy in way_out.removeprefix("try ").split(", or "):
+        typed, _, dropped = remedy.partition(" without ")
+        words = iter(typed.split())
+        changed = {name.removeprefix("--").replace("-", "_"): typed_value(next(words)) for name in words}
+        kept = {key: value for key, value in flags.items() if key not in dropped.replace("-", "_")}
+        assert answer(read_question({"model": "llama", **kept, **changed}, sources)).fits, remedy
+
+
+def typed_value(text: str) -> object:
+    if text[0].isdigit():
+        return float(text) if "." in text else int(text)
+    return text
+
+
+def test_a_way_out_of_a_used_card_is_a_whole_one() -> None:
+    way_out = answer(Question(LLAMA_70B, replace(gpu("H100"), free_bytes=8 * GIB), max_model_len=8192)).way_out
+    assert way_out is not None
+    assert way_out.endswith("--gpu B200 with all its memory free")
+
+
+def test_data_parallelism_that_cuts_experts_too_small_says_so() -> None:
+    """768 of expert width over 8 ranks is 96, which splits blocks of 128 before 0.29."""
+    fp8 = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    model = published("Qwen/Qwen3-30B-A3B", quantization_config=fp8)
+    asked = Question(model, gpu("H200"), count=8, data_parallel_size=8, release=parse_release("0.14"))
+    with pytest.raises(QuestionError, match=r"in 8 data-parallel engines leaves 96 .*; use fewer") as refused:
+        answer(asked)
+    with pytest.raises(QuestionError, match=re.escape(str(refused.value))):
+        answer(replace(asked, tensor_parallel_size=1))
+    assert answer(replace(asked, data_parallel_size=2, count=2)).settings.tensor_parallel_size == 1
+    assert answer(replace(asked, enable_expert_parallel=True)).settings.tensor_parallel_size == 1
+
+
 @given(questions())
 def test_every_way_out_fits(question: Question) -> None:
     found = answer(question)
@@ -264,6 +327,23 @@ def test_recurrent_states_bound_the_sequences() -> None:
     assert left_open.settings.max_num_seqs <= left_open.num_blocks
     assert left_open.note is not None
     assert "max_num_seqs is lowered from 1,024" in left_open.note
+
+
+def test_a_release_that_cannot_lay_out_a_model_points_to_newer_ones() -> None:
+    """No --block-size brings an indexer's pages to those of the latent layers; 0.32 does so itself."""
+    asked = Question(published("deepseek-ai/DeepSeek-V3.2"), gpu("B200"), count=8)
+    with pytest.raises(UnsupportedModelError, match=r"vLLM 0\.9\.2 refuses them; use a newer vLLM"):
+        answer(replace(asked, release=parse_release("0.9.2")))
+    assert answer(asked).fits
+
+
+def test_a_release_of_unknown_rules_says_whose_are_taken() -> None:
+    asked = Question(LLAMA_8B, gpu("H100"))
+    noted = {version: answer(replace(asked, release=parse_release(version))).note for version in ("0.33", "0.5.4")}
+    assert "0.33.0 is not among" in str(noted["0.33"])
+    assert str(noted["0.33"]).endswith("these are 0.32.0's")
+    assert str(noted["0.5.4"]).endswith("these are 0.6.0's")
+    assert answer(replace(asked, release=parse_release("0.32.1"))).note is None
 
 
 def test_the_capacity_of_given_memory_needs_no_weights() -> None:

@@ -35,6 +35,7 @@ OLD: dict[str, list[dict[str, Any]]] = json.loads(
         ("v0.10.1+gfe7f", Release(10, 1)),
         ("0.10.1.1", Release(10, 1)),
         ("1.2.0", Release(1002)),
+        ("0.2x (2026-06-10)", NEWEST),  # one of 0.20 to 0.29, not 0.2
         ("glm-5.3 nightly", NEWEST),
         ("", NEWEST),
         (None, NEWEST),
@@ -42,7 +43,8 @@ OLD: dict[str, list[dict[str, Any]]] = json.loads(
 )
 def test_what_people_and_logs_write_is_a_release(text: str | None, release: Release) -> None:
     assert parse_release(text) == release
-    assert parse_release(text).known is (text not in ("glm-5.3 nightly", "", None))
+    assert parse_release(text).known is (text not in ("0.2x (2026-06-10)", "glm-5.3 nightly", "", None))
+    assert str(Release(1002, 1)) == "1.2.1"
 
 
 def test_an_engine_named_without_a_version_is_one_that_had_it() -> None:

@@ -114,6 +114,13 @@ def test_a_bad_line_costs_no_other_line_its_answer(tmp_path: Path, row: str, sai
     assert run("--questions", str(asked))[0] == 2
 
 
+def test_a_file_without_questions_is_said(tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").write_text("\n\n")
+    status, out, err = run("--questions", str(tmp_path / "empty.jsonl"), "--json")
+    assert (status, out) == (2, "")
+    assert "holds no questions; write one JSON object per line" in err
+
+
 def test_of_a_mixed_box_the_limiting_rank_is_meant(tmp_path: Path) -> None:
     asked = tmp_path / "questions.jsonl"
     asked.write_text(json.dumps({"config": SMOLLM2, "gpu": "RTX 3060 12GB (limiting rank) + RTX 5090"}))

@@ -135,8 +135,13 @@ def test_stages_hold_the_whole_between_them(name: str, tp: int) -> None:
     stages = weights_per_rank(shape, tensor_parallel_size=tp, pipeline_parallel_size=3, as_allocated=False)
     # every stage has its own
     repeated = 2 * (shape.held.buffers + shape.held.encoder_per_rank(tp, NEWEST))
-    if shape.tie_word_embeddings:  # the last stage has the table as its output layer
-        repeated += shape.held.embedding / tp
+    held = shape.held
+    if held.stage_tables != "none":  # so do its tables
+        repeated += 2 * held.embedding / tp
+    elif shape.tie_word_embeddings:  # the last stage has the table as its output layer
+        repeated += held.embedding / tp
+    if held.stage_tables == "both":
+        repeated += 2 * (held.output / tp + held.last_norm)
     assert sum(stages) == pytest.approx(whole + repeated, abs=4)
 
 
@@ -148,6 +153,14 @@ def test_the_ends_stand_on_the_first_and_the_last_stage() -> None:
     assert second == third
     assert first - second == 2 * 128_256 * 4096
     assert last - second == 2 * (128_256 + 1) * 4096
+
+
+def test_some_classes_build_their_tables_on_every_stage() -> None:
+    shape = published("Qwen/Qwen3-30B-A3B")  # vocabulary 151,936 x 2048, twice, and the last norm
+    stages = weights_per_rank(shape, tensor_parallel_size=1, pipeline_parallel_size=4, as_allocated=False)
+    assert len(set(stages)) == 1
+    assert shape.held is not None
+    assert stages[0] - shape.held.buffers == 12 * shape.held.layers[0].total + 2 * (2 * 151_936 + 1) * 2048
 
 
 def test_layers_that_differ_weigh_on_their_own_stage() -> None:

@@ -14,7 +14,7 @@ from gateway.config import Queue, Slo
 from gateway.errors import RefusedError
 from gateway.replica import ModelCard, Replica
 from gateway.routing import CUTS, Chain, Pick, Route
-from gateway.wire import ENDPOINTS, Call, Fault, Usage
+from gateway.wire import ENDPOINTS, Call, Fault, Usage, parse_call
 from tests.gateway.harness import HandClock
 from tests.gateway.placing import placed, route
 
@@ -232,6 +232,35 @@ def test_a_prompt_that_cannot_fit_by_any_count_is_refused_with_the_numbers() -> 
     assert refused.value.fault.message == said
     assert desk.fits(call(long, 401, b'{"messages":[{"content":[{"type":"image_url"}]}]}'))  # nobody knows
     assert desk.gate.desk("m").refused["too_large"] == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/embeddings", b'{"input":["a","b"]}'),
+        ("/v1/rerank", b'{"query":"a","documents":["b","c"]}'),
+        ("/v1/completions", b'{"prompt":["a","b"]}'),
+        ("/v1/completions", b'{"prompt":[[1,2],[3]]}'),
+        ("/v1/chat/completions/batch", b'{"messages":[[],[]]}'),
+        ("/v1/responses", b'{"input":"a","truncation":"auto"}'),
+    ],
+)
+def test_of_several_prompts_together_or_one_that_is_cut_nobody_can_tell(path: str, body: bytes) -> None:
+    together = Call(ENDPOINTS[path], "m", False, body, False, None, Chain((), CUTS, 64 * 1001), None)
+    assert Desk().fits(together)
+
+
+@pytest.mark.parametrize("body", [b'{"prompt":"a"}', b'{"prompt":["a"]}', b'{"prompt":[1,2]}', b'{"prompt":[[1,2]]}'])
+def test_a_completion_of_one_prompt_is_refused_as_any(body: bytes) -> None:
+    alone = Call(ENDPOINTS["/v1/completions"], "m", False, body, False, None, Chain((), CUTS, 64 * 1001), None)
+    with pytest.raises(RefusedError, match="the prompt has 1,001 tokens or more"):
+        Desk().fits(alone)
+
+
+def test_how_much_of_a_text_is_embedded_is_no_output() -> None:
+    cut = parse_call(ENDPOINTS["/v2/embed"], b'{"model":"m","texts":["a"],"max_tokens":1001}')
+    assert isinstance(cut, Call)
+    assert Desk().fits(cut)
 
 
 def test_a_kv_cache_smaller_than_the_context_is_what_counts() -> None:

@@ -241,7 +241,7 @@ def test_what_computes_no_prompt_of_its_own_has_no_blocks(path: str, body: dict[
     ],
 )
 def test_the_longest_output_that_is_wanted(payload: dict[str, object], expected: int | None) -> None:
-    assert most_output_tokens(payload) == expected
+    assert most_output_tokens("chat", payload) == expected
 
 
 def _nested(depth: int) -> Any:
