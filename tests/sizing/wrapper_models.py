@@ -1113,4 +1113,23 @@ WRAPPED: dict[str, Wrapped] = {
         ),
         base="",
     ),
+    "blip2-opt-2.7b": Wrapped(
+        _file(
+            "Blip2ForConditionalGeneration",
+            "blip-2",
+            # as little as its file says of its parts
+            text_config={
+                "model_type": "opt",
+                "hidden_size": 2560,
+                "ffn_dim": 10240,
+                "num_hidden_layers": 32,
+                "num_attention_heads": 32,
+                "word_embed_proj_dim": 2560,
+                "vocab_size": 50304,
+            },
+            vision_config={"model_type": "blip_2_vision_model"},
+            qformer_config={"model_type": "blip_2_qformer"},
+        ),
+        3.745,
+    ),
 }
