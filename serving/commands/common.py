@@ -5,12 +5,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import orjson
 import typer
 
-from gateway.access_log import LogFormat
 from serving.errors import ServingError, StartError
+
+if TYPE_CHECKING:
+    from gateway.access_log import LogFormat  # sizing a model loads no gateway
 
 
 @contextmanager
@@ -69,7 +72,7 @@ class _Json(logging.Formatter):
         return orjson.dumps(line).decode()
 
 
-def logging_to_stderr(level: int = logging.INFO, log_format: LogFormat = "text") -> None:
+def logging_to_stderr(level: int = logging.INFO, log_format: "LogFormat" = "text") -> None:
     """One line an event, with its date: what an operator keeps."""
     stream = _Stderr()
     handler = logging.StreamHandler(stream)
