@@ -11,6 +11,7 @@ _GPT = {
     "num_attention_heads": "n_head",
     "num_hidden_layers": "n_layer",
 }
+_EMBEDDED = {"hidden_size": "n_embed", "num_attention_heads": "n_head", "num_hidden_layers": "n_layer"}
 _OF_EACH_HEAD = {"num_key_value_heads": None}  # these know no others
 _UNROTATED = {"position_embedding_type": "nope"}  # learned positions, or slopes by distance
 
@@ -18,6 +19,11 @@ _UNROTATED = {"position_embedding_type": "nope"}  # learned positions, or slopes
 def renamed(config: ConfigValues, names: Mapping[str, str]) -> Spelled:
     """What the file has under the older of two names, which its config class takes where both are there."""
     return {new: config.values[old] for new, old in names.items() if config.values.get(old) is not None}
+
+
+def _under(config: ConfigValues, found: Spelled) -> ConfigValues:
+    """The file with `found` in it."""
+    return ConfigValues(config.name, {**config.values, **found})
 
 
 def llama_biases(config: ConfigValues) -> Spelled:
@@ -33,7 +39,7 @@ def every_so_many(num_layers: int, every: int, full: int) -> list[str]:
 
 def _gpt(config: ConfigValues) -> Spelled:
     found = renamed(config, _GPT)
-    hidden = ConfigValues(config.name, {**config.values, **found}).count("hidden_size")
+    hidden = _under(config, found).count("hidden_size")
     return {**found, "intermediate_size": config.count("n_inner", default=4 * hidden), **_OF_EACH_HEAD}
 
 
@@ -46,16 +52,15 @@ def _opt(config: ConfigValues) -> Spelled:
 
 
 def _bloom(config: ConfigValues) -> Spelled:
-    found = renamed(config, {"hidden_size": "n_embed", "num_attention_heads": "n_head", "num_hidden_layers": "n_layer"})
-    hidden = ConfigValues(config.name, {**config.values, **found}).count("hidden_size")
+    found = renamed(config, _EMBEDDED)
+    hidden = _under(config, found).count("hidden_size")
     return {**found, "intermediate_size": 4 * hidden, **_OF_EACH_HEAD, **_UNROTATED}
 
 
 def _falcon(config: ConfigValues) -> Spelled:
     """One key-value head for all, one for each, or groups in the newer architecture (models/falcon.py)."""
-    names = {"hidden_size": "n_embed", "num_attention_heads": "n_head", "num_hidden_layers": "n_layer"}
-    found = renamed(config, {**names, "num_kv_heads": "n_head_kv"})
-    named = ConfigValues(config.name, {**config.values, **found})
+    found = renamed(config, {**_EMBEDDED, "num_kv_heads": "n_head_kv"})
+    named = _under(config, found)
     hidden, heads = named.count("hidden_size"), named.count("num_attention_heads")
     grouped = config.flag("new_decoder_architecture", default=False)
     if grouped:

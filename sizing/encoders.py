@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from sizing.architecture import architecture_name
 from sizing.config_values import ConfigValues
 from sizing.document_encoders import DOCUMENTS
 from sizing.further_encoders import FURTHER
@@ -11,6 +12,7 @@ from sizing.qwen_encoders import QWEN
 from sizing.release import Release
 from sizing.sound_encoders import SOUNDS
 from sizing.towers import EVER, Encoder, blocks, pair, patches, positions, spectrum
+from sizing.wrappers import TEXT_SECTIONS
 
 _LARGEST_PICTURE_PATCHES = 65_536
 _LARGEST_PICTURE_FAMILIES = (
@@ -31,13 +33,11 @@ def read_encoder(
     Raises:
         ModelFileError: an impossible size.
     """
-    architectures = config.get("architectures")
-    architecture = architectures[0] if isinstance(architectures, list) and architectures else None
-    family = _FAMILIES.get(str(architecture))
+    family = _FAMILIES.get(architecture_name(config) or "")
     if family is None:
         return None
     whole = ConfigValues(name, config)
-    text = ConfigValues(name, whole.section("text_config", "llm_config", "language_config") or dict(config))
+    text = ConfigValues(name, whole.section(*TEXT_SECTIONS) or dict(config))
     hidden = text.count("hidden_size", default=text_hidden)
     return family(whole, ConfigValues(name, whole.section("vision_config")), hidden)
 
@@ -64,8 +64,7 @@ def largest_picture_bytes(config: Mapping[str, object], *, name: str = "the mode
     vLLM profiles one such picture. Alive together: what the feed-forward layer makes of each patch, before and after
     its activation, and three copies of the hidden states, in 16 bits. 1.44 and 1.46 GiB logged for 1152 and 4304 wide.
     """
-    architectures = config.get("architectures")
-    architecture = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
+    architecture = architecture_name(config) or ""
     if not architecture.startswith(_LARGEST_PICTURE_FAMILIES):
         return 0
     vision = ConfigValues(name, ConfigValues(name, config).section("vision_config"))

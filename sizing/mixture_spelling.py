@@ -99,7 +99,7 @@ def _pangu_ultra_moe(config: ConfigValues) -> Spelled:
 
 def _param2_moe(config: ConfigValues) -> Spelled:
     """One width for all shared experts together, where the file gives one; else as many as routed ones are wide."""
-    shared = config.count("num_shared_experts", default=1) if config.values.get("num_shared_experts") != 0 else 0
+    shared = _shared_experts(config)
     width = shared * config.count("moe_intermediate_size")
     first = config.values.get("first_k_dense_replace", 1)
     return {
@@ -115,12 +115,17 @@ def _param2_moe(config: ConfigValues) -> Spelled:
 def _sarvam_mla(config: ConfigValues) -> Spelled:
     """Shared experts are counted in those that a router picks from, as wide as the file says (models/sarvam.py)."""
     width = config.count("moe_intermediate_size")
-    shared = config.count("num_shared_experts", default=1) if config.values.get("num_shared_experts") != 0 else 0
+    shared = _shared_experts(config)
     wide = shared * config.count("moe_shared_expert_intermediate_size", default=width)
     if wide % width:
         raise config.impossible("moe_shared_expert_intermediate_size", "is no multiple of moe_intermediate_size")
     corrected = _corrected(config.flag("moe_router_enable_expert_bias", default=True))
     return {"n_routed_experts": config.count("num_experts"), "n_shared_experts": wide // width, **corrected}
+
+
+def _shared_experts(config: ConfigValues) -> int:
+    """One where the file does not say; 0 is none."""
+    return config.count("num_shared_experts", default=1) if config.values.get("num_shared_experts") != 0 else 0
 
 
 def _corrected(biased: bool) -> Spelled:

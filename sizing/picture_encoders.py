@@ -30,8 +30,7 @@ CLIP_L: Mapping[str, object] = {  # what a LLaVA without a word about its tower 
 
 def llava_tower(whole: ConfigValues, taken: object, *, last_norm: bool | None) -> Encoder:
     """vllm/model_executor/models/llava.py: init_vision_tower_for_llava."""
-    given = whole.section("vision_config") or dict(CLIP_L)
-    vision = part(ConfigValues(whole.name, {"vision_config": given}), "vision_config", "clip_vision_model")
+    vision = _vision(whole)
     kind = str(vision.values.get("model_type", "clip_vision_model"))
     if kind.startswith("pixtral"):
         return pixtral(vision, taken=taken)
@@ -41,10 +40,12 @@ def llava_tower(whole: ConfigValues, taken: object, *, last_norm: bool | None) -
 
 
 def vision_width(whole: ConfigValues) -> int:
+    return _vision(whole).count("hidden_size")
+
+
+def _vision(whole: ConfigValues) -> ConfigValues:
     given = whole.section("vision_config") or dict(CLIP_L)
-    return part(ConfigValues(whole.name, {"vision_config": given}), "vision_config", "clip_vision_model").count(
-        "hidden_size"
-    )
+    return part(ConfigValues(whole.name, {"vision_config": given}), "vision_config", "clip_vision_model")
 
 
 def _llava(whole: ConfigValues, _: ConfigValues, text_hidden: int) -> Encoder:

@@ -20,14 +20,14 @@ def _ultravox(whole: ConfigValues, _: ConfigValues, text_hidden: int) -> Encoder
 
 def _audio_flamingo(whole: ConfigValues, _: ConfigValues, text_hidden: int) -> Encoder:
     """Transformers' own tower, which no rank divides, and two plain layers."""
-    audio = ConfigValues(whole.name, {**_VOXTRAL, **_as_whisper(whole.section("audio_config"))})
+    audio = _as_whisper(whole)
     projector = pair(audio.count("d_model"), text_hidden, text_hidden)
     return spectrum(audio, fused=False).undivided() + projector.undivided()
 
 
 def _glm_asr(whole: ConfigValues, _: ConfigValues, text_hidden: int) -> Encoder:
     """Whisper's turned by angles instead of positions, and a projector over frames side by side."""
-    audio = ConfigValues(whole.name, {**_VOXTRAL, **_as_whisper(whole.section("audio_config"))})
+    audio = _as_whisper(whole)
     return spectrum(audio, places=False) + pair(audio.count("encoder_ffn_dim"), 2 * text_hidden, text_hidden)
 
 
@@ -39,7 +39,7 @@ def _kimi_audio(whole: ConfigValues, _: ConfigValues, text_hidden: int) -> Encod
 
 def _voxtral(whole: ConfigValues, _: ConfigValues, text_hidden: int) -> Encoder:
     """Whisper's, and two plain matrices over frames side by side."""
-    audio = ConfigValues(whole.name, {**_VOXTRAL, **_as_whisper(whole.section("audio_config"))})
+    audio = _as_whisper(whole)
     wide = audio.count("d_model") * audio.count("downsample_factor", default=4)
     projector = line(wide, text_hidden, bias=False) + line(text_hidden, text_hidden, bias=False)
     more = audio.count("max_source_positions") * audio.count("d_model")  # its positions are kept in float32
@@ -60,9 +60,11 @@ _WHISPERS_NAMES = {
 }
 
 
-def _as_whisper(audio: Mapping[str, object]) -> dict[str, object]:
-    """A tower's sizes under the names that Whisper's file has for them."""
-    return {_WHISPERS_NAMES.get(key, key): value for key, value in audio.items() if value is not None}
+def _as_whisper(whole: ConfigValues) -> ConfigValues:
+    """The tower's sizes under the names that Whisper's file has for them, and Voxtral's where none is given."""
+    given = whole.section("audio_config").items()
+    named = {_WHISPERS_NAMES.get(key, key): value for key, value in given if value is not None}
+    return ConfigValues(whole.name, {**_VOXTRAL, **named})
 
 
 def _granite_speech(whole: ConfigValues, _: ConfigValues, text_hidden: int) -> Encoder:

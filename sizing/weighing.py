@@ -38,22 +38,22 @@ def weighed(
         UnsupportedModelError: no headers, and a quantization that cannot be told from the config.
     """
     shape = replace(shape, blueprint=blueprint(config, shape))
+    encoder = read_encoder(wrapper, name=shape.name, text_hidden=shape.hidden_size) if wrapper is not None else None
     if tensors is None:
-        return _by_config(shape, config, wrapper)
-    return _by_headers(shape, config, tensors, wrapper)
+        return _by_config(shape, config, encoder, multimodal=wrapper is not None)
+    return _by_headers(shape, config, tensors, encoder, multimodal=wrapper is not None)
 
 
-def _by_config(shape: ModelShape, config: ConfigValues, wrapper: Mapping[str, object] | None) -> ModelShape:
+def _by_config(shape: ModelShape, config: ConfigValues, encoder: Encoder | None, *, multimodal: bool) -> ModelShape:
     counted = count_parameters(shape).total
     quantization = read_quantization(config) if shape.quantization else None
     found = pieces(shape.blueprint, shape.dtype_bytes, quantization, num_layers=shape.num_hidden_layers)
-    encoder = read_encoder(wrapper, name=shape.name, text_hidden=shape.hidden_size) if wrapper is not None else None
     encoder_parameters = encoder.num_parameters if encoder else 0
     found.append(Piece("encoder", None, encoder_parameters * shape.dtype_bytes))
     whole = held(
         found,
         shape,
-        buffers=rotary_bytes(config, shape) + (encoder.buffers if encoder else 0) * shape.dtype_bytes,
+        buffers=rotary_bytes(config, shape),
         tiles=expert_tiles(shape, quantization.method if quantization else None),
         encoder=encoder,
     )
@@ -63,7 +63,7 @@ def _by_config(shape: ModelShape, config: ConfigValues, wrapper: Mapping[str, ob
         weights_bytes=whole.weights_bytes,
         encoder_bytes=whole.encoder,
         held=whole,
-        caveat=_caveat(shape, quantization, encoder, multimodal=wrapper is not None),
+        caveat=_caveat(shape, quantization, encoder, multimodal=multimodal),
     )
 
 
@@ -83,9 +83,8 @@ def _caveat(
 
 
 def _by_headers(
-    shape: ModelShape, config: ConfigValues, tensors: Sequence[Tensor], wrapper: Mapping[str, object] | None
+    shape: ModelShape, config: ConfigValues, tensors: Sequence[Tensor], encoder: Encoder | None, *, multimodal: bool
 ) -> ModelShape:
-    multimodal = wrapper is not None
     counted = count_parameters(shape).total
     loaded = kept_tensors(
         shape,
@@ -97,7 +96,6 @@ def _by_headers(
     before = [tensor for tensor in loaded if multimodal and is_encoder(tensor)]
     stored = sum(tensor.num_elements for tensor in loaded) - sum(tensor.num_elements for tensor in before)
     packed = shape.quantization not in (None, "gguf")  # of which a tensor's shape tells nothing
-    encoder = read_encoder(wrapper, name=shape.name, text_hidden=shape.hidden_size) if wrapper is not None else None
     if not packed and not _fits(stored, counted, before, encoder):
         raise ModelFileError(
             f"{shape.name}: its files hold {stored:,} parameters where config.json describes {counted:,}; "
@@ -111,7 +109,7 @@ def _by_headers(
     whole = held(
         found,
         shape,
-        buffers=rotary_bytes(config, shape) + (encoder.buffers if encoder else 0) * shape.dtype_bytes,
+        buffers=rotary_bytes(config, shape),
         tiles=expert_tiles(shape, shape.quantization),
         encoder=encoder,
     )

@@ -92,7 +92,7 @@ def held(
 ) -> HeldWeights:
     """The pieces summed by layer. What stands outside the layers and is not a table of the vocabulary is a norm.
 
-    `encoder` says what of the encoder's pieces is whole on each rank; None: nothing.
+    `encoder` says what of the encoder's pieces is whole on each rank, and which tables it has besides; None: nothing.
     """
     layers: list[dict[Split, int]] = [{} for _ in range(shape.num_hidden_layers)]
     ends: dict[Split, int] = {}
@@ -115,7 +115,7 @@ def held(
         encoder_heads=encoder.heads if encoder else 1,
         encoder_whole_in=encoder.whole_in if encoder else (Release(0), Release(0)),
         latent=any(isinstance(cache, Latent) for caches in shape.layers for cache in caches),
-        buffers=buffers,
+        buffers=buffers + (encoder.buffers * shape.dtype_bytes if encoder else 0),
         num_key_value_heads=shape.num_key_value_heads,
         num_experts=shape.num_experts,
         vocab_size=shape.vocab_size,

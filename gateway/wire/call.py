@@ -12,10 +12,8 @@ from gateway.wire.prompt import most_output_tokens, read_chain
 from gateway.wire.session import session_hint
 
 _BOM: Final = b"\xef\xbb\xbf"
-_ASKED: Final[tuple[str, ...]] = (
-    "chat",
-    "completions",
-)  # a stream of these brings usage only when asked to; the others always send it
+_ASKED: Final[tuple[str, ...]] = ("chat", "completions")
+"""A stream of these brings usage only when asked to; the others always send it."""
 
 
 def parse_call(endpoint: Endpoint, body: bytes, salt: bytes = b"") -> Call | Fault:

@@ -16,9 +16,7 @@ from gateway.wire.fault import Fault, fault_event
 from gateway.wire.sse import event_data
 
 _CONTEXT_MARKS: Final[tuple[str, ...]] = (
-    "maximum context length",
-    "max_model_len",
-    "longer than the maximum model length",
+    *("maximum context length", "max_model_len", "longer than the maximum model length"),
 )
 _VALIDATION: Final = re.compile(r"\d+ validation errors?:\s")
 _ONE_ERROR: Final = re.compile(r"""'loc': '([^']*)', 'msg': (?:'([^']*)'|"([^"]*)")""")

@@ -165,14 +165,20 @@ def test_equal_requests_one_after_the_other_go_round(replicas: int, requests: in
 
 
 # Health
+class _Answers(Upstream):
+    """What an engine's /health and /v1/models say."""
+
+    def __init__(self, health: int, models: int, body: bytes = b"{}") -> None:
+        super().__init__(Timeouts())
+        self._answers = {"/health": (health, b""), "/v1/models": (models, body)}
+
+    async def get(self, url: str, path: str, api_key: str | None, timeout_s: float) -> tuple[int, bytes]:
+        return self._answers[path]
+
+
 @pytest.mark.parametrize(("missed", "state"), [(1, "ready"), (2, "ready"), (3, "unhealthy")])
 async def test_a_silent_engine_is_given_three_probes(missed: int, state: State) -> None:
-    class Silent(Upstream):
-        async def get(self, url: str, path: str, api_key: str | None, timeout_s: float) -> tuple[int, bytes]:
-            return 503, b""
-
-    replica = Replica("r", "http://x", (ModelCard("a"),), state="ready")
-    upstream = Silent(Timeouts())
+    replica, upstream = Replica("r", "http://x", (ModelCard("a"),), state="ready"), _Answers(503, 503)
     Pool(upstream, [replica])
     for _ in range(missed):
         await probe(replica, upstream, 1.0)
@@ -204,27 +210,11 @@ async def test_probing_goes_on_after_a_probe_that_failed_in_an_unforeseen_way(
     "body", [b"", b"{}", b"[]", b'{"data":null}', b'{"data":[1]}', b'{"data":[{}]}', b'{"data":[["id"]]}']
 )
 async def test_a_model_list_that_cannot_be_read_leaves_the_replica_waiting(body: bytes) -> None:
-    class Odd(Upstream):
-        async def get(self, url: str, path: str, api_key: str | None, timeout_s: float) -> tuple[int, bytes]:
-            return 200, body
-
-    replica = Replica("r", "http://x")
-    upstream = Odd(Timeouts())
+    replica, upstream = Replica("r", "http://x"), _Answers(200, 200, body)
     pool = Pool(upstream, [replica])
     await probe(replica, upstream, 1.0)
     assert replica.state == "starting"
     assert pool.unready_models() == ["(unknown)"]
-
-
-class _Answers(Upstream):
-    """What an engine's /health and /v1/models say."""
-
-    def __init__(self, health: int, models: int, body: bytes = b"{}") -> None:
-        super().__init__(Timeouts())
-        self._answers = {"/health": (health, b""), "/v1/models": (models, body)}
-
-    async def get(self, url: str, path: str, api_key: str | None, timeout_s: float) -> tuple[int, bytes]:
-        return self._answers[path]
 
 
 @pytest.mark.parametrize(
