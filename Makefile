@@ -41,6 +41,7 @@ $(VENV)/.cpu: deploy/locks/cpu.txt pyproject.toml | $(VENV)/bin/python
 	@$(PIP) -r $<
 	@echo "[berth] 3/3 berth"
 	@$(PIP) -e .
+	@$(BIN)/python -m compileall -q serving gateway sizing benchmarks  # as pip does; also where nothing else writes bytecode
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.cpu deploy/locks/dev.txt

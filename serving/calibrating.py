@@ -1,14 +1,14 @@
-"""The user's own calibration table: what start-up logs, and Berth's own engines, add to it, and who reads it."""
+"""What start-up logs, and Berth's own engines, add to the user's calibration table."""
 
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from serving.calibration_table import table_path
 from serving.environment import Environment
-from sizing.calibration import Calibration, Observation, load_calibration, save_calibration
+from sizing.calibration import Observation, load_calibration, save_calibration
 from sizing.errors import QuestionError, SizingError
 from sizing.gpu import GIB, Device
 from sizing.model import Dtype, ModelShape
@@ -31,16 +31,6 @@ _DTYPES: dict[str, Dtype] = {
     "float32": "float32",
     "fp32": "float32",
 }
-
-
-def table_path(environment: Environment) -> Path:
-    """Where the table is unless a command is told otherwise."""
-    return environment.state() / "calibration.json"
-
-
-def current(environment: Environment) -> Calibration:
-    """The table as it is now, for a command to answer with; empty before the first start. Raises CalibrationError."""
-    return load_calibration(table_path(environment))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ A command's module is imported when it is asked for: sizing a model needs neithe
 
 import sys
 from importlib import import_module
-from importlib.metadata import version as distribution_version
 from typing import Annotated, Any
 
 import typer
@@ -64,6 +63,8 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
+        from importlib.metadata import version as distribution_version  # loads an email parser: not for every command
+
         typer.echo(f"berth {distribution_version('berth')}")
         raise typer.Exit
 

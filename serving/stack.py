@@ -18,7 +18,7 @@ import psutil
 from rich.console import Console
 
 from gateway.app import Gateway
-from serving import calibrating, demo, door, report
+from serving import calibrating, calibration_table, demo, door, report
 from serving.config import (
     DEMO_MODEL,
     ModelSection,
@@ -74,7 +74,7 @@ def prepare(
 def _corrections(environment: Environment) -> Corrections | None:
     """What earlier starts said; a table that cannot be read is a warning, since the engines start without it."""
     try:
-        table = calibrating.current(environment)
+        table = calibration_table.current(environment)
     except SizingError as error:
         _log.warning("sizing without earlier starts: %s", error)
         return None

@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import psutil
-
 from sizing.gpu import Device, Link
 
 _PCI_DEVICES = Path("/sys/bus/pci/devices")
@@ -85,14 +83,21 @@ def cpu_memory(files: MemoryFiles) -> Device:
     name = platform.machine() or "CPU"
     node = _node_memory(files.node_meminfo)
     if node is None:
-        memory = psutil.virtual_memory()
-        return Device("cpu", name, memory.total, memory.available)
+        return Device("cpu", name, *_system_memory())
     total, available = node
     limit, usage = _cgroup(files)
     if limit is not None and limit < total:
         total = limit
         available = max(0, min(available, limit - (usage or 0)))
     return Device("cpu", name, total, available)
+
+
+def _system_memory() -> tuple[int, int]:
+    """Bytes in all and bytes available, as the operating system counts them."""
+    import psutil  # who names a card asks for no machine
+
+    memory = psutil.virtual_memory()
+    return memory.total, memory.available
 
 
 def _node_memory(meminfo: Path) -> tuple[int, int] | None:
@@ -164,8 +169,7 @@ def _gpu(nvml: Nvml, handle: object, pci_devices: Path) -> Device:
     memory = _asked(nvml, nvml.nvmlDeviceGetMemoryInfo, handle, nvml.nvmlMemory_v2)
     if memory is None:
         # Unified memory (GB10) has no frame buffer to report: the card's memory is the system's.
-        system = psutil.virtual_memory()
-        card = Device("cuda", name, system.total, system.available, unified=True, link="pcie")
+        card = Device("cuda", name, *_system_memory(), unified=True, link="pcie")
     else:
         # The driver keeps `reserved` for itself; what is left is the total that CUDA, and so vLLM, is told.
         card = Device("cuda", name, memory.total - memory.reserved, memory.free, link=_link(nvml, handle))

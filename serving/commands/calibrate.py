@@ -11,7 +11,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from serving.calibrating import Start, observed, table_path
+from serving.calibrating import Start, observed
+from serving.calibration_table import table_path
 from serving.commands.common import failing_in_one_line
 from serving.environment import Environment
 from sizing.calibration import Calibration, Observation, load_calibration, save_calibration

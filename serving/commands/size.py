@@ -9,10 +9,9 @@ import orjson
 import typer
 from rich.console import Console
 
-from serving.calibrating import current
+from serving.calibration_table import current
 from serving.commands.common import failing_in_one_line
-from serving.commands.size_compare import stated_release, token_flag, write_sheet
-from serving.commands.size_questions import answer_questions
+from serving.commands.flags import stated_release, token_flag
 from serving.environment import Environment
 from sizing.calibration import Calibration
 from sizing.compare import Outlook, Workload
@@ -26,7 +25,6 @@ from sizing.plan import answer
 from sizing.question import Answer, Question
 from sizing.questions import ASKED, Sources, read_question
 from sizing.report import render
-from sizing.sheet import answer_sheet
 from sizing.speed_report import render_speed
 
 FITS, DOES_NOT_FIT = 0, 1  # a question that cannot be answered is 2, as everywhere
@@ -97,6 +95,8 @@ def size(
         if questions is not None:
             if model is not None:
                 raise QuestionError(f"both a model ({model}) and --questions; ask about one model, or many by the file")
+            from serving.commands.size_questions import answer_questions  # most questions are one
+
             raise typer.Exit(answer_questions(questions, configs, sources(table), as_json=json))
         if model is None:
             raise QuestionError("no model to size; give a folder, a Hub id such as Qwen/Qwen3-8B, or --questions FILE")
@@ -109,7 +109,11 @@ def size(
         question = read_question(asked_row(context.params), sources(table))
         found = answer(question)
         speed = _speed(question, found, workload)
-        write_sheet(answer_sheet(question, found, speed), html=html, svg=svg)
+        if html is not None or svg is not None:
+            from serving.commands.size_compare import write_sheet  # a page is drawn for who asks for one
+            from sizing.sheet import answer_sheet
+
+            write_sheet(answer_sheet(question, found, speed), html=html, svg=svg)
     _show(question, found, speed, workload, as_json=json)
     raise typer.Exit(FITS if found.fits else DOES_NOT_FIT)
 

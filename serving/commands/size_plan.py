@@ -7,9 +7,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from serving.calibrating import current
+from serving.calibration_table import current
 from serving.commands.common import failing_in_one_line
-from serving.commands.size_compare import latency_bound, stated_release, token_flag
+from serving.commands.flags import latency_bound, stated_release, token_flag
 from serving.environment import Environment
 from sizing.adapter_settings import read_adapters
 from sizing.compare import option

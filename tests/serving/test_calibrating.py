@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.calibrating import Start, current, learn, question_of, table_path
+from serving.calibrating import Start, learn, question_of
+from serving.calibration_table import current, table_path
 from serving.config import ModelSection, load_stack
 from serving.environment import Environment
 from serving.placement import Folders, Placement, place

@@ -8,7 +8,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from serving.commands.size_compare import compare, latency_bound, parse_api_price
+from serving.commands.flags import latency_bound, parse_api_price
+from serving.commands.size_compare import compare
 from sizing.cost import ApiPrice
 from sizing.document import schema_text
 from sizing.errors import QuestionError

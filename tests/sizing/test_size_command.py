@@ -8,8 +8,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from serving.commands.flags import token_flag
 from serving.commands.size import detected, size
-from serving.commands.size_compare import token_flag
 from sizing.detect import Machine
 from sizing.errors import QuestionError
 from sizing.gpu import GIB, Device
