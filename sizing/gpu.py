@@ -3,6 +3,7 @@
 import difflib
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from sizing.errors import UnknownGpuError
@@ -148,6 +149,7 @@ def link_of(device: Device) -> str:
     return "unified" if device.unified else device.link
 
 
+@lru_cache(maxsize=512)
 def compute_major(name: str) -> int | None:
     """The major number of a card's CUDA compute capability; None for cards without one and for unknown ones."""
     row = _BY_NAME.get(_normalised(name))

@@ -71,8 +71,12 @@ class KvCache:
 
     def blocks_per_request(self, max_model_len: int) -> int:
         """Blocks that one request of that length holds at most, of all groups together."""
-        request = self._request(max_model_len)
-        return sum(count * page.blocks(request) for page, count in self._first_pages)
+        known = self._known_blocks.get(max_model_len)
+        if known is None:
+            request = self._request(max_model_len)
+            known = sum(count * page.blocks(request) for page, count in self._first_pages)
+            self._known_blocks[max_model_len] = known
+        return known
 
     def needed_bytes(self, max_model_len: int) -> int:
         """What vLLM says one request of that length needs, on the stage with the largest blocks."""
@@ -125,6 +129,11 @@ class KvCache:
     def requests_fit(self, available: Bytes, max_model_len: int) -> int:
         """Whole requests of that length at once, the null block left out."""
         return max(0, self.num_blocks(available) - 1) // self.blocks_per_request(max_model_len)
+
+    @cached_property
+    def _known_blocks(self) -> dict[int, int]:
+        """Of a request by its length: one answer asks for the same several times, and a plan for each card."""
+        return {}
 
     @cached_property
     def _first_pages(self) -> tuple[tuple[Page, int], ...]:

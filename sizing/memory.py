@@ -6,6 +6,7 @@ measures by running the model are estimated from the shape, each with a band (si
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 from sizing.activations import Batch, activation_peak, penalty_state_bytes, second_runner
@@ -474,10 +475,16 @@ def _num_capture_sizes(batch: Batch, device: Device, speculative_tokens: int = 0
     most = 1024 if compute_major(device.name) == 10 else 512
     each = 1 + speculative_tokens
     largest = min(2 * batch.max_num_seqs * each, most, batch.max_num_batched_tokens)
-    sizes = set(_strides(largest))
-    if speculative_tokens:
-        sizes |= {count * each for count in (*_strides(min(batch.max_num_seqs, most)), batch.max_num_seqs)}
+    if not speculative_tokens:
+        return _num_strides(largest)
+    sizes = {*_strides(largest), *(count * each for count in _strides(min(batch.max_num_seqs, most)))}
+    sizes.add(batch.max_num_seqs * each)
     return sum(1 for size in sizes if size <= largest)
+
+
+@lru_cache(maxsize=64)  # most engines of a plan have one of a few batches
+def _num_strides(largest: int) -> int:
+    return len(_strides(largest))
 
 
 def _strides(largest: int) -> list[int]:

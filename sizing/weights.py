@@ -183,7 +183,7 @@ def weights_per_rank(
     found = []
     for number, stage in enumerate(stages):
         portion = whole.decoder if len(stages) == 1 else sum((whole.layers[layer] for layer in stage), Portion())
-        size = _share(replace(portion, experts=0), whole, tp, 1) + slack * len(stage) / shape.num_hidden_layers
+        size = _dense_share(portion, whole, tp) + slack * len(stage) / shape.num_hidden_layers
         size += _experts(
             portion,
             whole,
@@ -204,8 +204,11 @@ def weights_per_rank(
 
 def _share(portion: Portion, whole: HeldWeights, tp: int, expert_ranks: int) -> float:
     """One rank's bytes of it, experts divided among so many."""
-    dense = portion.sharded / tp + portion.kv / min(tp, whole.num_key_value_heads) + portion.replicated
-    return dense + portion.experts / expert_ranks
+    return _dense_share(portion, whole, tp) + portion.experts / expert_ranks
+
+
+def _dense_share(portion: Portion, whole: HeldWeights, tp: int) -> float:
+    return portion.sharded / tp + portion.kv / min(tp, whole.num_key_value_heads) + portion.replicated
 
 
 def weights_per_rank_bytes(
