@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from unittest.mock import patch
+
+import huggingface_hub.constants
 
 
 @dataclass
@@ -35,7 +38,10 @@ class LoopbackHub:
 
 @contextmanager
 def running(hub: LoopbackHub) -> Iterator[LoopbackHub]:
-    """Serve `hub` on a free loopback port until the block ends; sets `hub.endpoint`."""
+    """Serve `hub` on a free loopback port until the block ends; sets `hub.endpoint`.
+
+    Its client may have been imported first by a test that builds vLLM's models offline, and keeps what it read then.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -55,7 +61,8 @@ def running(hub: LoopbackHub) -> Iterator[LoopbackHub]:
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield hub
+        with patch.object(huggingface_hub.constants, "HF_HUB_OFFLINE", False):
+            yield hub
     finally:
         server.shutdown()
         server.server_close()
