@@ -49,9 +49,9 @@ class Salts:
             return call
         if call.cache_salt is None:  # the usual case: everything else stays the caller's own bytes
             body = call.body.replace(b"{", b'{"cache_salt":"%b",' % plain.encode(), 1)
-            return call._replace(body=body, cache_salt=plain)
+            return call.but(body=body, cache_salt=plain)
         salt = _salt(self._secrets[caller], call.cache_salt)
-        return call._replace(body=edited(call.body, {"cache_salt": b'"%b"' % salt.encode()}), cache_salt=salt)
+        return call.but(body=edited(call.body, {"cache_salt": b'"%b"' % salt.encode()}), cache_salt=salt)
 
 
 def _salt(secret: bytes, own: str | None) -> str:

@@ -110,7 +110,7 @@ def adapted(call: Call, step: Step) -> Call | None:
         changes.update(dict.fromkeys(_CANNOT_LEAVE | _engine_only(dialect)))
         if "stream_options" in names:  # vLLM knows more of them; that usage is wanted holds for every stream
             changes["stream_options"] = b'{"include_usage":true}' if call.stream else None
-    return call._replace(model=step.name, body=edited(call.body, changes), chain=of_model(call.chain, step.name))
+    return call.but(model=step.name, body=edited(call.body, changes), chain=of_model(call.chain, step.name))
 
 
 def remote_path(endpoint: Endpoint) -> bytes:

@@ -178,9 +178,9 @@ def moved(call: Call, model: str) -> Call:
     if model == call.model:
         return call
     if call.endpoint.body == "form":
-        return call._replace(model=model, body=with_model(call.body, model))
+        return call.but(model=model, body=with_model(call.body, model))
     chain = of_model(call.chain, model)
-    return call._replace(model=model, body=with_text(call.body, "model", model), chain=chain)
+    return call.but(model=model, body=with_text(call.body, "model", model), chain=chain)
 
 
 def _shortest(rule: Rule, lengths: Mapping[str, int | None]) -> int | None:

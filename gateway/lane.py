@@ -70,7 +70,8 @@ class LaneProtocol(HttpToolsProtocol):
     def take(self, turn: Turn) -> None:
         """A data-plane request: it begins, or waits for those before it."""
         before: Any = self.cycle
-        self.cycle = cast(RequestResponseCycle, turn)
+        taken: Any = turn  # not uvicorn's cycle, but as good as one
+        self.cycle = taken
         if before is None or before.response_complete:
             self._running = turn
             turn.begin()

@@ -78,7 +78,7 @@ class Owners:
             raise RefusedError(gone(response_id, owner, goes_on=goes_on))
         if replica not in pool.candidates(call.model or owner.model):
             raise RefusedError(away(response_id, owner, replica.state))
-        return call._replace(model=call.model or owner.model), [replica]
+        return call.but(model=call.model or owner.model), [replica]
 
 
 def unknown(response_id: str, *, goes_on: bool) -> Fault:

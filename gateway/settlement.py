@@ -35,31 +35,55 @@ class Move(NamedTuple):
 NO_MOVES: Final[tuple[Move, ...]] = ()
 
 
-class Settlement(NamedTuple):
-    """Made once a request. Moments are seconds of the gateway's clock; None where there was no such moment."""
+class Settlement:  # made for every request: as a class of its own it is made in machine code, a NamedTuple is not
+    """Made once a request. Moments are seconds of the gateway's clock; None where there was no such moment.
 
-    request_id: str
-    caller: str
-    model: str
-    replica: str
-    url: str
-    """Where that replica listens; empty without one."""
-    dialect: Dialect
-    generates: bool
-    stream: bool
-    outcome: Outcome
-    status: int
-    arrived_s: float
-    ended_s: float
-    ttft_s: float | None
-    tpot_s: float | None
-    usage: Usage
-    trace: Trace | None = None
-    moves: tuple[Move, ...] = NO_MOVES
-    predicted_tokens: int | None = None
-    """Prompt tokens expected in its replica's KV cache when it was chosen."""
-    fates: Mapping[Fate, int] = NO_FATES
-    """What became of the prompt tokens: found there, or computed, and why. Empty where the engine did not say."""
+    `url`: where that replica listens; empty without one. `predicted_tokens`: of the prompt, expected in the KV cache
+    of its replica when that was chosen. `fates`: what became of the prompt tokens, found there or computed, and why;
+    empty where the engine did not say.
+    """
+
+    def __init__(
+        self,
+        request_id: str,
+        caller: str,
+        model: str,
+        replica: str,
+        url: str,
+        dialect: Dialect,
+        generates: bool,
+        stream: bool,
+        outcome: Outcome,
+        status: int,
+        arrived_s: float,
+        ended_s: float,
+        ttft_s: float | None,
+        tpot_s: float | None,
+        usage: Usage,
+        trace: Trace | None = None,
+        moves: tuple[Move, ...] = NO_MOVES,
+        predicted_tokens: int | None = None,
+        fates: Mapping[Fate, int] = NO_FATES,
+    ) -> None:
+        self.request_id: Final = request_id
+        self.caller: Final = caller
+        self.model: Final = model
+        self.replica: Final = replica
+        self.url: Final = url
+        self.dialect: Final = dialect
+        self.generates: Final = generates
+        self.stream: Final = stream
+        self.outcome: Final = outcome
+        self.status: Final = status
+        self.arrived_s: Final = arrived_s
+        self.ended_s: Final = ended_s
+        self.ttft_s: Final = ttft_s
+        self.tpot_s: Final = tpot_s
+        self.usage: Final = usage
+        self.trace: Final = trace
+        self.moves: Final = moves
+        self.predicted_tokens: Final = predicted_tokens
+        self.fates: Final = fates
 
     @property
     def duration_s(self) -> float:

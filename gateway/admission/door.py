@@ -1,6 +1,5 @@
 """Whether a request may come in at all now. Returns a ticket; whoever holds it settles it exactly once."""
 
-from dataclasses import dataclass
 from typing import Final
 
 from gateway.errors import RefusedError
@@ -9,12 +8,12 @@ from gateway.wire import Fault
 _RETRY_AFTER_S: Final = 1
 
 
-@dataclass(slots=True)
 class Ticket:
     """One admitted request. `settle` is synchronous so that no cancellation can lose it, and harmless when repeated."""
 
-    _admission: "Admission"
-    _open: bool = True
+    def __init__(self, admission: "Admission") -> None:
+        self._admission = admission
+        self._open = True
 
     def settle(self) -> None:
         """Give the place back."""

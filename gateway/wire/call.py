@@ -50,12 +50,12 @@ def _read(call: Call, payload: dict[str, object]) -> Call | Fault:
         if earlier is not None and not isinstance(earlier, str):
             return Fault(400, "'previous_response_id' must be a string", param="previous_response_id")
         if earlier:  # its prompt begins with what the engine keeps, which we do not see
-            call = call._replace(response_id=earlier, chain=Chain((), CUTS, len(call.body)))
+            call = call.but(response_id=earlier, chain=Chain((), CUTS, len(call.body)))
     if "cache_salt" in payload:
         salt = payload["cache_salt"] or ""
         if not isinstance(salt, str):
             return Fault(400, "'cache_salt' must be a string", param="cache_salt")
-        call = call._replace(cache_salt=salt)
+        call = call.but(cache_salt=salt)
     return _with_usage(call, payload) if call.stream and call.endpoint.dialect in _ASKED else call
 
 
@@ -84,11 +84,11 @@ def _with_usage(call: Call, payload: dict[str, object]) -> Call | Fault:
         return call
     if "stream_options" not in payload:  # the usual case: the rest of the body stays the client's own bytes
         body = call.body.replace(b"{", b'{"stream_options":{"include_usage":true},', 1)
-        return call._replace(body=body, strip_usage=True)
+        return call.but(body=body, strip_usage=True)
     # `continuous_usage_stats` means nothing without `include_usage`: with ours it would put usage into every event
     kept = {name: value for name, value in options.items() if name != "continuous_usage_stats"}
     payload["stream_options"] = {**kept, "include_usage": True}
     try:
-        return call._replace(body=orjson.dumps(payload), strip_usage=True)
+        return call.but(body=orjson.dumps(payload), strip_usage=True)
     except orjson.JSONEncodeError as error:
         return Fault(400, f"the request body cannot be passed on: {error}", code="invalid_json")

@@ -11,7 +11,7 @@ from gateway.settlement import NOBODY, Move
 from gateway.wire import Usage
 from tests.fake_engine import FakeEngine, Script, chat_stream
 from tests.gateway.harness import PATHS, body_for, door_before, wait_until
-from tests.gateway.settling import DONE, TRACE
+from tests.gateway.settling import DONE, TRACE, settled
 
 ENDED_S = 1_700_000_000.0625  # 2023-11-14T22:13:20.0625Z
 
@@ -19,7 +19,7 @@ ENDED_S = 1_700_000_000.0625  # 2023-11-14T22:13:20.0625Z
 def test_a_line_of_json() -> None:
     kinds: tuple[Literal["retry", "continuation", "fallback"], ...] = ("retry", "continuation", "fallback", "retry")
     moves = tuple(Move(kind, 100.1, "m/1", "gone") for kind in kinds)
-    assert json.loads(json_line(DONE._replace(trace=TRACE, moves=moves), ENDED_S)) == {
+    assert json.loads(json_line(settled(trace=TRACE, moves=moves), ENDED_S)) == {
         "time": "2023-11-14T22:13:20.062Z",
         "level": "info",
         "logger": "berth.access",
@@ -46,8 +46,8 @@ def test_a_line_of_json() -> None:
 
 
 def test_what_is_not_known_is_null() -> None:
-    unknown = DONE._replace(caller="", model=NOBODY, replica=NOBODY, ttft_s=None, tpot_s=None, usage=Usage())
-    unknown = unknown._replace(predicted_tokens=None, fates={})
+    nothing = {"caller": "", "model": NOBODY, "replica": NOBODY, "usage": Usage(), "fates": {}}
+    unknown = settled(**nothing, ttft_s=None, tpot_s=None, predicted_tokens=None)
     line = json.loads(json_line(unknown, ENDED_S))
     nulls = {name for name, value in line.items() if value is None}
     tokens = {"prompt_tokens", "cached_tokens", "predicted_cached_tokens", "output_tokens"}

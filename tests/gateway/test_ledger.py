@@ -6,7 +6,7 @@ import pytest
 
 from gateway.ledger import Ledger
 from gateway.settlement import Settlement
-from tests.gateway.settling import DONE
+from tests.gateway.settling import DONE, settled
 
 
 class _Reader:
@@ -28,17 +28,18 @@ class _Reader:
 
 
 def _numbered(count: int) -> list[Settlement]:
-    return [DONE._replace(request_id=f"req_{i}") for i in range(count)]
+    return [settled(request_id=f"req_{i}") for i in range(count)]
 
 
 async def test_a_few_are_handed_on_together_a_moment_later_by_the_walls_clock() -> None:
     reader = _Reader()
     ledger = Ledger([reader], clock=lambda: 100.0, wall=lambda: 1_000_100.0)
-    for done in _numbered(3):
+    few = _numbered(3)
+    for done in few:
         ledger.add(done)
     assert reader.batches == []
     await asyncio.wait_for(reader.called.wait(), 20)
-    assert reader.batches == [_numbered(3)]
+    assert reader.batches == [few]
     assert reader.offsets == {1_000_000.0}
 
 

@@ -17,7 +17,7 @@ from gateway.tracing import Tracing, parent_of
 from gateway.wire import DIALECTS, Usage
 from tests.fake_engine import FakeEngine, Script, chat_stream
 from tests.gateway.harness import PATHS, Door, body_for, opened, wait_until
-from tests.gateway.settling import DONE, TRACE
+from tests.gateway.settling import DONE, TRACE, settled
 
 CALLERS = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 WALL_S = 1_700_000_000.0
@@ -42,7 +42,7 @@ def _one(spans: Spans, exporter: InMemorySpanExporter, done: Settlement) -> Read
 
 
 def test_a_span_has_the_ids_and_times_of_its_request(spans: Spans, exporter: InMemorySpanExporter) -> None:
-    span = _one(spans, exporter, DONE._replace(trace=TRACE))
+    span = _one(spans, exporter, settled(trace=TRACE))
     assert span.context is not None
     assert span.parent is not None
     assert (f"{span.context.trace_id:032x}", f"{span.context.span_id:016x}") == (TRACE.trace_id, TRACE.span_id)
@@ -57,17 +57,17 @@ def test_a_span_has_the_ids_and_times_of_its_request(spans: Spans, exporter: InM
 
 
 def test_the_first_span_of_a_trace_has_no_parent(spans: Spans, exporter: InMemorySpanExporter) -> None:
-    assert _one(spans, exporter, DONE._replace(trace=TRACE._replace(parent_id=None))).parent is None
+    assert _one(spans, exporter, settled(trace=TRACE._replace(parent_id=None))).parent is None
 
 
 def test_what_is_not_sampled_or_not_traced_makes_no_span(spans: Spans, exporter: InMemorySpanExporter) -> None:
-    spans.write([DONE, DONE._replace(trace=TRACE._replace(is_sampled=False))], WALL_S)
+    spans.write([DONE, settled(trace=TRACE._replace(is_sampled=False))], WALL_S)
     assert exporter.get_finished_spans() == ()
 
 
 def test_moves_are_events(spans: Spans, exporter: InMemorySpanExporter) -> None:
     moves = (Move("retry", 100.25, "m/1", "no answer"), Move("continuation", 101.0, "m/2", "gone"))
-    events = _one(spans, exporter, DONE._replace(trace=TRACE, moves=moves, ttft_s=None)).events
+    events = _one(spans, exporter, settled(trace=TRACE, moves=moves, ttft_s=None)).events
     assert [(event.name, event.timestamp, dict(event.attributes or {})) for event in events] == [
         ("berth.retry", 1_700_000_100_250_000_000, {"berth.replica": "m/1", "error.message": "no answer"}),
         ("berth.continuation", 1_700_000_101_000_000_000, {"berth.replica": "m/2", "error.message": "gone"}),
@@ -89,7 +89,7 @@ def test_moves_are_events(spans: Spans, exporter: InMemorySpanExporter) -> None:
 def test_an_error_is_ours_not_the_callers(
     spans: Spans, exporter: InMemorySpanExporter, outcome: Outcome, status: int, code: StatusCode
 ) -> None:
-    span = _one(spans, exporter, DONE._replace(trace=TRACE, outcome=outcome, status=status))
+    span = _one(spans, exporter, settled(trace=TRACE, outcome=outcome, status=status))
     assert span.status.status_code is code
     assert (span.attributes or {}).get("error.type") == (None if outcome == "ok" else outcome)
 
@@ -116,10 +116,18 @@ def test_attributes_by_the_names_of_the_conventions() -> None:
 
 
 def test_what_is_not_known_is_left_out() -> None:
-    nothing = DONE._replace(
-        caller="", model=NOBODY, replica=NOBODY, url="", ttft_s=None, tpot_s=None, usage=Usage(), outcome="refused"
+    nothing = settled(
+        caller="",
+        model=NOBODY,
+        replica=NOBODY,
+        url="",
+        ttft_s=None,
+        tpot_s=None,
+        usage=Usage(),
+        outcome="refused",
+        status=401,
     )
-    assert attributes(nothing._replace(status=401)) == {
+    assert attributes(nothing) == {
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": "berth",
         "http.response.status_code": 401,
@@ -130,13 +138,13 @@ def test_what_is_not_known_is_left_out() -> None:
 
 
 def test_an_engine_on_a_unix_socket_is_addressed_by_its_path() -> None:
-    found = attributes(DONE._replace(url="unix:/run/berth/0.sock"))
+    found = attributes(settled(url="unix:/run/berth/0.sock"))
     assert found["server.address"] == "/run/berth/0.sock"
     assert "server.port" not in found
 
 
 def test_every_dialect_has_an_operation() -> None:
-    named = {dialect: attributes(DONE._replace(dialect=dialect))["gen_ai.operation.name"] for dialect in DIALECTS}
+    named = {dialect: attributes(settled(dialect=dialect))["gen_ai.operation.name"] for dialect in DIALECTS}
     assert named["completions"] == "text_completion"
     assert named["messages"] == named["responses"] == named["chat"] == "chat"
     assert named["embeddings"] == "embeddings"

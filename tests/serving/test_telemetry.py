@@ -14,7 +14,7 @@ from serving.door_config import TracingSection
 from serving.environment import Environment
 from serving.errors import ConfigError
 from serving.telemetry import telemetry
-from tests.gateway.settling import DONE, TRACE
+from tests.gateway.settling import TRACE, settled
 
 
 @contextmanager
@@ -54,7 +54,7 @@ def test_spans_reach_a_collector(monkeypatch: pytest.MonkeyPatch, by_variable: b
         with telemetry(section, Environment()) as told:
             assert told.tracing is not None
             (write,) = told.readers
-            write([DONE._replace(trace=TRACE)], 1_700_000_000.0)
+            write([settled(trace=TRACE)], 1_700_000_000.0)
     assert names == [f"chat m {TRACE.span_id}"]
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from gateway.wire import ENDPOINTS, Call, Fault, parse_call
 from tests.gateway.forms import SOUND, form
+from tests.gateway.wire.calls import parts
 
 AUDIO = ENDPOINTS["/v1/audio/transcriptions"]
 
@@ -33,7 +34,7 @@ def _read_back(body: bytes) -> dict[str, list[bytes]]:
 def test_an_unstreamed_form_goes_on_as_it_came(path: str) -> None:
     body = form({"model": "whisper", "language": "en", "stream": "false"})
     call = parse_call(ENDPOINTS[path], body)
-    assert call == Call(ENDPOINTS[path], "whisper", False, body)
+    assert parts(call) == parts(Call(ENDPOINTS[path], "whisper", False, body))
 
 
 def test_the_file_may_come_first_and_hold_anything() -> None:
@@ -76,7 +77,7 @@ def test_a_stream_is_asked_for_its_usage(yes: str) -> None:
 
 def test_a_stream_that_asked_itself_goes_on_as_it_came() -> None:
     body = form({"model": "m", "stream": "true", "stream_include_usage": "true"})
-    assert _call(body) == Call(AUDIO, "m", True, body)
+    assert parts(_call(body)) == parts(Call(AUDIO, "m", True, body))
 
 
 def test_our_asking_does_not_switch_on_usage_in_every_event() -> None:
