@@ -168,8 +168,6 @@ def _sampler_bytes_per_logit(model: ModelShape, release: Release, overheads: Ove
         added = overheads.sampler_in_place
     else:
         added = overheads.sampler_v0 if release.engine == "V0" else overheads.sampler.at(release)
-        if Recurrent in model.layer_types:
-            added = Band(added.value, added.low, max(added.high, overheads.sampler_beside_states_high))
     return added + exactly(model.dtype_bytes)
 
 

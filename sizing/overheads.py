@@ -58,9 +58,6 @@ class Overheads:
         )
     )
     sampler_v0: Band = Band(36.0, 34.0, 38.0)
-    # Beside recurrent states with that kernel: 12.5 for 256 sequences (three logs) and, of three sources with 1,024,
-    # once about 12.5 and twice what 32 would take (0.19 and 0.27). Why is not known, so it is the bad end of the band.
-    sampler_beside_states_high: float = 36.0
     # The second model runner samples by Gumbel noise in one kernel: the logits, and a gathered copy.
     sampler_in_place: Band = Band(2.0, 0.0, 6.0)
     # Copies of the feed-forward layer's width and of the hidden states that are alive at the forward pass's peak:
