@@ -14,7 +14,7 @@ from sizing.architecture import (
 )
 from sizing.config_values import ConfigValues
 from sizing.division import read_granule
-from sizing.encoders import largest_picture_bytes, undivided_item_tokens
+from sizing.encoders import largest_picture_bytes, output_bytes, undivided_item_tokens
 from sizing.errors import ModelFileError
 from sizing.headers import Tensor, stored_dtype
 from sizing.model import Dtype, ModelShape, ParameterCount
@@ -114,6 +114,7 @@ def _unweighed(values: Mapping[str, object], *, name: str, tensors: Sequence[Ten
     """The shape without its weights."""
     architecture = architecture_name(values)
     item_tokens, picture_bytes = undivided_item_tokens(values, name=name), largest_picture_bytes(values, name=name)
+    handed_on = output_bytes(values, name=name)
     wrapped = architecture in WRAPPERS
     known = architecture
     if wrapped or (known not in ARCHITECTURES and known not in FAMILIES and values.keys() & set(TEXT_SECTIONS)):
@@ -132,7 +133,12 @@ def _unweighed(values: Mapping[str, object], *, name: str, tensors: Sequence[Ten
         raise config.impossible(
             "num_key_value_heads", f"does not divide the {shape.num_attention_heads} attention heads"
         )
-    shape = replace(shape, undivided_item_tokens=item_tokens, largest_picture_bytes=picture_bytes)
+    shape = replace(
+        shape,
+        undivided_item_tokens=item_tokens,
+        largest_picture_bytes=picture_bytes,
+        encoder_output_bytes=handed_on,
+    )
     wrapped = wrapped or bool(values.get("vision_config")) or has_encoder_of_its_own(architecture)
     return _Unweighed(shape, config, architecture or "", wrapped)
 

@@ -15,6 +15,7 @@ from sizing.towers import EVER, Encoder, blocks, pair, patches, positions, spect
 from sizing.wrappers import TEXT_SECTIONS
 
 _LARGEST_PICTURE_PATCHES = 65_536
+_FIRST_QWEN3_VIDEO_TOKENS = 153_600
 _LARGEST_PICTURE_FAMILIES = (
     *("Qwen2VLFor", "Qwen2_5_VLFor", "Qwen3VLFor", "Qwen3VLMoeFor"),
     *("Qwen3_5For", "Qwen3_5MoeFor"),
@@ -76,6 +77,36 @@ def largest_picture_bytes(config: Mapping[str, object], *, name: str = "the mode
     else:
         hidden, made = vision.count("hidden_size", default=1152), 2 * vision.count("intermediate_size", default=4304)
     return 2 * _LARGEST_PICTURE_PATCHES * (made + 3 * hidden)
+
+
+def output_bytes(config: Mapping[str, object], *, name: str = "the model") -> int:
+    """What the encoder hands on for each token, in 16 bits; 0 where that is not known here.
+
+    One vector as wide as the text's, and one for each further layer of the decoder that Qwen 3 feeds (deepstack).
+    """
+    architecture = architecture_name(config) or ""
+    if not architecture.startswith(_LARGEST_PICTURE_FAMILIES):
+        return 0
+    whole = ConfigValues(name, config)
+    vision = ConfigValues(name, whole.section("vision_config"))
+    text = ConfigValues(name, whole.section(*TEXT_SECTIONS) or dict(config))
+    further = 3 if architecture.startswith("Qwen3VL") else 0
+    if vision.values.get("deepstack_visual_indexes") is not None:
+        further = len(vision.numbers("deepstack_visual_indexes"))
+    return 2 * text.count("hidden_size", default=0) * (1 + further)
+
+
+def kept_tokens(architecture: str, release: Release) -> int:
+    """Tokens whose outputs stay while vLLM profiles the decoder: the largest picture's, four patches each.
+
+    0.11.0 kept room for as many as the longest video might have, which no limit held down for Qwen3-VL yet:
+    "Encoder cache will be initialized with a budget of 153600 tokens" (v1/worker/gpu_model_runner.py: profile_run).
+    """
+    if release.engine == "V0" or not architecture.startswith(_LARGEST_PICTURE_FAMILIES):
+        return 0
+    if architecture.startswith("Qwen3VL") and release < Release(11, 1):
+        return _FIRST_QWEN3_VIDEO_TOKENS
+    return _LARGEST_PICTURE_PATCHES // 4
 
 
 def _gemma3(_: ConfigValues, vision: ConfigValues, text_hidden: int) -> Encoder:

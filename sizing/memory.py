@@ -13,6 +13,7 @@ from sizing.activations import Batch, activation_peak, penalty_state_bytes, seco
 from sizing.adapter_settings import Adapters
 from sizing.adapters import adapter_bytes, punica_bytes
 from sizing.drafters import Drafter
+from sizing.encoders import kept_tokens
 from sizing.gpu import GIB, HOPPER, Device, compute_major, link_of
 from sizing.kv_cache import KvCache
 from sizing.layers import Indexer, Latent
@@ -265,7 +266,7 @@ def _gpu_terms(model: ModelShape, device: Device, engine: Engine, stage: int) ->
     activation = _activation(model, engine, stage)
     found.append(activation)
     if model.has_encoder:
-        found.append(_encoder_run(model, activation, engine.overheads))
+        found.append(_encoder_run(model, activation, engine))
     found.append(_non_torch(model, device, engine))
     if _estimates_graphs(model, device, engine.release):
         found.append(_cudagraphs(model, device, engine, stage))
@@ -408,18 +409,23 @@ def _activation(model: ModelShape, engine: Engine, stage: int) -> Term:
     return _term("activations", peak.bytes, peak.why)
 
 
-def _encoder_run(model: ModelShape, activation: Term, overheads: Overheads) -> Term:
-    """What profiling the encoder takes beyond the decoder's peak, which comes after it.
+def _encoder_run(model: ModelShape, activation: Term, engine: Engine) -> Term:
+    """What profiling the encoder takes beyond the decoder's peak, which comes after it and beside its outputs.
 
     It grows with the tower beyond those that it was measured on. The weights of a tower that is not known here are in
     it too, with a band for all sizes that are usual.
     """
+    overheads = engine.overheads
     if not model.encoder_bytes:
         return _term("encoder run", overheads.unknown_encoder_gib.scaled(GIB), "its weights, unknown here, and its run")
     size = max(1.0, model.encoder_bytes / (overheads.measured_encoder_gib * GIB))
     band = overheads.encoder_gib.scaled(size * GIB)
     if not model.largest_picture_bytes:
         return _term("encoder run", band, "its profile run, which varies")
+    tokens = kept_tokens(model.architecture, engine.release)
+    kept = tokens * model.encoder_output_bytes
+    if kept > max(model.largest_picture_bytes - activation.bytes, band.value):
+        return _term("encoder run", Band(kept, band.low, kept + band.high), f"what it hands on for {tokens:,} tokens")
     beyond = max(model.largest_picture_bytes - activation.bytes, band.value)
     return _term(
         "encoder run", Band(beyond, band.low, max(beyond, band.high)), "its profile run on the largest picture"

@@ -110,6 +110,8 @@ class ModelShape:
     """Of the largest picture or video that vLLM does not cut into batches."""
     largest_picture_bytes: int = 0
     """The most that its encoder holds at once while vLLM profiles it; 0: not known."""
+    encoder_output_bytes: int = 0
+    """What that encoder hands on for each token; 0: not known."""
     granule: Granule | None = None
     """Of its quantized matrices, where vLLM refuses to cut them."""
     caveat: str | None = None

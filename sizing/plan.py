@@ -221,7 +221,8 @@ def _judged(question: Question, settings: EngineSettings, cache: KvCache, budget
         kv_cache_tokens_range=Range(
             cache.capacity(low, max_model_len).tokens, cache.capacity(high, max_model_len).tokens
         ),
-        certain=cache.holds(low, max_model_len) == cache.holds(high, max_model_len) or _too_much(question, budgets),
+        certain=_starts(question, low, cache, settings) == _starts(question, high, cache, settings)
+        or _too_much(question, budgets),
         stage=stage,
         budgets=budgets,
     )
@@ -358,6 +359,15 @@ def _refusal(
     return (
         f"one request of {max_model_len:,} tokens needs {needed} of KV cache{where}, "
         f"and {left} of {limit} is left for it"
+    )
+
+
+def _starts(question: Question, available: list[int], cache: KvCache, settings: EngineSettings) -> bool:
+    """Whether these bytes, one number for each stage, hold a request and a state for each sequence."""
+    blocks = cache.num_blocks(available)
+    return (
+        cache.holds(available, settings.max_model_len)
+        and _too_few_states(question, blocks, settings.max_num_seqs) is None
     )
 
 

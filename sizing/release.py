@@ -1,6 +1,7 @@
 """Which of vLLM's rules hold in which release, each with the file it was read from.
 
-Read by comparing the sources of 0.8.5 to 0.32.0; a development build is taken as the release it is named after.
+Read by comparing the sources of 0.8.5 to 0.32.0; a development build is taken as the release it is named after, unless
+its number says that it is a few commits after the one before ("0.11.1.dev12").
 """
 
 import re
@@ -16,6 +17,8 @@ Refusal = Literal["tokens", "layers", "first group of all stages", "first group"
 MambaCacheMode = Literal["none", "align", "all"]
 
 _VERSION = re.compile(r"(?<![\w.])v?([01])\.(\d+)(?![\dx])(?:\.(\d+))?")
+_COMMITS = re.compile(r"\d\.dev(\d+)")  # since the last release's tag, where no candidate's (rc) is named
+_FEW_COMMITS = 100
 _AFTER_V0 = re.compile(r"\(20(?:2[6-9]|[3-9]\d)-\d\d")  # a date behind a build without a number
 _LAST_V0_DEFAULT = 7
 _LAST_OF_TWO_ENGINES = 11  # V0 was removed in it: what names its engine after that has no reason to
@@ -254,6 +257,9 @@ def parse_release(text: str | None, engine: Engine | None = None) -> Release:
         minor = {"V0": _LAST_V0_DEFAULT, "V1": _LAST_OF_TWO_ENGINES}.get(engine or "", NEWEST.minor)
         return Release(minor, known=False, named_engine=engine)
     major, minor, patch = (int(part or 0) for part in found.groups())
+    commits = _COMMITS.match(text or "", found.end() - 1)
+    if commits and patch and int(commits[1]) < _FEW_COMMITS:
+        patch -= 1
     return Release(major * 1000 + minor, patch, named_engine=engine)  # a 1.0 is newer than every rule here
 
 

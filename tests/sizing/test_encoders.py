@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from sizing.config_json import parse_config
-from sizing.encoders import largest_picture_bytes, read_encoder, undivided_item_tokens
+from sizing.encoders import kept_tokens, largest_picture_bytes, output_bytes, read_encoder, undivided_item_tokens
 from sizing.errors import ModelFileError
 from sizing.gpu import GIB
-from sizing.release import Release
+from sizing.release import Release, parse_release
 from sizing.weights import weights_per_rank_bytes
 from tests.sizing.models import SMOLLM2, published, published_configs
 
@@ -255,3 +255,33 @@ def test_the_largest_picture_by_family() -> None:
     assert taken("Qwen2_5_VLForConditionalGeneration") == 131_072 * (3 * 3420 + 3 * 1280)  # gated
     assert taken("Gemma3ForConditionalGeneration") == 0
     assert largest_picture_bytes({}) == 0
+
+
+def test_what_qwens_encoders_hand_on_for_each_token() -> None:
+    """One vector as wide as the text's, and with deepstack one for each layer that is fed as well; two bytes each."""
+
+    def handed_on(architecture: str, vision: dict[str, object], hidden: int = 2048) -> int:
+        config = {"architectures": [architecture], "vision_config": vision, "text_config": {"hidden_size": hidden}}
+        return output_bytes(config)
+
+    assert handed_on("Qwen3VLMoeForConditionalGeneration", {}) == 2 * 2048 * 4
+    assert handed_on("Qwen3VLForConditionalGeneration", {"deepstack_visual_indexes": [5, 11]}) == 2 * 2048 * 3
+    assert handed_on("Qwen3_5ForConditionalGeneration", {}, 5120) == 2 * 5120
+    assert handed_on("Gemma3ForConditionalGeneration", {}) == 0
+    flat = {"architectures": ["Qwen2_5_VLForConditionalGeneration"], "vision_config": {}, "hidden_size": 3584}
+    assert output_bytes(flat) == 2 * 3584
+
+
+@pytest.mark.parametrize(
+    ("vllm", "architecture", "tokens"),
+    [
+        ("0.11.0", "Qwen3VLMoeForConditionalGeneration", 153_600),  # "initialized with a budget of 153600 tokens"
+        ("0.11.0", "Qwen2_5_VLForConditionalGeneration", 16_384),
+        ("0.11.1", "Qwen3VLForConditionalGeneration", 16_384),
+        ("0.32.0", "Qwen3_5ForConditionalGeneration", 16_384),  # "initialized with a budget of 16384 tokens"
+        ("0.7.3", "Qwen2VLForConditionalGeneration", 0),
+        ("0.11.0", "Gemma3ForConditionalGeneration", 0),
+    ],
+)
+def test_tokens_whose_outputs_stay_for_the_decoders_profile(vllm: str, architecture: str, tokens: int) -> None:
+    assert kept_tokens(architecture, parse_release(vllm)) == tokens

@@ -225,6 +225,22 @@ def test_the_largest_picture_is_profiled_before_the_decoder() -> None:
     assert term_gib(crowded, "encoder run") == pytest.approx(0.2)  # what it found stays
 
 
+@pytest.mark.parametrize(("vllm", "kept_gib"), [("0.11.0", 153_600 * 2048 * 8 / GIB), ("0.12.0", 0.25)])
+def test_what_an_encoder_hands_on_stays_beside_the_decoders_peak(vllm: str, kept_gib: float) -> None:
+    """Qwen3-VL-30B-A3B in 0.11.0: the budget held 2.34 GiB; with the longest video held down, 16,384 tokens' 0.25."""
+    seen = replace(
+        published(LLAMA_8B),
+        architecture="Qwen3VLMoeForConditionalGeneration",
+        encoder_bytes=GIB,
+        largest_picture_bytes=3 * GIB // 2,
+        encoder_output_bytes=2048 * 4 * 2,
+    )
+    found = budget(seen, Batch(256, 8192), vllm=vllm)
+    sampled = 256 * 128_256 * (31 if vllm == "0.11.0" else 38) / GIB
+    assert term_gib(found, "activations") == pytest.approx(sampled + 8192 * 4096 * 2 / GIB + 0.05)
+    assert term_gib(found, "encoder run") == pytest.approx(kept_gib)
+
+
 def test_the_band_of_the_kv_cache_adds_errors_in_squares() -> None:
     found = budget(published(LLAMA_8B), Batch(256, 2048))
     low, high = found.kv_cache_band

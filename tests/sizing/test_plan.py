@@ -329,6 +329,20 @@ def test_recurrent_states_bound_the_sequences() -> None:
     assert "max_num_seqs is lowered from 1,024" in left_open.note
 
 
+def test_an_answer_about_recurrent_states_is_certain_where_both_ends_of_the_band_say_the_same() -> None:
+    model = published("Qwen/Qwen3.5-27B")
+    asked = Question(model, gpu("H100"), max_model_len=32_768, release=parse_release("0.26.0"))
+    for max_num_seqs, blocks, fits, certain in (
+        (256, 393, True, True),
+        (380, 390, True, False),  # of which the band's bad end leaves fewer
+        (400, 389, False, False),
+        (1024, 345, False, True),
+    ):
+        told = answer(replace(asked, max_num_seqs=max_num_seqs))
+        assert (told.num_blocks, told.fits, told.certain) == (blocks, fits, certain)
+    assert answer(asked).certain  # 1,024 lowered to what is there with so many fewer to sample
+
+
 def test_a_release_that_cannot_lay_out_a_model_points_to_newer_ones() -> None:
     """No --block-size brings an indexer's pages to those of the latent layers; 0.32 does so itself."""
     asked = Question(published("deepseek-ai/DeepSeek-V3.2"), gpu("B200"), count=8)

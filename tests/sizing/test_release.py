@@ -28,6 +28,11 @@ OLD: dict[str, list[dict[str, Any]]] = json.loads(
     [
         ("0.32.0", Release(32)),
         ("0.11.0rc2.dev98", Release(11)),
+        ("0.11.1.dev12", Release(11)),  # twelve commits after 0.11.0
+        ("0.20.1.dev1+g1234", Release(20)),
+        ("0.11.1.dev400", Release(11, 1)),  # on its way to the next
+        ("0.19.2rc1.dev8", Release(19, 2)),  # after its first candidate
+        ("0.12.0.dev3", Release(12)),
         ("0.8.x (log 03-29)", Release(8)),
         (">=0.27", Release(27)),
         ("0.6.x ROCm (log 12-25)", Release(6)),
