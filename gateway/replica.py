@@ -337,8 +337,8 @@ class Pool:
             self.router.restarted(replica)
         if replica.settle_in():  # whoever comes (back) in queues up last, instead of taking all turns it missed
             replica.turn = max(known.turn for known in (replica, *self._replicas))
-        if replica.is_suspect and was_in:
-            self.retry_budget.grant(replica.in_flight + 1)  # the one that found it broken has left already
+        if was_in and (replica.is_suspect or replica.breaker.state == "open"):
+            self.retry_budget.grant(replica.in_flight)  # the one that found it broken is still among them
         self._changes_at_s = min(self._changes_at_s, replica.breaker.changes_at_s())
         self._candidates.clear()
 

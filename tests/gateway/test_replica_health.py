@@ -201,13 +201,14 @@ def test_one_that_comes_back_does_not_catch_up_on_the_turns_it_missed() -> None:
 
 
 # Retries
-def test_what_was_in_flight_on_a_replica_that_went_away_may_be_sent_again() -> None:
-    pool = _pool(Clock(), retry_budget=RetryBudgetConfig(burst=0, floor_per_s=0))
+@pytest.mark.parametrize(("kind", "needed"), [("broken", 1), ("error", 5)])  # to take it out
+def test_what_was_in_flight_on_a_replica_that_went_away_may_be_sent_again(kind: FailureKind, needed: int) -> None:
+    pool = _pool(Clock(), retry_budget=RetryBudgetConfig(burst=needed - 1, floor_per_s=0))
     places = [placed(pool.replicas[0], 1) for _ in range(30)]
     allowed = 0
     for place in places:  # as the relay does it
+        pool.replicas[0].failed(kind)
         place.release()
-        pool.replicas[0].failed("broken")
         allowed += pool.retry_budget.take()
     assert allowed == 30
     assert not pool.retry_budget.take()
