@@ -274,8 +274,19 @@ def test_with_one_replica_the_caller_gets_a_proper_error(fake: FakeEngine, door:
     assert door.total("berth_request_errors_total", status="502") == 1
 
 
+def test_a_replica_whose_connection_broke_is_probed_at_once(fake: FakeEngine, stack: ExitStack) -> None:
+    door = stack.enter_context(door_before(fake, probe_interval_s=600))
+    replica = door.gateway.pool.replicas[0]
+    for times in (1, 2, 3):
+        fake.enqueue(Script(ending="drop"))
+        assert door.post(PATHS["chat"], body_for("chat")).status_code == 502
+        wait_until(lambda: replica.is_in)
+        assert (replica.state, len(fake.seen)) == ("ready", times)
+
+
 def test_one_broken_connection_does_not_shut_the_only_replica_out(fake: FakeEngine, stack: ExitStack) -> None:
     door = stack.enter_context(door_before(fake, probe_interval_s=600))
+    fake.healthy = False
     fake.enqueue(Script(ending="drop"), chat_stream())
     with door.client() as client:
         assert client.post(PATHS["chat"], json=body_for("chat")).status_code == 502
