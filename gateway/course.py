@@ -186,7 +186,8 @@ class Course:
             chain, ratio = call.chain, estimate.tokens_per_unit
             prompt, likely = 0, 0
             if call.endpoint.generates:
-                prompt, likely = int(chain.size * ratio) + 1, estimate.likely_output(call.most_output_tokens)
+                prompt = int(chain.size * ratio) + 1
+                likely = estimate.likely_output(call.most_output_tokens) * call.answers
             session = session_key(self._request.head.session, call.session, self._request.caller)
             self._route = Route(chain, prompt, likely, session, ratio)
         return self._route

@@ -45,7 +45,7 @@ class Call(NamedTuple):  # made for every request: a frozen dataclass would take
     and takes the extra event out again on the way back. `response_id`: the kept response that this one is about or goes
     on from; only the engine that made it knows it. `chain` is the prompt, `most_output_tokens` what the caller limits
     its output to. `session`: how the body names its conversation or user. `cache_salt`: cached prefixes are shared with
-    requests that have the same; "" where it was given as null.
+    requests that have the same; "" where it was given as null. `answers`: how many outputs it makes.
     """
 
     endpoint: Endpoint
@@ -58,6 +58,7 @@ class Call(NamedTuple):  # made for every request: a frozen dataclass would take
     most_output_tokens: int | None = None
     session: str | None = None
     cache_salt: str | None = None
+    answers: int = 1
 
 
 ENDPOINTS: Final[dict[str, Endpoint]] = {

@@ -37,6 +37,7 @@ _SEEDED: Final[tuple[str, ...]] = (
     "add_special_tokens",
     "truncate_prompt_tokens",
 )
+_MOST_ANSWERS: Final = 128  # OpenAI's own limit of `n`; an engine computes no more at once
 _LIMITS: Final[tuple[str, ...]] = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
 
@@ -86,6 +87,22 @@ def most_output_tokens(dialect: Dialect, payload: dict[str, object]) -> int | No
         if type(value) is int and value > 0:
             return value
     return None
+
+
+def answers_wanted(dialect: Dialect, payload: dict[str, object]) -> int:
+    """How many answers a request has computed, each with an output of its own: `n` (or `best_of`) to each of its
+    prompts. 128 at most, 1 where it is not said or wrong."""
+    answers = 1
+    for name in ("n", "best_of"):
+        value = payload.get(name)
+        if type(value) is int and value > answers:
+            answers = value
+    turns = payload.get(_TURNS.get(dialect, ""))
+    if isinstance(turns, list) and len(turns) > 1:
+        several: tuple[type, ...] = (str, list) if dialect == "completions" else (list,)
+        if isinstance(turns[0], several):
+            answers *= len(turns)
+    return min(answers, _MOST_ANSWERS)
 
 
 def _seed(model: str, payload: dict[str, object], salt: bytes) -> int:
