@@ -38,6 +38,7 @@ from gateway.lane import LaneProtocol
 from gateway.ledger import Ledger, Reader
 from gateway.metrics import Metrics
 from gateway.mirror import Mirrors
+from gateway.origins import Origins
 from gateway.patience import Patience
 from gateway.precise import Precise
 from gateway.probes import probing
@@ -127,7 +128,8 @@ class Gateway:
         )
         self._use_rules(config)
         self._patience = Patience(config.timeouts.client_s)
-        self._control = _control_plane(self)
+        self._control_plane = _control_plane(self)
+        self._use_origins(config)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI entry: the lifespan, and every path that is not the data plane's. HEAD is GET, of which uvicorn leaves
@@ -189,6 +191,7 @@ class Gateway:
         self.pool.router.policy = POLICIES[config.routing]
         self.pool.use_remotes(config.remotes)
         self._use_rules(config)
+        self._use_origins(config)
         self.upstream.use(config.timeouts)
         self._patience.use(config.timeouts.client_s)
 
@@ -199,6 +202,10 @@ class Gateway:
         self._junction.use(config.rules)
         self.pool.other_names = tuple(card.name for card in self._junction.cards(()))
         self.pool.backed = frozenset(config.chains)
+
+    def _use_origins(self, config: GatewayConfig) -> None:
+        self._relay.origins = origins = Origins(config.origins)
+        self._control = origins.around(self._control_plane)
 
     def _is_there(self, model: str) -> bool:
         return bool(self.pool.stand_ins(Step(model)))

@@ -1,5 +1,6 @@
 """What every door is told, whoever starts the engines behind it, checked and frozen; the gateway's settings of it."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Self
 
@@ -11,6 +12,7 @@ from gateway.admission.rates import CallerLimits
 from gateway.config import TROUBLES, Chain, GatewayConfig, Hedge, Remote, Slo, Step
 from gateway.identity import KeyHash, hash_key
 from gateway.kv_events.source import require_extra
+from gateway.origins import ANY
 from gateway.routing import PolicyName
 from serving.environment import Environment, named_key
 from serving.errors import ConfigError
@@ -27,6 +29,7 @@ from serving.sections import (
 )
 
 _MIB = 2**20
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:\d{1,5})?")
 _DEFAULTS = GatewayConfig()
 
 
@@ -72,6 +75,8 @@ class GatewaySection(Section):
     routing: PolicyName = _DEFAULTS.routing
     isolate_caches: bool | tuple[str, ...] = False
     """Whether callers share no cached prefixes with each other; or the callers for whom that holds."""
+    cors_origins: tuple[str, ...] = ()
+    """The web pages whose scripts may call from a browser; "*": all."""
     drain_timeout_s: Annotated[float, Field(ge=0)] = 30.0
     health: HealthSection = HealthSection()
     queue: QueueSection = QueueSection()
@@ -86,6 +91,14 @@ class GatewaySection(Section):
             if limits.setdefault(key.caller, key.limits()) != key.limits():
                 raise ValueError(f"the keys of '{key.caller}' have different limits: they share one, give all the same")
         return keys
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _as_browsers_say_them(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if origin != ANY and not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"'{origin}' is not like https://app.example.com or http://localhost:3000")
+        return origins
 
 
 class DoorConfig(Section):
@@ -140,9 +153,9 @@ def gateway_config(
     kv_events: bool = False,
 ) -> GatewayConfig:
     """The gateway's own settings, with who stands in for which of `models` and which requests are led elsewhere. Raises
-    ConfigError for a public address without keys, a remote's key that is not in the environment, or isolated callers
-    that no key is for; the gateway's own where engines publish KV events (`kv_events`) and what reads them is not
-    installed."""
+    ConfigError for a public address or every web page without keys, a remote's key that is not in the environment, or
+    isolated callers that no key is for; the gateway's own where engines publish KV events (`kv_events`) and what reads
+    them is not installed."""
     if kv_events:
         require_extra()
     keys = [KeyHash(key.caller, key.sha256, key.admin, key.priority, key.limits()) for key in section.keys]
@@ -172,9 +185,19 @@ def gateway_config(
         routings={model.name: model.routing for model in models if model.routing},
         kv_events=kv_events,
         rules=tuple(route.parsed() for route in routes),
+        origins=_origins(section.cors_origins, has_keys=bool(keys)),
         isolated=_isolated(section.isolate_caches, [key.caller for key in keys]),
         log_format=section.log_format,
     )
+
+
+def _origins(wanted: tuple[str, ...], *, has_keys: bool) -> tuple[str, ...]:
+    if ANY in wanted and not has_keys:
+        raise ConfigError(
+            "gateway.cors_origins: without keys '*' lets every web page that is opened here ask these models; name the"
+            " pages, or add gateway.keys"
+        )
+    return wanted
 
 
 def _isolated(wanted: bool | tuple[str, ...], callers: Sequence[str]) -> frozenset[str]:
