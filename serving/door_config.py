@@ -29,6 +29,7 @@ from serving.sections import (
 )
 
 _MIB = 2**20
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:\d{1,5})?")
 _DEFAULTS = GatewayConfig()
 
@@ -37,7 +38,7 @@ class KeySection(Section):
     """One virtual key as stored: `berth keys new CALLER` prints it."""
 
     caller: str = Field(min_length=1)
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    sha256: str
     admin: bool = False
     """Whether it may also reload the configuration."""
     priority: Priority = "normal"
@@ -47,6 +48,13 @@ class KeySection(Section):
     """Prompt and output together."""
     max_in_flight: Count | None = None
 
+    @field_validator("sha256")
+    @classmethod
+    def _is_a_hash(cls, sha256: str) -> str:
+        if not _SHA256.fullmatch(sha256):  # nor said: it may be the key itself
+            raise ValueError("64 hex digits are wanted, as `berth keys new CALLER` prints them, never the key itself")
+        return sha256
+
     def limits(self) -> CallerLimits:
         """As the gateway takes them; they are its caller's, over all keys of the same name."""
         return CallerLimits(self.requests_per_minute, self.tokens_per_minute, self.max_in_flight)
@@ -55,9 +63,16 @@ class KeySection(Section):
 class TracingSection(Section):
     """Where spans go, and how many."""
 
-    endpoint: str | None = Field(default=None, pattern=r"^https?://")
+    endpoint: str | None = None
     """An OTLP/HTTP collector's address, without /v1/traces; default: OTEL_EXPORTER_OTLP_ENDPOINT, else no tracing."""
     sample_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
+
+    @field_validator("endpoint")
+    @classmethod
+    def _is_an_address(cls, endpoint: str | None) -> str | None:
+        if endpoint is not None and not endpoint.startswith(("http://", "https://")):
+            raise ValueError(f"'{endpoint}' is not like http://127.0.0.1:4318")
+        return endpoint
 
 
 class GatewaySection(Section):
@@ -87,7 +102,10 @@ class GatewaySection(Section):
     @classmethod
     def _one_limit_for_each_caller(cls, keys: tuple[KeySection, ...]) -> tuple[KeySection, ...]:
         limits: dict[str, CallerLimits] = {}
+        hashes = [key.sha256 for key in keys]
         for key in keys:
+            if hashes.count(key.sha256) > 1:
+                raise ValueError(f"the key of '{key.caller}' is there twice: each stands for one caller")
             if limits.setdefault(key.caller, key.limits()) != key.limits():
                 raise ValueError(f"the keys of '{key.caller}' have different limits: they share one, give all the same")
         return keys
