@@ -251,7 +251,10 @@ class Course:
         elif isinstance(error, AnswerError):
             request.end_with(error.fault, "engine_error")
         else:
-            request.end_with(faults.broken(request.request_id, replica.name, error, "before it answered"), "broken")
+            when = faults.BEFORE_AN_ANSWER
+            if attempt.call.stream and not attempt.call.endpoint.generates:
+                when = faults.BEFORE_A_KEPT_STREAM
+            request.end_with(faults.broken(request.request_id, replica.name, error, when), "broken")
 
     def _stood_in(self, trouble: Trouble | None) -> bool:
         """Send the request on along its model's chain, if somebody there can take it."""

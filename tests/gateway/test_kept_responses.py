@@ -151,7 +151,8 @@ def test_one_whose_connection_just_broke_may_still_have_it(
     _make(pair, fake)
     fake.healthy = False
     fake.enqueue(Script(chunks=((0.0, b""),), ending="drop"), json_answer({"id": "resp_1"}))
-    assert pair.get(f"{PATH}/resp_1?stream=true").status_code == 502  # as vLLM 0.32 does where it was no stream
+    answer = pair.get(f"{PATH}/resp_1?stream=true")  # as vLLM 0.32 does where it was no stream
+    assert "made with background and stream" in _error(answer, 502, "engine_failed")
     assert pair.gateway.pool.replicas[0].is_suspect
     assert pair.get(f"{PATH}/resp_1").json() == {"id": "resp_1"}
 
