@@ -92,17 +92,16 @@ def most_output_tokens(dialect: Dialect, payload: dict[str, object]) -> int | No
 def answers_wanted(dialect: Dialect, payload: dict[str, object]) -> int:
     """How many answers a request has computed, each with an output of its own: `n` (or `best_of`) to each of its
     prompts. 128 at most, 1 where it is not said or wrong."""
-    answers = 1
-    for name in ("n", "best_of"):
-        value = payload.get(name)
-        if type(value) is int and value > answers:
-            answers = value
-    turns = payload.get(_TURNS.get(dialect, ""))
-    if isinstance(turns, list) and len(turns) > 1:
-        several: tuple[type, ...] = (str, list) if dialect == "completions" else (list,)
-        if isinstance(turns[0], several):
-            answers *= len(turns)
-    return min(answers, _MOST_ANSWERS)
+    prompts, turns = 1, payload.get(_TURNS[dialect]) if dialect in _TURNS else None
+    if type(turns) is list and len(turns) > 1:
+        kind = type(turns[0])
+        if kind is list or (kind is str and dialect == "completions"):
+            prompts = len(turns)
+    n, best_of = payload.get("n"), payload.get("best_of")
+    if n is None and best_of is None:
+        return min(prompts, _MOST_ANSWERS)
+    each = max([1, *(value for value in (n, best_of) if type(value) is int)])
+    return min(prompts * each, _MOST_ANSWERS)
 
 
 def _seed(model: str, payload: dict[str, object], salt: bytes) -> int:
