@@ -12,7 +12,7 @@ from typing import Annotated, Any, cast
 
 import orjson
 from fastapi import Depends, FastAPI, Request
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.types import Receive, Scope, Send
 from uvicorn.config import Config
@@ -38,6 +38,8 @@ from gateway.lane import LaneProtocol
 from gateway.ledger import Ledger, Reader
 from gateway.metrics import Metrics
 from gateway.mirror import Mirrors
+from gateway.origins import Origins
+from gateway.overview import page
 from gateway.patience import Patience
 from gateway.precise import Precise
 from gateway.probes import probing
@@ -127,7 +129,8 @@ class Gateway:
         )
         self._use_rules(config)
         self._patience = Patience(config.timeouts.client_s)
-        self._control = _control_plane(self)
+        self._control_plane = _control_plane(self)
+        self._use_origins(config)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI entry: the lifespan, and every path that is not the data plane's. HEAD is GET, of which uvicorn leaves
@@ -189,6 +192,7 @@ class Gateway:
         self.pool.router.policy = POLICIES[config.routing]
         self.pool.use_remotes(config.remotes)
         self._use_rules(config)
+        self._use_origins(config)
         self.upstream.use(config.timeouts)
         self._patience.use(config.timeouts.client_s)
 
@@ -199,6 +203,10 @@ class Gateway:
         self._junction.use(config.rules)
         self.pool.other_names = tuple(card.name for card in self._junction.cards(()))
         self.pool.backed = frozenset(config.chains)
+
+    def _use_origins(self, config: GatewayConfig) -> None:
+        self._relay.origins = origins = Origins(config.origins)
+        self._control = origins.around(self._control_plane)
 
     def _is_there(self, model: str) -> bool:
         return bool(self.pool.stand_ins(Step(model)))
@@ -241,7 +249,8 @@ class Gateway:
 
 
 def _control_plane(gateway: Gateway) -> FastAPI:
-    app = FastAPI(title="Berth gateway", version=VERSION, lifespan=gateway.lifespan)
+    # FastAPI's own pages are scripts of somebody else's servers: blank where those cannot be reached
+    app = FastAPI(title="Berth gateway", version=VERSION, lifespan=gateway.lifespan, docs_url=None, redoc_url=None)
     app.state.gateway = gateway
     app.get("/health", summary="Alive: the process answers")(_health)
     app.get("/ready", summary="Ready: every model has a healthy replica", responses=_says(503))(_ready)
@@ -252,6 +261,7 @@ def _control_plane(gateway: Gateway) -> FastAPI:
     app.get("/metrics", summary="Prometheus exposition", response_class=PlainTextResponse)(_metrics)
     app.get("/v1/models", summary="The models served, in the caller's dialect", responses=_says(401))(_models)
     app.get("/v1/models/{name:path}", summary="One model, in the caller's dialect", responses=_says(401, 404))(_model)
+    app.get("/docs", include_in_schema=False, response_class=HTMLResponse)(_docs)
     app.add_exception_handler(RefusedError, _refused)
     app.add_exception_handler(404, _no_such_path)
     app.add_exception_handler(405, _wrong_method)
@@ -305,6 +315,11 @@ async def _metrics(gateway: Door) -> Response:
     own = generate_latest(gateway.metrics.registry)
     engines = await figures.exposition(gateway.pool.replicas, gateway.upstream, gateway.config.timeouts.probe_s)
     return Response(own + engines, media_type=CONTENT_TYPE_LATEST)
+
+
+async def _docs(request: Request) -> Response:
+    control_plane: FastAPI = request.app
+    return HTMLResponse(page(control_plane.openapi()))
 
 
 async def _models(request: Request, gateway: Door) -> Response:

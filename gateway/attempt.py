@@ -293,9 +293,8 @@ class Attempt:
 
 
 def _error_at_the_start(meter: Meter, first: bytes) -> UpstreamError | None:
-    """What is wrong with a stream that is empty or opens with an error: the caller has seen nothing of it yet."""
+    """What is wrong with a stream that is empty or opens with an error: the caller has seen nothing of it yet. An
+    engine that says so itself has answered, as with a status."""
     if meter.fault is None:
         return None if first else BrokenError("its stream ended without a single event")
-    if meter.first_token_s is not None:
-        return None
-    return AnswerError(meter.fault) if meter.fault.status < 500 else BrokenError(meter.fault.message)
+    return None if meter.first_token_s is not None else AnswerError(meter.fault)

@@ -151,4 +151,6 @@ class GatewayConfig:
     """Which model a request is led to; the first that fits counts."""
     isolated: frozenset[str] = frozenset()
     """The callers that share no cached prefixes with anybody else."""
+    origins: tuple[str, ...] = ()
+    """The web pages that may call from a browser: scheme://host or scheme://host:port each, or "*" for all."""
     log_format: LogFormat = "text"

@@ -186,7 +186,8 @@ class Course:
             chain, ratio = call.chain, estimate.tokens_per_unit
             prompt, likely = 0, 0
             if call.endpoint.generates:
-                prompt, likely = int(chain.size * ratio) + 1, estimate.likely_output(call.most_output_tokens)
+                prompt = int(chain.size * ratio) + 1
+                likely = estimate.likely_output(call.most_output_tokens) * call.answers
             session = session_key(self._request.head.session, call.session, self._request.caller)
             self._route = Route(chain, prompt, likely, session, ratio)
         return self._route
@@ -250,7 +251,10 @@ class Course:
         elif isinstance(error, AnswerError):
             request.end_with(error.fault, "engine_error")
         else:
-            request.end_with(faults.broken(request.request_id, replica.name, error, "before it answered"), "broken")
+            when = faults.BEFORE_AN_ANSWER
+            if attempt.call.stream and not attempt.call.endpoint.generates:
+                when = faults.BEFORE_A_KEPT_STREAM
+            request.end_with(faults.broken(request.request_id, replica.name, error, when), "broken")
 
     def _stood_in(self, trouble: Trouble | None) -> bool:
         """Send the request on along its model's chain, if somebody there can take it."""

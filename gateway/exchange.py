@@ -53,6 +53,7 @@ class Exchange:
     _led: Led | None = None
     _course: Course | None = None
     _trace: Trace | None = None
+    _cors = b""
     _held_s = 0.0
     _pinged_s = 0.0
     _opened_as = 0  # the status with which the caller's stream has begun
@@ -76,6 +77,8 @@ class Exchange:
             self.head, self._request_headers = head, request_headers
             if head.known_by is not relay.keyring:
                 head.caller, head.known_by = relay.keyring.identify(head.key), relay.keyring
+            if head.origin is not None:
+                self._cors = relay.origins.lines(head.origin)
             self.caller = head.caller
             if relay.keyring.has_terms or head.priority is not None:
                 self._heed_terms(head)
@@ -262,6 +265,8 @@ class Exchange:
             own = headers.own(self.request_id, None, 0)
         else:
             own = headers.own(self.request_id, attempt.replica.name, attempt.predicted_tokens)
+        if self._cors:
+            own += self._cors
         return own if dues is None else own + dues.lines(self._endpoint.dialect)
 
     # The end

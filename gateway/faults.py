@@ -2,12 +2,18 @@
 
 import logging
 from collections.abc import Iterable
+from typing import Final
 
 from gateway.errors import AnswerError, SilentError, UpstreamError
 from gateway.headers import Header
 from gateway.wire import Fault, read_fault
 
 _log = logging.getLogger("berth.gateway")
+BEFORE_AN_ANSWER: Final = "before it answered"
+BEFORE_A_KEPT_STREAM: Final = (
+    "before it answered; it can stream a response again only where that was made with background and stream"
+)
+"""vLLM 0.32 breaks the connection of who asks for another one."""
 _ELSEWHERE = {500, 502, 503, 504}  # an engine that is dying, full or away: another replica may do
 
 

@@ -6,7 +6,7 @@ from typing import Final, Literal
 
 Header = tuple[bytes, bytes]
 """Name, in lower case, and value."""
-Role = Literal["forwarded", "bearer", "api-key", "expect", "upgrade", "priority", "session"]
+Role = Literal["forwarded", "bearer", "api-key", "expect", "upgrade", "priority", "session", "origin"]
 
 _ROLES: Final[dict[bytes, Role]] = {
     **dict.fromkeys((b"content-type", b"accept", b"traceparent", b"tracestate"), "forwarded"),
@@ -16,6 +16,7 @@ _ROLES: Final[dict[bytes, Role]] = {
     b"expect": "expect",
     b"upgrade": "upgrade",
     b"x-berth-priority": "priority",
+    b"origin": "origin",
     **dict.fromkeys((b"x-session-id", b"x-conversation-id"), "session"),
 }
 _NOT_RETURNED: Final = {
@@ -33,6 +34,9 @@ _NOT_RETURNED: Final = {
     b"x-berth-replica",
     b"x-berth-predicted-cached-tokens",
     b"x-berth-cached-tokens",
+    b"access-control-allow-origin",
+    b"access-control-allow-credentials",
+    b"access-control-expose-headers",
 }
 _NOT_RETURNED_OF_STREAM: Final = _NOT_RETURNED | {b"cache-control", b"x-accel-buffering"}
 _UNCOLLECTED: Final = b"cache-control: no-cache\r\nx-accel-buffering: no\r\n"  # by proxies in front
@@ -50,7 +54,17 @@ STREAM: Final = b"content-type: text/event-stream; charset=utf-8\r\n" + _UNCOLLE
 class Head:
     """What the gateway wants to know of a request's headers, found in one look at them."""
 
-    __slots__ = ("caller", "expects_100", "forwarded", "key", "known_by", "offers_upgrade", "priority", "session")
+    __slots__ = (
+        "caller",
+        "expects_100",
+        "forwarded",
+        "key",
+        "known_by",
+        "offers_upgrade",
+        "origin",
+        "priority",
+        "session",
+    )
 
     def __init__(
         self,
@@ -61,6 +75,7 @@ class Head:
         offers_upgrade: bool,
         priority: bytes | None,
         session: bytes | None,
+        origin: bytes | None,
     ) -> None:
         self.key = key
         """The caller's API key."""
@@ -72,6 +87,8 @@ class Head:
         """How urgent it is, as the caller says; no more than its key allows."""
         self.session = session
         """How the caller names the conversation, by x-session-id before x-conversation-id."""
+        self.origin = origin
+        """Of which web page it is, as a browser says."""
         self.caller = ""
         """Whose key that is, once somebody has found out."""
         self.known_by: object = None
@@ -114,7 +131,7 @@ def read_head(headers: Iterable[Header]) -> Head:  # noqa: C901  (one loop over 
 
     Of a forwarded header that comes several times the last one counts, of keys the Bearer before the other.
     """
-    bearer = api_key = priority = session = None
+    bearer = api_key = priority = session = origin = None
     kept = {b"content-type": _JSON}
     expects_100 = offers_upgrade = False
     for name, value in headers:
@@ -135,6 +152,8 @@ def read_head(headers: Iterable[Header]) -> Head:  # noqa: C901  (one loop over 
         elif role == "session":
             if session is None or name == b"x-session-id":
                 session = value or None
+        elif role == "origin":
+            origin = value
         else:
             offers_upgrade = True
     key = api_key if bearer is None else bearer
@@ -145,6 +164,7 @@ def read_head(headers: Iterable[Header]) -> Head:  # noqa: C901  (one loop over 
         offers_upgrade=offers_upgrade,
         priority=priority,
         session=session,
+        origin=origin,
     )
 
 

@@ -7,6 +7,7 @@ from its engine.
 """
 
 import asyncio
+import select
 from typing import Any, cast
 
 import httptools
@@ -21,6 +22,8 @@ from gateway.relay import Relay
 from gateway.turn import STATUS_LINES, Turn
 
 _MOST_IN_LINE = 8
+_LOOK_S = 0.25  # how often, while a client is not read
+_HANG_UP = getattr(select, "POLLRDHUP", 0)  # Linux; elsewhere a poll tells of a reset alone
 _LEAST_PROGRESS_BYTES = 16 * 1024  # of a body, while patience lasts
 _MOST_LOOSE_BYTES = 256 * 1024  # of a head, chunk extensions or trailers: what the parser collects without a word to us
 
@@ -46,6 +49,7 @@ class LaneProtocol(HttpToolsProtocol):
         self._running: Turn | RequestResponseCycle | None = None
         self._defaults: object = None
         self._default_lines = b""
+        self._looking: asyncio.TimerHandle | None = None
 
     def default_lines(self) -> bytes:
         """uvicorn's own headers, the date among them; uvicorn makes a new list of them each second."""
@@ -77,8 +81,8 @@ class LaneProtocol(HttpToolsProtocol):
             turn.begin()
         else:
             self.pipeline.appendleft((self.cycle, self.app))
-            if len(self.pipeline) >= _MOST_IN_LINE:  # not at the first, as uvicorn does: a paused socket hides that its
-                self.flow.pause_reading()  # client has left
+            if len(self.pipeline) >= _MOST_IN_LINE:  # not at the first, as uvicorn does
+                self.hold()
 
     def to_asgi(self, url: bytes, headers: list[Header]) -> None:
         """Another request: as uvicorn."""
@@ -96,6 +100,8 @@ class LaneProtocol(HttpToolsProtocol):
     def asgi_body(self, body: bytes) -> None:
         """As uvicorn."""
         super().on_body(body)
+        if self.flow.read_paused:
+            self.hold()
 
     def asgi_complete(self) -> None:
         """As uvicorn."""
@@ -132,6 +138,24 @@ class LaneProtocol(HttpToolsProtocol):
         self.server_state.total_requests += 1  # as uvicorn, but for its timer: `Patience` watches
         self.flow.resume_reading()
 
+    def hold(self) -> None:
+        """Read no more of it for now: enough stands in line."""
+        self.flow.pause_reading()
+        if self._looking is None:
+            self._looking = self.loop.call_later(_LOOK_S, self._look)
+
+    def _look(self) -> None:
+        """A socket that is not read does not tell that its client has left: it is asked."""
+        self._looking = None
+        if not self.flow.read_paused or self.transport.is_closing():
+            return
+        poll = select.poll()
+        poll.register(self.transport.get_extra_info("socket").fileno(), _HANG_UP)
+        if poll.poll(0):
+            self.transport.abort()
+        else:
+            self._looking = self.loop.call_later(_LOOK_S, self._look)
+
     # Called by Patience
     def waits_for(self) -> object:
         """See `Patience`: to read what it was sent, to send its body (at a certain pace), or to send a request."""
@@ -165,6 +189,8 @@ class LaneProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the request that runs; uvicorn would tell the last one in line."""
         self._patience.discard(self)
+        if self._looking is not None:
+            self._looking.cancel()
         running, self._running = self._running, None
         self.pipeline.clear()
         if isinstance(running, Turn):

@@ -22,7 +22,9 @@ def learn(relay: Relay, attempt: Attempt, usage: Usage, moves: Sequence[Move]) -
     fates = place.settle(prompt_tokens, usage.cached_tokens)
     if call.response_id is not None:
         return fates  # the prompt is more than we have seen of it
-    relay.estimates.of(call.model).learn(call.chain.size, prompt_tokens, usage.output_tokens)
+    output = usage.output_tokens
+    one_output = output if output is None or call.answers == 1 else output // call.answers
+    relay.estimates.of(call.model).learn(call.chain.size, prompt_tokens, one_output)
     now_s = relay.clock()
     if now_s >= relay.gate.learn_at_s:
         meter = attempt.meter

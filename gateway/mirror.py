@@ -230,7 +230,7 @@ class Mirrors(Collector):
 
     def _route(self, call: Call) -> Route:
         estimate, chain = self._estimates.of(call.model), call.chain
-        ratio, likely = estimate.tokens_per_unit, estimate.likely_output(call.most_output_tokens)
+        ratio, likely = estimate.tokens_per_unit, estimate.likely_output(call.most_output_tokens) * call.answers
         return Route(chain, int(chain.size * ratio) + 1, likely, None, ratio)
 
     def count(self, model: str, shadow: str) -> Count:

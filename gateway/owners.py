@@ -76,7 +76,7 @@ class Owners:
         replica = next((replica for replica in pool.replicas if replica.name == owner.replica), None)
         if replica is None:
             raise RefusedError(gone(response_id, owner, goes_on=goes_on))
-        if replica not in pool.candidates(call.model or owner.model):
+        if replica not in pool.candidates(call.model or owner.model) and not replica.is_suspect:
             raise RefusedError(away(response_id, owner, replica.state))
         return call.but(model=call.model or owner.model), [replica]
 

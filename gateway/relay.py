@@ -16,6 +16,7 @@ from gateway.identity import Keyring
 from gateway.junction import Junction
 from gateway.ledger import Ledger
 from gateway.metrics import Metrics
+from gateway.origins import Origins
 from gateway.owners import Owners
 from gateway.precise import Precise
 from gateway.replica import Pool
@@ -75,6 +76,7 @@ class Relay:
     watch: Watch = field(default_factory=Watch)
     estimates: Estimates = field(default_factory=Estimates)
     hedges: HedgeCount = field(default_factory=HedgeCount)
+    origins: Origins = field(default_factory=Origins)
     salts: Salts = field(default_factory=Salts)
     junction: Junction | None = None
     precise: Precise | None = None

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Final, Literal
 
 from gateway import hedging
@@ -47,7 +48,7 @@ class Replica(Load):
     __slots__ = (
         "_heeded", "_models", "_on_change", "_state", "api_key", "breaker", "is_closed", "is_in", "is_suspect", "kind",
         "kv_budget_tokens", "max_num_seqs", "missed_probes", "most_in_flight", "predicted_kv_tokens", "probed_s",
-        "queued_budget_tokens", "tells_models", "trouble", "url",
+        "probes", "queued_budget_tokens", "tells_models", "trouble", "url",
     )  # fmt: skip
 
     def __init__(
@@ -68,7 +69,8 @@ class Replica(Load):
         self.predicted_kv_tokens = predicted_kv_tokens
         self.kind = kind
         self.tells_models = not models
-        """Whether its models are those that it says, and may be others when it comes back: it was started elsewhere."""
+        """Whether its models are those that it says, and may be others later: it was started elsewhere. Of one of ours
+        the adapters are."""
         self.max_num_seqs = max_num_seqs
         """How many requests the engine runs at once, where that is known."""
         self.is_closed = False
@@ -76,6 +78,7 @@ class Replica(Load):
         self.most_in_flight = self.kv_budget_tokens = self.queued_budget_tokens = _NO_BOUND
         """What it has room for; kept by `admission.room`."""
         self.missed_probes = 0
+        self.probes = 0
         self.probed_s: float | None = None
         """When its health was last asked, by time.monotonic."""
         self.trouble: str | None = None
@@ -211,6 +214,8 @@ class Pool:
         self._clock = clock
         self.before_removal: Callable[[Replica], Awaitable[None]] = _nothing
         """Called when a replica gets no more requests, and before its slot is free for another one."""
+        self.on_suspect: Callable[[], None] = _nobody
+        """Called when the connection to an engine broke."""
         self.other_names: tuple[str, ...] = ()
         """What may be asked for by everybody, beside the models served: who asks for what is not there is told."""
         self.backed: frozenset[str] = frozenset()
@@ -321,10 +326,12 @@ class Pool:
             self._changed(replica)
 
     def sweep(self) -> None:
-        """Take out the replicas that are far worse than their peers; to be called at equal intervals."""
+        """Take out the replicas that are far worse than their peers, and believe one of which too little is known to be
+        as fast as those; to be called at equal intervals."""
         self._hedge_after_s.clear()
         for card in self.cards():
             peers = [replica for replica in self._replicas if replica.serves(card.name)]
+            _level(peers)
             standings = [Standing(not r.is_in, r.breaker.error_rate(), r.breaker.ttft_s()) for r in peers]
             for place, reason in ejections(standings, self._health.outliers):
                 _log.warning("%s is far from its peers (%s) and gets no requests for now", peers[place].name, reason)
@@ -337,8 +344,10 @@ class Pool:
             self.router.restarted(replica)
         if replica.settle_in():  # whoever comes (back) in queues up last, instead of taking all turns it missed
             replica.turn = max(known.turn for known in (replica, *self._replicas))
-        if replica.is_suspect and was_in:
-            self.retry_budget.grant(replica.in_flight + 1)  # the one that found it broken has left already
+        if was_in and replica.is_suspect:
+            self.on_suspect()
+        if was_in and (replica.is_suspect or replica.breaker.state == "open"):
+            self.retry_budget.grant(replica.in_flight)  # the one that found it broken is still among them
         self._changes_at_s = min(self._changes_at_s, replica.breaker.changes_at_s())
         self._candidates.clear()
 
@@ -373,6 +382,20 @@ class Pool:
         return [
             name for name in names if not any((r.state == "ready" or r.is_suspect) and r.serves(name) for r in staying)
         ]
+
+
+def _level(peers: Sequence[Replica]) -> None:
+    """A new replica that seemed a hundred times as fast as the others would get all there is."""
+    learnt = [replica.s_per_token for replica in peers if replica.has_learnt]
+    if not learnt:
+        return
+    for replica in peers:
+        if not replica.has_learnt:
+            replica.assume(median(learnt))
+
+
+def _nobody() -> None:
+    """Nobody has to be told."""
 
 
 async def _nothing(_: Replica) -> None:

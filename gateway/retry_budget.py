@@ -44,8 +44,8 @@ class RetryBudget:
             self._balance = min(self._config.burst, self._balance + self._config.share)
 
     def grant(self, requests: int) -> None:
-        """A replica went away with `requests` in flight: each may be sent once more for nothing, since its work there
-        has ended. A crash of one replica of two must not cost more than the budget of a quiet hour."""
+        """A replica went away with `requests` in flight, or fails all it has: each may be sent once more for nothing,
+        since its work there has ended. A crash of one of two must not cost more than the budget of a quiet hour."""
         now_s = self._clock()
         left = self._granted if now_s < self._granted_until_s else 0
         self._granted = left + requests

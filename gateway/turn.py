@@ -34,6 +34,9 @@ class ClientProtocol(Protocol):
     def default_lines(self) -> bytes:
         """Headers of every answer."""
 
+    def hold(self) -> None:
+        """Read no more for now."""
+
     def on_response_complete(self) -> None:
         """The next in line runs."""
 
@@ -93,7 +96,7 @@ class Turn:
         self.size += len(data)
         if self._exchange is None:
             if self.size > _MOST_BYTES_IN_LINE:
-                self._protocol.flow.pause_reading()
+                self._protocol.hold()
         elif self.size > self._announced_bytes:  # what was announced is checked already
             self._exchange.check_size(self.size)
 

@@ -1,5 +1,6 @@
 """What every door is told, whoever starts the engines behind it, checked and frozen; the gateway's settings of it."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Self
 
@@ -11,6 +12,7 @@ from gateway.admission.rates import CallerLimits
 from gateway.config import TROUBLES, Chain, GatewayConfig, Hedge, Remote, Slo, Step
 from gateway.identity import KeyHash, hash_key
 from gateway.kv_events.source import require_extra
+from gateway.origins import ANY
 from gateway.routing import PolicyName
 from serving.environment import Environment, named_key
 from serving.errors import ConfigError
@@ -27,6 +29,8 @@ from serving.sections import (
 )
 
 _MIB = 2**20
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:\d{1,5})?")
 _DEFAULTS = GatewayConfig()
 
 
@@ -34,7 +38,7 @@ class KeySection(Section):
     """One virtual key as stored: `berth keys new CALLER` prints it."""
 
     caller: str = Field(min_length=1)
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    sha256: str
     admin: bool = False
     """Whether it may also reload the configuration."""
     priority: Priority = "normal"
@@ -44,6 +48,13 @@ class KeySection(Section):
     """Prompt and output together."""
     max_in_flight: Count | None = None
 
+    @field_validator("sha256")
+    @classmethod
+    def _is_a_hash(cls, sha256: str) -> str:
+        if not _SHA256.fullmatch(sha256):  # nor said: it may be the key itself
+            raise ValueError("64 hex digits are wanted, as `berth keys new CALLER` prints them, never the key itself")
+        return sha256
+
     def limits(self) -> CallerLimits:
         """As the gateway takes them; they are its caller's, over all keys of the same name."""
         return CallerLimits(self.requests_per_minute, self.tokens_per_minute, self.max_in_flight)
@@ -52,9 +63,16 @@ class KeySection(Section):
 class TracingSection(Section):
     """Where spans go, and how many."""
 
-    endpoint: str | None = Field(default=None, pattern=r"^https?://")
+    endpoint: str | None = None
     """An OTLP/HTTP collector's address, without /v1/traces; default: OTEL_EXPORTER_OTLP_ENDPOINT, else no tracing."""
     sample_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
+
+    @field_validator("endpoint")
+    @classmethod
+    def _is_an_address(cls, endpoint: str | None) -> str | None:
+        if endpoint is not None and not endpoint.startswith(("http://", "https://")):
+            raise ValueError(f"'{endpoint}' is not like http://127.0.0.1:4318")
+        return endpoint
 
 
 class GatewaySection(Section):
@@ -72,6 +90,8 @@ class GatewaySection(Section):
     routing: PolicyName = _DEFAULTS.routing
     isolate_caches: bool | tuple[str, ...] = False
     """Whether callers share no cached prefixes with each other; or the callers for whom that holds."""
+    cors_origins: tuple[str, ...] = ()
+    """The web pages whose scripts may call from a browser; "*": all."""
     drain_timeout_s: Annotated[float, Field(ge=0)] = 30.0
     health: HealthSection = HealthSection()
     queue: QueueSection = QueueSection()
@@ -82,10 +102,21 @@ class GatewaySection(Section):
     @classmethod
     def _one_limit_for_each_caller(cls, keys: tuple[KeySection, ...]) -> tuple[KeySection, ...]:
         limits: dict[str, CallerLimits] = {}
+        hashes = [key.sha256 for key in keys]
         for key in keys:
+            if hashes.count(key.sha256) > 1:
+                raise ValueError(f"the key of '{key.caller}' is there twice: each stands for one caller")
             if limits.setdefault(key.caller, key.limits()) != key.limits():
                 raise ValueError(f"the keys of '{key.caller}' have different limits: they share one, give all the same")
         return keys
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _as_browsers_say_them(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if origin != ANY and not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"'{origin}' is not like https://app.example.com or http://localhost:3000")
+        return origins
 
 
 class DoorConfig(Section):
@@ -140,9 +171,9 @@ def gateway_config(
     kv_events: bool = False,
 ) -> GatewayConfig:
     """The gateway's own settings, with who stands in for which of `models` and which requests are led elsewhere. Raises
-    ConfigError for a public address without keys, a remote's key that is not in the environment, or isolated callers
-    that no key is for; the gateway's own where engines publish KV events (`kv_events`) and what reads them is not
-    installed."""
+    ConfigError for a public address or every web page without keys, a remote's key that is not in the environment, or
+    isolated callers that no key is for; the gateway's own where engines publish KV events (`kv_events`) and what reads
+    them is not installed."""
     if kv_events:
         require_extra()
     keys = [KeyHash(key.caller, key.sha256, key.admin, key.priority, key.limits()) for key in section.keys]
@@ -172,9 +203,19 @@ def gateway_config(
         routings={model.name: model.routing for model in models if model.routing},
         kv_events=kv_events,
         rules=tuple(route.parsed() for route in routes),
+        origins=_origins(section.cors_origins, has_keys=bool(keys)),
         isolated=_isolated(section.isolate_caches, [key.caller for key in keys]),
         log_format=section.log_format,
     )
+
+
+def _origins(wanted: tuple[str, ...], *, has_keys: bool) -> tuple[str, ...]:
+    if ANY in wanted and not has_keys:
+        raise ConfigError(
+            "gateway.cors_origins: without keys '*' lets every web page that is opened here ask these models; name the"
+            " pages, or add gateway.keys"
+        )
+    return wanted
 
 
 def _isolated(wanted: bool | tuple[str, ...], callers: Sequence[str]) -> frozenset[str]:

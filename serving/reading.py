@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Final, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -25,7 +25,8 @@ def read_yaml(path: Path, needed: str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: expected a mapping with '{needed}', found {type(raw).__name__}")
+        found = "nothing" if raw is None else "a list" if isinstance(raw, list) else "a single value"
+        raise ConfigError(f"{path}: expected a mapping with '{needed}', found {found}")
     return raw
 
 
@@ -63,6 +64,16 @@ def said(source: str, complaint: str) -> ConfigError:
     return ConfigError(f"{source}: {complaint}" if source else complaint)
 
 
+_WANTED: Final = {
+    "tuple_type": "a list is wanted, as in [a, b]",
+    "too_short": "the list is empty",
+    "model_type": "a mapping is wanted, as in {key: value}",
+    "model_attributes_type": "a mapping is wanted, as in {key: value}",
+    "dict_type": "a mapping is wanted, as in {key: value}",
+}
+"""What pydantic says in Python's words, by its type of error."""
+
+
 class _UniqueKeys(yaml.SafeLoader):
     """YAML's safe loader, with a key given twice as the mistake it is."""
 
@@ -77,7 +88,11 @@ class _UniqueKeys(yaml.SafeLoader):
 def _first_complaint(kind: type[BaseModel], error: ValidationError) -> str:
     """One line for the first thing wrong: key, reason, and the nearest key that exists."""
     errors = error.errors()
-    first, places = errors[0], [each["loc"] for each in errors]
+    places = [each["loc"] for each in errors]
+    unknown = [each for each in errors if each["type"] == "extra_forbidden"]
+    first = errors[0]
+    if unknown and first["type"] == "missing":  # most likely the one that is missing, misspelt
+        first = unknown[0]
     # a list of one that is wrong is also too short: what follows from what is below it is not said
     own = [loc for loc in places if not any(loc != below and loc == below[: len(loc)] for below in places)]
     where = ".".join(str(part) for part in first["loc"]) or "(top level)"
@@ -88,8 +103,10 @@ def _first_complaint(kind: type[BaseModel], error: ValidationError) -> str:
         reason = f"unknown key; did you mean '{near[0]}'?" if near else f"unknown key; known: {', '.join(known)}"
     elif first["type"] == "missing":
         reason = "missing"
+    elif first["type"] == "too_short":
+        reason = _WANTED["too_short"]
     elif first["type"] not in ("value_error", "string_pattern_mismatch"):
-        reason = f"{reason}, found {first['input']!r}"
+        reason = f"{_WANTED.get(first['type'], reason)}, found {first['input']!r}"
     more = f" (and {len(own) - 1} more)" if len(own) > 1 else ""
     return f"{where}: {reason}{more}"
 

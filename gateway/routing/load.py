@@ -4,7 +4,9 @@ from typing import Final
 
 from gateway.routing.rate import PrefillRate
 
-_S_PER_TOKEN: Final = 1 / 8000  # one card of today and a model of 8 billion parameters; only until the first answers
+_S_PER_TOKEN: Final = (
+    1 / 8000
+)  # one card of today and a model of 8 billion parameters; only until the first answers, its own or its peers'
 _TTFT_WEIGHT: Final = 0.1
 OUTPUT_WEIGHT: Final = 0.5
 """How much one likely output token in flight counts beside one prompt token: both are computed once, but decodes share
@@ -93,6 +95,16 @@ class Load:
         self.output_tokens -= output_tokens
         self.work_tokens -= uncached_tokens + output_tokens
         self.kv_tokens -= prompt_tokens + output_tokens
+
+    @property
+    def has_learnt(self) -> bool:
+        """Whether `s_per_token` is what its own answers show."""
+        return self._rate.is_known
+
+    def assume(self, s_per_token: float) -> None:
+        """Take that for true until it has learnt."""
+        self.s_per_token = s_per_token
+        self.token_s = s_per_token / self.share
 
     def learn(self, work_tokens: int, elapsed_s: float) -> None:
         """What stood before a first token that took `elapsed_s`."""

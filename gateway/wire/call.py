@@ -8,7 +8,7 @@ from gateway.routing.chain import CUTS, Chain
 from gateway.wire.dialect import Call, Endpoint
 from gateway.wire.fault import Fault
 from gateway.wire.form import parse_form
-from gateway.wire.prompt import most_output_tokens, read_chain
+from gateway.wire.prompt import answers_wanted, most_output_tokens, read_chain
 from gateway.wire.session import session_hint
 
 _BOM: Final = b"\xef\xbb\xbf"
@@ -37,11 +37,12 @@ def parse_call(endpoint: Endpoint, body: bytes, salt: bytes = b"") -> Call | Fau
     if stream is not None and not isinstance(stream, bool):
         return Fault(400, "'stream' must be true or false", param="stream")
     is_stream = bool(stream) and endpoint.streams
-    chain = Chain((), CUTS, len(body))
+    chain, answers = Chain((), CUTS, len(body)), 1
     if endpoint.generates:  # the others compute nothing that is cached
         chain = read_chain(endpoint.dialect, model, payload, len(body), salt)
-    most = most_output_tokens(endpoint.dialect, payload)
-    return _read(Call(endpoint, model, is_stream, body, False, None, chain, most, session_hint(payload)), payload)
+        answers = answers_wanted(endpoint.dialect, payload)
+    most, session = most_output_tokens(endpoint.dialect, payload), session_hint(payload)
+    return _read(Call(endpoint, model, is_stream, body, False, None, chain, most, session, None, answers), payload)
 
 
 def _read(call: Call, payload: dict[str, object]) -> Call | Fault:

@@ -45,7 +45,7 @@ class Call:  # made for every request: as a class of its own it is made in machi
     and takes the extra event out again on the way back. `response_id`: the kept response that this one is about or goes
     on from; only the engine that made it knows it. `chain` is the prompt, `most_output_tokens` what the caller limits
     its output to. `session`: how the body names its conversation or user. `cache_salt`: cached prefixes are shared with
-    requests that have the same; "" where it was given as null.
+    requests that have the same; "" where it was given as null. `answers`: how many outputs it makes.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class Call:  # made for every request: as a class of its own it is made in machi
         most_output_tokens: int | None = None,
         session: str | None = None,
         cache_salt: str | None = None,
+        answers: int = 1,
     ) -> None:
         self.endpoint: Final = endpoint
         self.model: Final = model
@@ -71,6 +72,7 @@ class Call:  # made for every request: as a class of its own it is made in machi
         self.most_output_tokens: Final = most_output_tokens
         self.session: Final = session
         self.cache_salt: Final = cache_salt
+        self.answers: Final = answers
 
     def but(
         self,
@@ -94,6 +96,7 @@ class Call:  # made for every request: as a class of its own it is made in machi
             self.most_output_tokens,
             self.session,
             self.cache_salt if cache_salt is None else cache_salt,
+            self.answers,
         )
 
 

@@ -6,7 +6,7 @@ its key check, `{"detail": ...}` from FastAPI, Python's own notation of validati
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
@@ -51,8 +51,7 @@ def read_event_fault(event: bytes) -> Fault:
     told = _told(event_data(event) or b"")
     if _INNER_CRASH.search(told.message):  # vLLM's messages API trips over the error of its own chat API
         told = _Told("the engine failed during the answer", status=500)
-    fault = _fault(told.status or 500, told)
-    return replace(fault, retry_after_s=None)
+    return _fault(told.status or 500, told)
 
 
 def own_error_event(dialect: Dialect, event: bytes, request_id: str) -> bytes:

@@ -9,6 +9,8 @@ from gateway.wire.dialect import ENDPOINTS, Endpoint
 from gateway.wire.fault import Fault
 
 _KEPT: Final = re.compile(r"/v1/responses/([^/]+)(/cancel)?")
+_NO_IDS: Final = {"input_tokens", "compact"}
+"""Paths of OpenAI's under /v1/responses that vLLM does not have."""
 _YES: Final = {"true", "1", "on", "yes", "t", "y"}
 """What pydantic, and so an engine, takes for true in a query or a form."""
 
@@ -21,7 +23,7 @@ def find_endpoint(method: bytes, path: str, query: str = "") -> Endpoint | None:
     if method == b"POST" and (endpoint := ENDPOINTS.get(path)):
         return endpoint
     kept = _KEPT.fullmatch(path)
-    if kept is None or method != (b"POST" if kept[2] else b"GET"):
+    if kept is None or kept[1] in _NO_IDS or method != (b"POST" if kept[2] else b"GET"):
         return None
     own_path = f"/v1/responses/{quote(kept[1], safe='')}{kept[2] or ''}"
     streams = not kept[2] and is_yes(parse_qs(query).get("stream", [""])[-1])
@@ -47,7 +49,7 @@ def allowed_method(path: str) -> str | None:
     if path in ENDPOINTS:
         return "POST"
     kept = _KEPT.fullmatch(path)
-    if kept is None:
+    if kept is None or kept[1] in _NO_IDS:
         return None
     return "POST" if kept[2] else "GET"
 

@@ -37,6 +37,7 @@ _SEEDED: Final[tuple[str, ...]] = (
     "add_special_tokens",
     "truncate_prompt_tokens",
 )
+_MOST_ANSWERS: Final = 128  # OpenAI's own limit of `n`; an engine computes no more at once
 _LIMITS: Final[tuple[str, ...]] = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
 
@@ -86,6 +87,21 @@ def most_output_tokens(dialect: Dialect, payload: dict[str, object]) -> int | No
         if type(value) is int and value > 0:
             return value
     return None
+
+
+def answers_wanted(dialect: Dialect, payload: dict[str, object]) -> int:
+    """How many answers a request has computed, each with an output of its own: `n` (or `best_of`) to each of its
+    prompts. 128 at most, 1 where it is not said or wrong."""
+    prompts, turns = 1, payload.get(_TURNS[dialect]) if dialect in _TURNS else None
+    if type(turns) is list and len(turns) > 1:
+        kind = type(turns[0])
+        if kind is list or (kind is str and dialect == "completions"):
+            prompts = len(turns)
+    n, best_of = payload.get("n"), payload.get("best_of")
+    if n is None and best_of is None:
+        return min(prompts, _MOST_ANSWERS)
+    each = max([1, *(value for value in (n, best_of) if type(value) is int)])
+    return min(prompts * each, _MOST_ANSWERS)
 
 
 def _seed(model: str, payload: dict[str, object], salt: bytes) -> int:

@@ -1,6 +1,7 @@
 """Whatever is counted while it runs is given back: a state machine over admission and replicas, and the policy."""
 
 import asyncio
+from typing import Final
 
 import pytest
 from hypothesis import given, settings
@@ -243,6 +244,37 @@ async def test_why_an_engine_started_elsewhere_is_not_ready_is_said_once(
     assert caplog.messages == [f"r is not ready: {trouble}"]
     await probe(replica, _Answers(200, 200, b'{"data":[{"id":"m"}]}'), 1.0)
     assert (replica.state, replica.trouble) == ("ready", None)
+
+
+_BASE: Final = b'{"data":[{"id":"m"}]}'
+_LOADED: Final = b'{"data":[{"id":"m"},{"id":"sql","parent":"m"}]}'
+
+
+@pytest.mark.parametrize("cards", [(), (ModelCard("m", 4096),)], ids=["started elsewhere", "of ours"])
+async def test_adapters_are_seen_while_an_engine_runs(cards: tuple[ModelCard, ...]) -> None:
+    replica = Replica("r", "http://x", cards)
+    pool = Pool(_Answers(200, 200), [replica])
+    await probe(replica, _Answers(200, 200, _BASE), 1.0)
+    assert [card.name for card in replica.models] == ["m"]
+    for _ in range(10):
+        await probe(replica, _Answers(200, 200, _LOADED), 1.0)
+    assert [card.name for card in replica.models] == ["m", "sql"]
+    assert (replica.is_adapter("m"), replica.is_adapter("sql")) == (False, True)
+    assert pool.candidates("sql") == (replica,)
+    for models in (500, 200):  # what cannot be read says nothing
+        for _ in range(10):
+            await probe(replica, _Answers(200, models), 1.0)
+        assert [card.name for card in replica.models] == ["m", "sql"]
+    for _ in range(10):
+        await probe(replica, _Answers(200, 200, _BASE), 1.0)
+    assert replica.models == (cards or (ModelCard("m"),))
+
+
+async def test_the_model_of_an_engine_of_ours_has_the_name_it_was_given() -> None:
+    replica = Replica("r", "http://x", (ModelCard("public", 4096),))
+    Pool(_Answers(200, 200), [replica])
+    await probe(replica, _Answers(200, 200, _LOADED), 1.0)
+    assert replica.models == (ModelCard("public", 4096), ModelCard("sql", is_adapter=True))
 
 
 async def test_an_engine_of_ours_that_starts_is_not_complained_of(caplog: pytest.LogCaptureFixture) -> None:

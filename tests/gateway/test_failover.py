@@ -145,6 +145,66 @@ def test_one_that_fails_its_streams_half_way_is_left_alone_too(
     wait_until(lambda: pair.is_at_rest)
 
 
+def _dead(status: int = 500) -> Script:
+    """A stream of which nothing comes but the engine's own error."""
+    return Script(chunks=((0.0, event({"error": {"message": "CUDA error", "code": status}})),))
+
+
+@pytest.mark.parametrize("dialect", STREAMING)
+def test_one_stream_that_opens_with_the_engines_own_error_does_not_take_its_replica_out(
+    fake: FakeEngine, second: FakeEngine, stack: ExitStack, dialect: Dialect
+) -> None:
+    door = stack.enter_context(door_before(fake, second, probe_interval_s=600))
+    fake.enqueue(_dead())
+    second.enqueue(stream_of(dialect))
+    assert door.post(PATHS[dialect], body_for(dialect, stream=True)).headers["x-berth-replica"] == "e1"
+    first = door.gateway.pool.replicas[0]
+    assert (first.state, first.is_suspect, first.is_in) == ("ready", False, True)
+
+
+def test_five_that_open_with_it_do(fake: FakeEngine, second: FakeEngine, pair: Door) -> None:
+    fake.default = _dead()
+    for _ in range(20):
+        assert pair.post(PATHS["chat"], body_for("chat", stream=True)).headers["x-berth-replica"] == "e1"
+    assert len(fake.seen) == 5
+    assert pair.total("berth_replica_ejections_total", replica="e0", reason="consecutive") == 1
+
+
+@pytest.mark.parametrize(("status", "retry_after"), [(500, None), (503, "1")])
+def test_with_nobody_else_it_is_answered_with_its_own_words_and_status(
+    fake: FakeEngine, door: Door, status: int, retry_after: str | None
+) -> None:
+    fake.enqueue(_dead(status))
+    answer = door.post(PATHS["chat"], body_for("chat", stream=True))
+    assert (answer.status_code, answer.json()["error"]["message"]) == (status, "CUDA error")
+    assert answer.headers.get("retry-after") == retry_after
+
+
+def test_all_that_wait_on_an_engine_whose_core_dies_go_on_elsewhere(
+    fake: FakeEngine, second: FakeEngine, stack: ExitStack
+) -> None:
+    budget = RetryBudgetConfig(share=0.0, floor_per_s=0.0, burst=5)  # for the five that show that it is broken
+    door = stack.enter_context(door_before(fake, second, health=Health(retry_budget=budget), probe_interval_s=600))
+    door.gateway.pool.replicas[1].state = "draining"
+    gate = threading.Event()
+    fake.default = Script(chunks=_dead().chunks, gates={BEFORE_HEADERS: gate})
+    statuses: list[int] = []
+
+    def ask() -> None:
+        statuses.append(door.post(PATHS["chat"], body_for("chat", stream=True)).status_code)
+
+    threads = [threading.Thread(target=ask) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: fake.running == 20)
+    door.gateway.pool.replicas[1].state = "ready"
+    gate.set()
+    for thread in threads:
+        thread.join()
+    assert statuses == [200] * 20
+    assert len(second.seen) == 20
+
+
 def test_full_is_not_broken(fake: FakeEngine, second: FakeEngine, pair: Door) -> None:
     fake.default = BUSY
     for _ in range(20):
@@ -159,7 +219,8 @@ def test_a_failing_fleet_is_not_asked_twice_for_everything(stack: ExitStack) -> 
     door = stack.enter_context(door_before(*engines, health=Health(retry_budget=budget)))
     for _ in range(40):
         assert door.post(PATHS["chat"], body_for("chat")).status_code == 500
-    assert 40 < sum(len(engine.seen) for engine in engines) <= 40 + 2 + 10
+    granted = 2  # to the one in flight on each, when that went out
+    assert 40 < sum(len(engine.seen) for engine in engines) <= 40 + 2 + 10 + granted
     assert door.total("berth_retries_refused_total") > 0
 
 
@@ -213,8 +274,19 @@ def test_with_one_replica_the_caller_gets_a_proper_error(fake: FakeEngine, door:
     assert door.total("berth_request_errors_total", status="502") == 1
 
 
+def test_a_replica_whose_connection_broke_is_probed_at_once(fake: FakeEngine, stack: ExitStack) -> None:
+    door = stack.enter_context(door_before(fake, probe_interval_s=600))
+    replica = door.gateway.pool.replicas[0]
+    for times in (1, 2, 3):
+        fake.enqueue(Script(ending="drop"))
+        assert door.post(PATHS["chat"], body_for("chat")).status_code == 502
+        wait_until(lambda: replica.is_in)
+        assert (replica.state, len(fake.seen)) == ("ready", times)
+
+
 def test_one_broken_connection_does_not_shut_the_only_replica_out(fake: FakeEngine, stack: ExitStack) -> None:
     door = stack.enter_context(door_before(fake, probe_interval_s=600))
+    fake.healthy = False
     fake.enqueue(Script(ending="drop"), chat_stream())
     with door.client() as client:
         assert client.post(PATHS["chat"], json=body_for("chat")).status_code == 502

@@ -144,6 +144,19 @@ def test_a_replica_that_breaks_is_not_replaced_by_one_that_cannot_know(
     wait_until(lambda: pair.is_at_rest)
 
 
+def test_one_whose_connection_just_broke_may_still_have_it(
+    fake: FakeEngine, second: FakeEngine, stack: ExitStack
+) -> None:
+    pair = stack.enter_context(door_before(fake, second, probe_interval_s=600))
+    _make(pair, fake)
+    fake.healthy = False
+    fake.enqueue(Script(chunks=((0.0, b""),), ending="drop"), json_answer({"id": "resp_1"}))
+    answer = pair.get(f"{PATH}/resp_1?stream=true")  # as vLLM 0.32 does where it was no stream
+    assert "made with background and stream" in _error(answer, 502, "engine_failed")
+    assert pair.gateway.pool.replicas[0].is_suspect
+    assert pair.get(f"{PATH}/resp_1").json() == {"id": "resp_1"}
+
+
 def test_a_model_that_is_not_served_is_so_whatever_it_goes_on_from(fake: FakeEngine, door: Door) -> None:
     _make(door, fake)
     _error(door.post(PATH, {"model": "nope", "previous_response_id": "resp_1"}), 404, "model_not_found")

@@ -1,8 +1,11 @@
 """What answers teach the gateway about the next request of their model."""
 
+import threading
+from dataclasses import replace
+
 import pytest
 
-from tests.fake_engine import FakeEngine, json_answer
+from tests.fake_engine import BEFORE_HEADERS, FakeEngine, json_answer
 from tests.gateway.harness import PATHS, Door, body_for, wait_until
 
 
@@ -16,6 +19,23 @@ def test_the_tokens_of_a_byte_are_those_of_its_answers(door: Door, fake: FakeEng
     estimate = door.gateway._relay.estimates.of("fake")
     assert estimate.tokens_per_unit == pytest.approx(0.1)
     assert estimate.output_tokens == pytest.approx(1)
+
+
+def test_each_of_several_answers_is_charged_and_together_they_teach_the_length_of_one(
+    door: Door, fake: FakeEngine
+) -> None:
+    usage = {"prompt_tokens": 40, "completion_tokens": 90, "total_tokens": 130}
+    gate, replica = threading.Event(), door.gateway.pool.replicas[0]
+    fake.default = replace(json_answer({"choices": [], "usage": usage}), gates={BEFORE_HEADERS: gate})
+    body = body_for("chat") | {"n": 3, "max_tokens": 50}
+    asking = threading.Thread(target=door.post, args=(PATHS["chat"], body))
+    asking.start()
+    wait_until(lambda: fake.running)
+    assert replica.output_tokens == 150  # 257 are likely and 50 allowed, three times
+    gate.set()
+    asking.join()
+    wait_until(lambda: door.is_at_rest)
+    assert door.gateway._relay.estimates.of("fake").output_tokens == pytest.approx(30)
 
 
 def test_what_cannot_be_learnt_costs_no_caller_an_answer_and_no_replica_a_place(

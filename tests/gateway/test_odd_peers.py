@@ -4,6 +4,8 @@ import asyncio
 import gzip
 import http.client
 import json
+import socket
+import struct
 import threading
 from contextlib import ExitStack
 
@@ -51,6 +53,32 @@ def test_a_client_that_leaves_with_a_second_request_in_line_frees_the_engine(fak
         sock.sendall(request_bytes(CHAT, STREAM) * 2)
         wait_until(lambda: fake.running == 1)
     wait_until(lambda: fake.seen[0].aborted, timeout_s=2)
+
+
+BEHIND = {
+    "eight": request_bytes(CHAT, STREAM) * 8,
+    "twenty": request_bytes(CHAT, STREAM) * 20,
+    "a large one": request_bytes(CHAT, b"{" + b" " * 200_000 + STREAM[1:]),
+    "an unfinished one": request_bytes(CHAT, b"{" + b" " * 200_000)[:-1],
+}
+
+
+@pytest.mark.parametrize("abruptly", [False, True], ids=["close", "reset"])
+@pytest.mark.parametrize("behind", BEHIND.values(), ids=BEHIND)
+def test_a_client_that_leaves_with_so_much_in_line_that_it_is_not_read_any_more_frees_the_engine(
+    fake: FakeEngine, door: Door, behind: bytes, abruptly: bool
+) -> None:
+    never = threading.Event()
+    fake.enqueue(*[Script(chunks=chat_stream().chunks, gates={BEFORE_HEADERS: never}) for _ in range(21)])
+    with door.connection() as sock:
+        sock.sendall(request_bytes(CHAT, STREAM) + behind)
+        wait_until(lambda: fake.running == 1)
+        wait_until(lambda: any(c.flow.read_paused for c in door.gateway._server_state.connections))  # type: ignore[union-attr]
+        if abruptly:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    wait_until(lambda: fake.seen[0].aborted, timeout_s=2)
+    wait_until(lambda: door.is_at_rest)
+    assert len(fake.seen) == 1
 
 
 @pytest.mark.parametrize(

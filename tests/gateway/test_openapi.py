@@ -35,6 +35,15 @@ def test_the_document_is_whole(door: Door) -> None:
     assert sorted(door.get("/openapi.json").json()["paths"]) == sorted([*PATHS, "/admin/reload"])
 
 
+def test_people_get_all_of_it_and_the_data_plane_from_a_page_that_fetches_nothing(door: Door) -> None:
+    answer = door.get("/docs")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    for path in (*ENDPOINTS, *PATHS, "/admin/reload", "/v1/responses/{id}/cancel"):
+        assert f"<code>{path}</code>" in answer.text
+    assert not [mark for mark in ("<script", "http://", "https://", "src=", "@import", "url(") if mark in answer.text]
+    assert door.get("/redoc").status_code == 404
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),

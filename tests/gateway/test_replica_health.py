@@ -201,16 +201,36 @@ def test_one_that_comes_back_does_not_catch_up_on_the_turns_it_missed() -> None:
 
 
 # Retries
-def test_what_was_in_flight_on_a_replica_that_went_away_may_be_sent_again() -> None:
-    pool = _pool(Clock(), retry_budget=RetryBudgetConfig(burst=0, floor_per_s=0))
+@pytest.mark.parametrize(("kind", "needed"), [("broken", 1), ("error", 5)])  # to take it out
+def test_what_was_in_flight_on_a_replica_that_went_away_may_be_sent_again(kind: FailureKind, needed: int) -> None:
+    pool = _pool(Clock(), retry_budget=RetryBudgetConfig(burst=needed - 1, floor_per_s=0))
     places = [placed(pool.replicas[0], 1) for _ in range(30)]
     allowed = 0
     for place in places:  # as the relay does it
+        pool.replicas[0].failed(kind)
         place.release()
-        pool.replicas[0].failed("broken")
         allowed += pool.retry_budget.take()
     assert allowed == 30
     assert not pool.retry_budget.take()
+
+
+def test_until_it_has_learnt_how_fast_it_is_a_replica_is_as_fast_as_its_peers() -> None:
+    pool = _pool(Clock(), 4)
+    slow, slower, new, other = pool.replicas
+    other.models = (ModelCard("n"),)
+    for replica, tokens_per_s in ((slow, 100), (slower, 50)):
+        for _ in range(8):
+            replica.learn(work_tokens=tokens_per_s, elapsed_s=1.0)
+    new.learn(work_tokens=9000, elapsed_s=1.0)  # one answer says little
+    assert (new.s_per_token, other.s_per_token) == (1 / 8000, 1 / 8000)
+    pool.sweep()
+    assert new.s_per_token == pytest.approx((0.01 + 0.02) / 2)
+    assert new.token_s == pytest.approx(new.s_per_token / new.share)
+    assert (slow.s_per_token, slower.s_per_token, other.s_per_token) == (0.01, 0.02, 1 / 8000)
+    for _ in range(7):
+        new.learn(work_tokens=9000, elapsed_s=1.0)
+    pool.sweep()
+    assert new.s_per_token == pytest.approx(1 / 9000)
 
 
 # Elsewhere

@@ -146,10 +146,31 @@ def test_what_cannot_be_asked_for(file: str | None, upstreams: list[str], compla
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("- a", "expected a mapping with 'engines', found list"),
+        ("- a", "expected a mapping with 'engines', found a list"),
+        ("a", "expected a mapping with 'engines', found a single value"),
+        ("", "expected a mapping with 'engines', found nothing"),
         ("gateway: {port: 1}", "engines: missing"),
-        ("engines: []", "engines: Tuple should have at least 1 item"),
-        ("engines: [{urls: 'http://a:1'}]", "engines.0.url: missing (and 1 more)"),
+        ("engines: []", "engines: the list is empty"),
+        ("engines: {url: 'http://a:1'}", "engines: a list is wanted, as in [a, b], found {'url': 'http://a:1'}"),
+        ("engines: ['http://a:1']", "engines.0: a mapping is wanted, as in {key: value}, found 'http://a:1'"),
+        ("engine: [{url: 'http://a:1'}]", "engine: unknown key; did you mean 'engines'? (and 1 more)"),
+        ("engines: [{urls: 'http://a:1'}]", "engines.0.urls: unknown key; did you mean 'url'? (and 1 more)"),
+        (
+            ENGINES + "gateway: {cors_origins: 'https://a.example'}",
+            "gateway.cors_origins: a list is wanted, as in [a, b], found 'https://a.example'",
+        ),
+        (
+            ENGINES + "gateway: {tracing: {endpoint: 'a:4318'}}",
+            "gateway.tracing.endpoint: 'a:4318' is not like http://127.0.0.1:4318",
+        ),
+        (
+            ENGINES + "gateway: {keys: [{caller: a, sha256: berth-secret}]}",
+            "gateway.keys.0.sha256: 64 hex digits are wanted, as `berth keys new CALLER` prints them",
+        ),
+        (
+            ENGINES + f"gateway: {{keys: [{{caller: a, sha256: {'a' * 64}}}, {{caller: b, sha256: {'a' * 64}}}]}}",
+            "gateway.keys: the key of 'a' is there twice: each stands for one caller",
+        ),
         (
             "engines: [{url: 'http://a:1', api_key: sk-1}]",
             "engines.0.api_key: unknown key; did you mean 'api_key_env'?",

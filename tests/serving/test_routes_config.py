@@ -141,6 +141,29 @@ def test_isolation_needs_somebody(tmp_path: Path, gateway: str, complaint: str) 
         _gateway(config)
 
 
+@pytest.mark.parametrize(
+    "origin",
+    ["app.example.com", "https://app.example.com/", "https://App.example.com", "https://*.example.com", "null", ""],
+)
+def test_a_web_page_is_named_as_browsers_name_it(tmp_path: Path, origin: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        _load(tmp_path, f"{MODELS}gateway: {{cors_origins: ['{origin}']}}")
+    assert f"gateway.cors_origins: '{origin}' is not like https://app.example.com" in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("origin", ["https://app.example.com", "http://localhost:3000", "http://[::1]:80", "app://x"])
+def test_which_web_pages_may_call(tmp_path: Path, origin: str) -> None:
+    config = _load(tmp_path, f"{MODELS}gateway: {{cors_origins: ['{origin}']}}")
+    assert _gateway(config).origins == (origin,)
+
+
+def test_every_web_page_only_with_keys(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"gateway\.cors_origins: without keys '\*' lets every web page"):
+        _gateway(_load(tmp_path, MODELS + "gateway: {cors_origins: ['*']}"))
+    assert _gateway(_load(tmp_path, f"{MODELS}gateway: {{cors_origins: ['*'], {KEYS}}}")).origins == ("*",)
+
+
 def test_both_can_be_reloaded(tmp_path: Path) -> None:
     before, after = _load(tmp_path, MODELS), _load(tmp_path, WHOLE + f"gateway: {{isolate_caches: true, {KEYS}}}")
     assert compare(before, after).lines == ("gateway.keys changed", "gateway.isolate_caches changed", "routes changed")

@@ -8,5 +8,5 @@ def parts(call: Call | Fault) -> tuple[object, ...]:
     assert isinstance(call, Call), call
     return (
         *(call.endpoint, call.model, call.stream, call.body, call.strip_usage),
-        *(call.response_id, call.chain, call.most_output_tokens, call.session, call.cache_salt),
+        *(call.response_id, call.chain, call.most_output_tokens, call.session, call.cache_salt, call.answers),
     )

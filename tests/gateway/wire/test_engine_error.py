@@ -201,7 +201,7 @@ def test_the_error_event_of_an_engine_that_died_is_the_dialects_own(dialect: Dia
     ("payload", "fault"),
     [
         ({"error": {"message": "too long", "code": 400}}, Fault(400, "too long")),
-        ({"error": {"message": "busy", "code": 503}}, Fault(503, "busy")),
+        ({"error": {"message": "busy", "code": 503}}, Fault(503, "busy", retry_after_s=1)),
         ({"error": {"message": "x", "code": "server_error"}}, Fault(500, "x", code="server_error")),
         ({"error": "words"}, Fault(500, "words")),
         ({"type": "error", "message": "m", "code": "c", "param": "p"}, Fault(500, "m", code="c", param="p")),

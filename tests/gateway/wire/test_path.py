@@ -26,6 +26,13 @@ def test_no_switch_of_an_engine_can_be_reached(path: str, method: bytes) -> None
     assert find_endpoint(method, f"/{path}") is None
 
 
+@pytest.mark.parametrize("path", ["/v1/responses/input_tokens", "/v1/responses/compact"])
+@pytest.mark.parametrize("method", [b"GET", b"POST"])
+def test_what_openai_alone_has_beside_responses_is_no_response(path: str, method: bytes) -> None:
+    assert find_endpoint(method, path) is None
+    assert allowed_method(path) is None
+
+
 def test_a_kept_response_is_read_whole_or_as_a_stream() -> None:
     found = find_endpoint(b"GET", "/v1/responses/resp_1")
     assert found is not None

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.routing import CUTS, Chain
 from gateway.wire import ENDPOINTS, Call, Dialect, parse_call
-from gateway.wire.prompt import most_output_tokens, read_chain
+from gateway.wire.prompt import answers_wanted, most_output_tokens, read_chain
 
 LONG = "The quick brown fox jumps over the lazy dog. " * 20  # 900 bytes: three blocks
 OTHER = "Lorem ipsum dolor sit amet, consectetur adipi. " * 20
@@ -242,6 +242,28 @@ def test_what_computes_no_prompt_of_its_own_has_no_blocks(path: str, body: dict[
 )
 def test_the_longest_output_that_is_wanted(payload: dict[str, object], expected: int | None) -> None:
     assert most_output_tokens("chat", payload) == expected
+
+
+@pytest.mark.parametrize(
+    ("dialect", "payload", "expected"),
+    [
+        ("chat", {}, 1),
+        ("chat", {"n": 3}, 3),
+        ("chat", {"n": 0}, 1),
+        ("chat", {"n": True}, 1),
+        ("chat", {"n": "4"}, 1),
+        ("chat", {"n": 10**30}, 128),
+        ("chat", {"n": 2, "messages": [{"role": "user"}, {"role": "user"}]}, 2),
+        ("chat", {"messages": [[{"role": "user"}], [{"role": "user"}]]}, 2),  # a batch of conversations
+        ("completions", {"n": 2, "best_of": 4, "prompt": "a"}, 4),
+        ("completions", {"n": 2, "prompt": ["a", "b", "c"]}, 6),
+        ("completions", {"prompt": [1, 2, 3]}, 1),
+        ("completions", {"prompt": [[1, 2], [3]]}, 2),
+        ("responses", {"input": ["a", "b"]}, 1),
+    ],
+)
+def test_how_many_answers_are_computed_at_once(dialect: Dialect, payload: dict[str, object], expected: int) -> None:
+    assert answers_wanted(dialect, payload) == expected
 
 
 def _nested(depth: int) -> Any:
