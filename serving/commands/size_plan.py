@@ -37,7 +37,13 @@ def plan(
     cards: Annotated[
         str | None, typer.Option(help="The box, such as 4xL40S or 2xRTX4090,H100. Default: the cards that are here.")
     ] = None,
-    max_model_len: Annotated[str | None, typer.Option(help="Tokens per request. Default: the model's own.")] = None,
+    max_model_len: Annotated[
+        str | None,
+        typer.Option(
+            help="Tokens that each request may take. Default: the model's own; requests then are as long as"
+            " prompt and answer."
+        ),
+    ] = None,
     concurrency: Annotated[int, typer.Option(help="Requests in flight, over all engines.")] = 16,
     replicas: Annotated[int | None, typer.Option(help="Engines. Default: as many as the concurrency needs.")] = None,
     prompt_tokens: Annotated[str, typer.Option(help="Of one request, such as 1024 or 1k.")] = "1024",
@@ -83,7 +89,8 @@ def plan(
         )
         if replicas is not None and replicas < 1:
             raise QuestionError(f"--replicas is {replicas}; it has to be at least 1")
-        want = Want(concurrency=concurrency, replicas=replicas)
+        request_tokens = None if question.max_model_len else int(goal.prompt_tokens + goal.output_tokens)
+        want = Want(concurrency, request_tokens, replicas)
         found = options(question, box, want, quantized=quantized if quantize else None, forecast=goal.expected)
     if json:
         typer.echo(orjson.dumps(_document(found), option=orjson.OPT_INDENT_2).decode())
@@ -121,7 +128,8 @@ def _box(text: str | None) -> tuple[Device, ...]:
 def _show(console: Console, found: Options) -> None:
     if found.ranked:
         table = Table(title="Ways that work, best first", title_justify="left")
-        for name in ("", "on", "KV tokens", "context", "requests", "output tok/s", "and"):
+        requests = f"requests of\n{tokens:,} tokens" if (tokens := found.ranked[0].want.request_tokens) else "requests"
+        for name in ("", "on", "KV tokens", "context", requests, "output tok/s", "and"):
             told = name in ("on", "and")
             table.add_column(name, justify="left" if told else "right", overflow="fold", no_wrap=name == "on")
         for place, way in enumerate(found.ranked, 1):
@@ -155,6 +163,7 @@ def _document(found: Options) -> dict[str, object]:
                 "shortfall": way.shortfall,
                 "costs": list(way.variant.costs),
                 "requests": way.seats,
+                "request_tokens": way.request_tokens,
                 "output_tokens_s": way.expected.output_tokens_s if way.expected else None,
                 "answer": as_json(way.question, way.answer),
             }
