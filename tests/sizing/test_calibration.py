@@ -178,7 +178,7 @@ def test_whatever_was_seen_the_value_lies_in_its_band(
 
 
 def left_for_kv(off_gib: float, starts: int) -> Calibration:
-    """So many like starts of an 8B on an H100 that left that much more than the sum, where no line says what took it."""
+    """So many like starts of an 8B on an H100, each with that much more left than the sum said, and no line on why."""
     named = {"model": EIGHT_ON_H100.model.name, "release": str(NEWEST)}
     return table(*(seen("KV cache", 50, 50 + off_gib, settings=str(start), **named) for start in range(starts)))
 

@@ -9,7 +9,19 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from sizing.choice import cheapest
-from sizing.compare import Comparison, Option, Outlook, Owned, Workload, bought, compare, given, option, verdict
+from sizing.compare import (
+    Comparison,
+    Option,
+    Outlook,
+    Owned,
+    Workload,
+    bought,
+    compare,
+    given,
+    option,
+    options_named,
+    verdict,
+)
 from sizing.compare_report import remarks, render_comparison
 from sizing.cost import ApiPrice
 from sizing.errors import QuestionError, UnknownGpuError
@@ -52,6 +64,14 @@ def rows(text: str, **known: float) -> Comparison:
 )
 def test_options_as_people_write_them(text: str, label: str) -> None:
     assert option(text).label == label
+
+
+def test_a_name_that_cards_of_several_sizes_share_stands_for_each() -> None:
+    assert [found.label for found in options_named("A100")] == ["A100-40GB", "A100-80GB"]
+    assert [found.label for found in options_named("2 x v100")] == ["2xV100-16GB", "2xV100-32GB"]
+    assert options_named("4xH100") == (option("4xH100"),)
+    with pytest.raises(UnknownGpuError, match="did you mean RTX4060"):
+        options_named("RTX4061")
 
 
 def test_options_that_are_none() -> None:
