@@ -28,8 +28,8 @@ def folder(tmp_path: Path) -> str:
     return str(tmp_path)
 
 
-def run(*args: str) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, list(args))
+def run(*args: str, columns: int = 190) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, list(args), env={"COLUMNS": str(columns)})
     return result.exit_code, result.stdout, result.stderr
 
 
@@ -41,6 +41,19 @@ def test_the_first_way_is_what_the_json_says_first(folder: str) -> None:
     assert first["cards"] == ["L4"]  # one card is enough for 135M parameters
     assert first["answer"]["fits"]
     assert {way["what"] for way in document["why_not"]} >= {way["on"] for way in document["ranked"][1:]}
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 95, 100, 110, 150])
+def test_no_figure_is_broken_over_two_lines(llama_70b: str, columns: int) -> None:
+    asked = (llama_70b, "--cards", "8xH100", "--max-model-len", "8192")
+    document = json.loads(run(*asked, "--json")[1])
+    _, out, _ = run(*asked, columns=columns)
+    shown = [line for line in out.splitlines() if not line.startswith("not ")]  # those are for the terminal to wrap
+    assert max(len(line) for line in shown) <= columns
+    for way in document["ranked"]:
+        tokens = way["replicas"] * way["answer"]["kv_cache_tokens"]
+        assert any(f"{tokens:,}" in line for line in shown)
+        assert any(f"{way['output_tokens_s']:,.0f}" in line for line in shown)
 
 
 def test_what_falls_short_is_said(folder: str) -> None:
