@@ -8,7 +8,7 @@ import orjson
 import typer
 from rich.console import Console
 
-from serving.calibrating import current
+from serving.calibration_table import current
 from serving.commands.common import failing_in_one_line
 from serving.commands.flags import latency_bound, parse_api_price, positive, stated_release, token_flag
 from serving.environment import Environment

@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from serving.calibrating import table_path
+from serving.calibration_table import table_path
 from serving.commands.flags import latency_bound, parse_api_price
 from serving.commands.size_compare import compare
 from serving.environment import Environment
