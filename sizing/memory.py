@@ -274,9 +274,9 @@ def _gpu_terms(model: ModelShape, device: Device, engine: Engine, stage: int) ->
 
 
 def _corrected(term: Term, model: ModelShape, device: Device, engine: Engine) -> Term:
-    """The term as the user's own logs correct it; the work's also by what starts left for the KV cache.
+    """The term as the user's own logs correct it; the work's, if none tells it, by what starts left for the KV cache.
 
-    That is how far it was off beside all that other lines explain, and the usual log has none of the work.
+    That is how far the sum was off beside all that other lines explain. Both together would narrow one band twice.
     """
     if engine.corrections is None:
         return term
@@ -289,7 +289,7 @@ def _corrected(term: Term, model: ModelShape, device: Device, engine: Engine) ->
         model=model.name,
     )
     value, low, high = ask(term.name, predicted_bytes=term.bytes, low_bytes=term.low_bytes, high_bytes=term.high_bytes)
-    if term.name == "activations":
+    if term.name == "activations" and (value, low, high) == (term.bytes, term.low_bytes, term.high_bytes):
         left = ask("KV cache", predicted_bytes=0, low_bytes=value - high, high_bytes=value - low)
         value, high, low = (max(0, value - more) for more in left)
     moved = (value, low, high) != (term.bytes, term.low_bytes, term.high_bytes)

@@ -197,6 +197,15 @@ def test_what_starts_left_for_the_kv_cache_moves_the_next_answer(starts: int, tr
     assert [term.name for term in found.terms if term.why.endswith("; moved by your own starts")] == moved
 
 
+def test_where_logs_tell_the_work_itself_what_is_left_says_no_more() -> None:
+    named = {"model": EIGHT_ON_H100.model.name, "release": str(NEWEST)}
+    told = table(seen("activations", 1.0, 1.2, **named))
+    both = told.merged(left_for_kv(-1.0, 1).entries)
+    assert (
+        answer(replace(EIGHT_ON_H100, corrections=both)).terms == answer(replace(EIGHT_ON_H100, corrections=told)).terms
+    )
+
+
 def test_no_work_takes_less_than_nothing() -> None:
     found = answer(replace(EIGHT_ON_H100, corrections=left_for_kv(60.0, 3)))
     assert {term.bytes for term in found.terms if term.name == "activations"} == {0}
