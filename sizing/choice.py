@@ -31,4 +31,4 @@ def _choice(row: Row, workload: Workload) -> Choice | None:
     if workload.bound is not None and (served is None or not served.users):
         return None
     engines = row.engines_for_users or 1
-    return Choice(row, engines, engines * row.money.cost.fixed_usd)
+    return Choice(row, engines, engines * row.money.cost.per_working_hour(1.0))

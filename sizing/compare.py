@@ -11,7 +11,7 @@ from sizing.cards import Price, card
 from sizing.cost import ApiPrice, BreakEven, HourlyCost, TokenCost, break_even, owned, rented, token_cost
 from sizing.division import indivisible
 from sizing.errors import QuestionError, SizingError
-from sizing.gpu import GIB, Device, gpu
+from sizing.gpu import GIB, Device, gpu, sizes_of
 from sizing.model import ModelShape
 from sizing.plan import answer, settle
 from sizing.question import Answer, Question
@@ -177,13 +177,24 @@ def option(text: str) -> Option:
         UnknownGpuError: naming the nearest cards.
         QuestionError: no card, or none of it.
     """
+    name, count = _name_and_count(text)
+    return Option(gpu(name), count)
+
+
+def options_named(text: str) -> tuple[Option, ...]:
+    """As `option`, which it raises as; a name that cards of several sizes share, such as A100, stands for each."""
+    name, count = _name_and_count(text)
+    return tuple(Option(card, count) for card in sizes_of(name)) or (option(text),)
+
+
+def _name_and_count(text: str) -> tuple[str, int]:
     found = _OPTION.fullmatch(text.strip())
     if found is None:
         raise QuestionError(f"{text!r} is not a card; write H100, or 2xH100 for two of them")
     count = int(found[1] or 1)
     if count < 1:
         raise QuestionError(f"{text!r} is no card at all; write 1x or more")
-    return Option(gpu(found[2]), count)
+    return found[2], count
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from sizing.remedy import side_by_side
 from sizing.report import BarView
 
 _STYLES: dict[Verdict, str] = {"fits": "green", "close": "yellow", "no": "red"}
-_WIDTH_OF_A_COLUMN = 15
+_WIDTH_OF_A_COLUMN = 17
 
 
 def render_comparison(comparison: Comparison) -> RenderableType:
@@ -94,11 +94,12 @@ class _ComparisonView:
 
     def _table(self) -> Table:
         table = Table(title=f"{self.comparison.model.name}, one engine per row", title_justify="left", show_lines=True)
-        table.add_column("cards")
+        table.add_column("cards", no_wrap=True)
         table.add_column("fits", overflow="fold")
         columns = shown_columns(self.comparison)
         for column in columns:
-            table.add_column(HEADINGS[column], justify="right", overflow="fold")
+            one_figure = column == "kv_cache_tokens"  # its range has no place to break at
+            table.add_column(HEADINGS[column], justify="right", overflow="fold", no_wrap=one_figure)
         for at, row in enumerate(self.comparison.rows):
             cells = [self._figure(at, index) for index in range(len(columns))]
             table.add_row(row.option.label, self._fits(at), *cells)

@@ -1,14 +1,16 @@
 """What this machine has: its cards by NVML and its memory by vLLM's own rule, with what others hold taken off."""
 
+import logging
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from sizing.gpu import Device, Link
 
+_log = logging.getLogger(__name__)
 _PCI_DEVICES = Path("/sys/bus/pci/devices")
 _NO_CGROUP_LIMIT = 1 << 62  # cgroup v1 writes a number this large for "no limit"
 
@@ -39,6 +41,7 @@ class Nvml(Protocol):
     """What is used of `nvidia-ml-py`, which ships no types; its handles and records are opaque."""
 
     NVMLError: type[Exception]
+    NVMLError_NotSupported: type[Exception]
     nvmlMemory_v2: int  # noqa: N815 - NVML's own names
     NVML_P2P_CAPS_INDEX_NVLINK: int
     NVML_P2P_STATUS_OK: int
@@ -133,7 +136,8 @@ def _number(file: Path) -> int | None:
 def nvidia_gpus(nvml: Nvml | None = None, pci_devices: Path = _PCI_DEVICES) -> tuple[Device, ...]:
     """The cards NVML shows, in its order; `index` is NVML's, before any CUDA_VISIBLE_DEVICES.
 
-    A card that is cut up (MIG) is shown as its instances, each a device of its own.
+    A card that is cut up (MIG) is shown as its instances, each a device of its own; one that the driver has lost is
+    passed over with a warning.
     """
     nvml = nvml or _installed_nvml()
     try:
@@ -141,10 +145,10 @@ def nvidia_gpus(nvml: Nvml | None = None, pci_devices: Path = _PCI_DEVICES) -> t
     except nvml.NVMLError:  # no driver, or none that answers: a machine without GPUs
         return ()
     try:
-        handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
-        islands = _islands(nvml, handles)
+        answering = _answering(nvml)
+        handles = list(answering.values())
         found: list[Device] = []
-        for index, (handle, island) in enumerate(zip(handles, islands, strict=True)):
+        for (index, handle), island in zip(answering.items(), _islands(nvml, handles), strict=True):
             card = replace(_gpu(nvml, handle, pci_devices), index=index, island=island)
             if island is None and _apart(nvml, handle, handles):
                 card = replace(card, link="pcie")
@@ -153,6 +157,29 @@ def nvidia_gpus(nvml: Nvml | None = None, pci_devices: Path = _PCI_DEVICES) -> t
         return tuple(found)
     finally:
         nvml.nvmlShutdown()
+
+
+def _answering(nvml: Nvml) -> Mapping[int, object]:
+    """The handles of the cards that say who they are and what they hold, by their numbers."""
+    found = {}
+    for index in range(nvml.nvmlDeviceGetCount()):
+        try:
+            handle = nvml.nvmlDeviceGetHandleByIndex(index)
+            nvml.nvmlDeviceGetName(handle)
+            _memory(nvml, handle)
+        except nvml.NVMLError as error:
+            _log.warning("GPU %d is passed over: %s (nvidia-smi says more)", index, error)
+            continue
+        found[index] = handle
+    return found
+
+
+def _memory(nvml: Nvml, handle: object) -> Any:
+    """None for a card without memory of its own. Raises NVMLError where it has some and does not tell."""
+    try:
+        return nvml.nvmlDeviceGetMemoryInfo(handle, nvml.nvmlMemory_v2)
+    except nvml.NVMLError_NotSupported:
+        return None
 
 
 def _installed_nvml() -> Nvml:
@@ -166,7 +193,7 @@ def _gpu(nvml: Nvml, handle: object, pci_devices: Path) -> Device:
     name = nvml.nvmlDeviceGetName(handle)
     capability = _asked(nvml, nvml.nvmlDeviceGetCudaComputeCapability, handle)
     pci = _asked(nvml, nvml.nvmlDeviceGetPciInfo, handle)
-    memory = _asked(nvml, nvml.nvmlDeviceGetMemoryInfo, handle, nvml.nvmlMemory_v2)
+    memory = _memory(nvml, handle)
     if memory is None:
         # Unified memory (GB10) has no frame buffer to report: the card's memory is the system's.
         card = Device("cuda", name, *_system_memory(), unified=True, link="pcie")

@@ -168,6 +168,13 @@ def gpu(name: str) -> Device:
     raise UnknownGpuError(f"no GPU called {name!r} in the catalogue; {_nearest(wanted)}")
 
 
+def sizes_of(name: str) -> tuple[Device, ...]:
+    """The cards that share this name and differ by their memory alone: of "A100" those of 40 and 80 GB; else none."""
+    sizes = re.compile(re.escape(_normalised(name)) + r"\d+gb")
+    found = tuple(_device(row) for row in _CATALOGUE if sizes.fullmatch(_normalised(row.name)))
+    return found if len(found) > 1 else ()
+
+
 def _nearest(wanted: str) -> str:
     names = {_normalised(row.name): row.name for row in _CATALOGUE}
     near = [key for key in names if wanted and key.startswith(wanted)]

@@ -6,7 +6,7 @@ measures by running the model are estimated from the shape, each with a band (si
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Protocol
 
 from sizing.activations import Batch, activation_peak, penalty_state_bytes, second_runner
@@ -274,21 +274,26 @@ def _gpu_terms(model: ModelShape, device: Device, engine: Engine, stage: int) ->
 
 
 def _corrected(term: Term, model: ModelShape, device: Device, engine: Engine) -> Term:
-    """The term as the user's own logs correct it."""
+    """The term as the user's own logs correct it; the work's, if none tells it, by what starts left for the KV cache.
+
+    That is how far the sum was off beside all that other lines explain. Both together would narrow one band twice.
+    """
     if engine.corrections is None:
         return term
-    value, low, high = engine.corrections.corrected(
-        term.name,
-        predicted_bytes=term.bytes,
-        low_bytes=term.low_bytes,
-        high_bytes=term.high_bytes,
+    ask = partial(
+        engine.corrections.corrected,
         gpu=device.name,
         link=link_of(device),
         tensor_parallel_size=engine.parallel.tensor_parallel_size,
         release=engine.release,
         model=model.name,
     )
-    return Term(term.name, value, term.why, low, high)
+    value, low, high = ask(term.name, predicted_bytes=term.bytes, low_bytes=term.low_bytes, high_bytes=term.high_bytes)
+    if term.name == "activations" and (value, low, high) == (term.bytes, term.low_bytes, term.high_bytes):
+        left = ask("KV cache", predicted_bytes=0, low_bytes=value - high, high_bytes=value - low)
+        value, high, low = (max(0, value - more) for more in left)
+    moved = (value, low, high) != (term.bytes, term.low_bytes, term.high_bytes)
+    return Term(term.name, value, f"{term.why}; moved by your own starts" if moved else term.why, low, high)
 
 
 def _term(name: str, band: Band, why: str) -> Term:

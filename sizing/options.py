@@ -10,7 +10,7 @@ from sizing.explicit import on_uneven_stages, with_explicit_kv
 from sizing.gpu import Device
 from sizing.islands import CardGroup, choose, choose_unlike, kinds, shapes
 from sizing.model import ModelShape
-from sizing.plan import settle
+from sizing.plan import requests_at_once, settle
 from sizing.question import Answer, Question, check
 from sizing.ranking import Forecast, Option, Options, PlannedEngine, Rejected, Want, layout_text
 from sizing.variants import Quantized, Variant, variants
@@ -33,12 +33,19 @@ class Answers:
 
     def settled(self, question: Question) -> Answer:
         """`sizing.plan.settle`, remembered. Raises what it raises."""
-        caches = self._caches.setdefault(id(question.model), Caches(question.model))  # which keeps the model alive
         key = (id(question.model), *(getattr(question, name) for name in _VARIED))
         found = self._found.get(key)
         if found is None:
-            found = self._found[key] = settle(replace(question, caches=caches))
+            found = self._found[key] = settle(self._with_caches(question))
         return found
+
+    def requests(self, engine: PlannedEngine, request_tokens: int) -> int:
+        """`sizing.plan.requests_at_once` of that engine."""
+        return requests_at_once(self._with_caches(engine.question), engine.answer, request_tokens)
+
+    def _with_caches(self, question: Question) -> Question:
+        caches = self._caches.setdefault(id(question.model), Caches(question.model))  # which keeps the model alive
+        return replace(question, caches=caches)
 
 
 def options(
@@ -176,7 +183,7 @@ class _Search:
                 return planned
             if group is None or not isinstance(planned, PlannedEngine):
                 break
-            engines.append(planned)
+            engines.append(self._counted(planned))
             left = [card for card in left if card not in group.cards]
             if self.want.replicas is None:
                 enough = -(-self.want.concurrency // max(1, engines[0].seats))
@@ -186,6 +193,10 @@ class _Search:
         if self.forecast is not None:
             expected = self.forecast(engines[0].question, engines[0].answer, len(engines))
         return Option(tuple(engines), variant, self.want, expected)
+
+    def _counted(self, engine: PlannedEngine) -> PlannedEngine:
+        tokens = self.want.request_tokens
+        return engine if tokens is None else replace(engine, shorter_requests=self._answers.requests(engine, tokens))
 
     def _engine(self, group: CardGroup, variant: Variant) -> PlannedEngine | str:
         question = on_cards(variant.question, group)

@@ -61,7 +61,7 @@ def _bars(sheet: Sheet) -> str:
     legend = "".join(f'<li><i class="{part_class(part)}"></i>{part}</li>' for part in parts_shown(sheet))
     most = max((budget_bar(shown.question, shown.answer).total_bytes for shown in sheet.shown), default=1)
     bars = "".join(_bar(shown, most) for shown in sheet.shown)
-    lead = "One card of each option, all on one scale." if len(sheet.shown) > 1 else "One card."
+    lead = "GiB of one card of each option, all on one scale." if len(sheet.shown) > 1 else "GiB of one card."
     lead += " The line across a bar is the limit that the engine keeps to."
     if any(_edge(budget_bar(shown.question, shown.answer)) for shown in sheet.shown):
         lead += " What is beyond a dashed line does not exist on the card."

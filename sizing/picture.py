@@ -63,15 +63,15 @@ def _text(x: float, y: float, content: str, *, size: int = 13, classes: str = ""
     return f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}"{style}{place}>{escape(content)}</text>'
 
 
-def _fitting(content: str, width: float, size: int) -> str:
+def _fitting(content: str, width: float, size: int, advance: float = _ADVANCE) -> str:
     """The content as far as it has room, with dots where it was cut."""
-    room = int(width / (size * _ADVANCE))
+    room = int(width / (size * advance))
     return content if len(content) <= room else content[: max(0, room - 1)].rstrip() + "…"
 
 
 def _header(sheet: Sheet) -> tuple[str, int]:
     width = _WIDTH - 2 * _MARGIN
-    title = f'<g font-weight="700">{_text(_MARGIN, 46, _fitting(sheet.title, width, 26), size=26)}</g>'
+    title = f'<g font-weight="700">{_text(_MARGIN, 46, _fitting(sheet.title, width, 26, _ADVANCE_BOLD), size=26)}</g>'
     lines = wrap(sheet.lead, int(width / (15 * _ADVANCE)), max_lines=_MOST_LEAD_LINES, placeholder=" …")
     lead = "".join(_text(_MARGIN, 72 + 20 * at, line, size=15) for at, line in enumerate(lines))
     y = 74 + 20 * len(lines)
@@ -132,8 +132,8 @@ def _marks(bar: BudgetBar, scale: float, y: int) -> str:
         drawn += (
             f'<line class="over" x1="{_MARGIN + edge:.2f}" x2="{_MARGIN + edge:.2f}" y1="{y - 4}" y2="{foot + 4}"/>'
         )
-    words = f"limit {bar.limit_bytes / GIB:.2f}"
-    anchor = "end" if limit > _MARGIN + 90 else "start"
+    words = f"limit {bar.limit_bytes / GIB:.2f} GiB"
+    anchor = "end" if limit > _MARGIN + 110 else "start"
     return drawn + _text(limit, foot + 17, words, size=11, classes="soft", anchor=anchor)
 
 

@@ -66,6 +66,14 @@ def cache_capacity(question: Question, kv_cache_bytes: int) -> Capacity:
     return _cache(question, settings, batch).capacity(kv_cache_bytes, max_model_len)
 
 
+def requests_at_once(question: Question, found: Answer, request_tokens: int) -> int:
+    """How many requests of so many tokens, each within the served context, run at once in the engine of that answer."""
+    settings = found.settings
+    cache = _cache(question, settings, _batch(question, settings.max_model_len))
+    available = [budget.kv_cache_bytes for budget in found.budgets]
+    return min(cache.requests_fit(available, min(request_tokens, settings.max_model_len)), settings.max_num_seqs)
+
+
 def settle(question: Question) -> Answer:
     """The answer without a way out: the smallest tensor parallel size, then the longest context, that fits."""
     check_layers(question)

@@ -17,7 +17,9 @@ class Want:
     """What is asked beside the question's own settings; None leaves it open."""
 
     concurrency: int = 1
-    """Requests of the served context at once, by all replicas together."""
+    """Requests at once, by all replicas together."""
+    request_tokens: int | None = None
+    """How long each of them is, prompt and answer; None: the whole served context."""
     replicas: int | None = None
     """So many engines; None: as many as the concurrency needs and the cards hold."""
     pipeline_parallel_size: int | None = None
@@ -45,10 +47,14 @@ class PlannedEngine:
     group: CardGroup
     question: Question
     answer: Answer
+    shorter_requests: int | None = None
+    """Those of the wanted length that run at once; None: none shorter than the served context is wanted."""
 
     @property
     def seats(self) -> int:
-        """Requests of the served context that run at once."""
+        """Requests of the wanted length that run at once."""
+        if self.shorter_requests is not None:
+            return self.shorter_requests
         return min(self.answer.requests_fit, self.answer.settings.max_num_seqs)
 
 
@@ -87,15 +93,22 @@ class Option:
     def seats(self) -> int:
         return sum(engine.seats for engine in self.engines)
 
+    @property
+    def request_tokens(self) -> int:
+        """How long the requests are that `seats` counts."""
+        served = self.answer.settings.max_model_len
+        return min(self.want.request_tokens or served, served)
+
     @cached_property
     def shortfall(self) -> str | None:
         """What was asked for and is not met; None where all is."""
         length = self.answer.settings.max_model_len
-        wanted = usual_len(self.question) if self.variant.asked_len is None else self.variant.asked_len
+        wanted = self.variant.asked_len or max(usual_len(self.question), self.want.request_tokens or 0)
         if length < wanted:
             return f"serves {length:,} tokens of context, not {wanted:,}"
         if self.seats < self.want.concurrency:
-            return f"holds {self.seats:,} requests of {length:,} tokens at once, not {self.want.concurrency:,}"
+            tokens, wanted = self.request_tokens, self.want.concurrency
+            return f"holds {self.seats:,} requests of {tokens:,} tokens at once, not {wanted:,}"
         return self.expected.missed if self.expected else None
 
     @property

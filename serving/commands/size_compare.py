@@ -8,15 +8,18 @@ import orjson
 import typer
 from rich.console import Console
 
+from serving.calibration_table import current
 from serving.commands.common import failing_in_one_line
 from serving.commands.flags import latency_bound, parse_api_price, positive, stated_release, token_flag
-from sizing.compare import Comparison, Forecaster, Owned, Pricing, Workload, bought, given, listed, option
+from serving.environment import Environment
+from sizing.compare import Comparison, Forecaster, Owned, Pricing, Workload, bought, given, listed, options_named
 from sizing.compare import compare as compared
 from sizing.compare_report import render_comparison, render_matrix
 from sizing.cost import ApiPrice
 from sizing.document import comparison_json
 from sizing.errors import QuestionError, SizingError
 from sizing.hub import load_model
+from sizing.memory import Corrections
 from sizing.model import ModelShape
 from sizing.outlook import outlook
 from sizing.page import html_page
@@ -73,6 +76,7 @@ def compare(
             bound=None if slo is None else latency_bound(slo),
             percentile=slo_percentile,
         )
+        table = current(Environment())
         models = [load_model(model, revision=revision), *(load_model(other) for other in also or ())]
         found = side_by_side(
             models[0],
@@ -85,6 +89,7 @@ def compare(
             vllm_version=vllm_version,
             api=None if api_price is None else parse_api_price(api_price),
             pricing=_pricing(usd_per_hour, owned),
+            corrections=table if table.entries else None,
         )
         matrices = comparison_matrices(found, models, [row.option for row in found.rows])
         write_sheet(comparison_sheet(found, matrices), html=html, svg=svg)
@@ -112,13 +117,14 @@ def side_by_side(
     api: ApiPrice | None = None,
     forecaster: Forecaster | None = outlook,
     pricing: Pricing = listed,
+    corrections: Corrections | None = None,
 ) -> Comparison:
     """The comparison that the command prints; every engine is started for `max_model_len`, by default the workload's.
 
     Raises:
         SizingError: a card that is not known, or a question that no card could answer.
     """
-    options = [option(text) for text in gpus.split(",") if text.strip()]
+    options = [chosen for text in gpus.split(",") if text.strip() for chosen in options_named(text)]
     if not options:
         raise QuestionError("no cards to compare; name them by --gpus, such as L4,H100,2xH100")
     _checked(workload)
@@ -130,6 +136,7 @@ def side_by_side(
         gpu_memory_utilization=gpu_memory_utilization,
         kv_cache_dtype=kv_cache_dtype,
         release=stated_release(vllm_version),
+        corrections=corrections,
     )
     return compared(base, options, workload, forecaster=forecaster, api=api, pricing=pricing)
 
@@ -162,6 +169,8 @@ def _checked(workload: Workload) -> None:
     for name, value in positive.items():
         if value is not None and value < 1:
             raise QuestionError(f"{name} is {value}; it has to be at least 1")
+    if workload.users is not None and workload.bound is None:
+        raise QuestionError("--users are served within bounds; name them by --slo, such as ttft=2,tpot=0.05")
     if workload.percentile is not None and not 0 < workload.percentile < 1:
         raise QuestionError(f"slo_percentile is {workload.percentile:g}; write a share of requests, such as 0.9")
     if not 0 <= workload.think_time_s < float("inf"):

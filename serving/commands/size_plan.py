@@ -1,5 +1,6 @@
 """`berth size plan`: every way to serve a model on some cards, ranked, and why not the others."""
 
+from collections.abc import Iterator
 from typing import Annotated
 
 import orjson
@@ -30,6 +31,7 @@ from sizing.weights import quantized
 
 SOME_FIT, NONE_FITS = 0, 1
 _MOST_CARDS = 128
+_WIDTH_OF_A_TABLE = 110
 
 
 def plan(
@@ -37,7 +39,13 @@ def plan(
     cards: Annotated[
         str | None, typer.Option(help="The box, such as 4xL40S or 2xRTX4090,H100. Default: the cards that are here.")
     ] = None,
-    max_model_len: Annotated[str | None, typer.Option(help="Tokens per request. Default: the model's own.")] = None,
+    max_model_len: Annotated[
+        str | None,
+        typer.Option(
+            help="Tokens that each request may take. Default: the model's own; requests then are as long as"
+            " prompt and answer."
+        ),
+    ] = None,
     concurrency: Annotated[int, typer.Option(help="Requests in flight, over all engines.")] = 16,
     replicas: Annotated[int | None, typer.Option(help="Engines. Default: as many as the concurrency needs.")] = None,
     prompt_tokens: Annotated[str, typer.Option(help="Of one request, such as 1024 or 1k.")] = "1024",
@@ -83,7 +91,8 @@ def plan(
         )
         if replicas is not None and replicas < 1:
             raise QuestionError(f"--replicas is {replicas}; it has to be at least 1")
-        want = Want(concurrency=concurrency, replicas=replicas)
+        request_tokens = None if question.max_model_len else int(goal.prompt_tokens + goal.output_tokens)
+        want = Want(concurrency, request_tokens, replicas)
         found = options(question, box, want, quantized=quantized if quantize else None, forecast=goal.expected)
     if json:
         typer.echo(orjson.dumps(_document(found), option=orjson.OPT_INDENT_2).decode())
@@ -119,16 +128,42 @@ def _box(text: str | None) -> tuple[Device, ...]:
 
 
 def _show(console: Console, found: Options) -> None:
-    if found.ranked:
-        table = Table(title="Ways that work, best first", title_justify="left")
-        for name in ("", "on", "KV tokens", "context", "requests", "output tok/s", "and"):
-            told = name in ("on", "and")
-            table.add_column(name, justify="left" if told else "right", overflow="fold", no_wrap=name == "on")
-        for place, way in enumerate(found.ranked, 1):
-            table.add_row(str(place), *_cells(way))
-        console.print(table)
+    if found.ranked and console.width >= _WIDTH_OF_A_TABLE:
+        console.print(_table(found))
+    elif found.ranked:
+        console.print("Ways that work, best first", *_blocks(found), sep="\n", markup=False)
     for rejected in found.why_not:
         console.print(f"not {rejected.what}: {rejected.why}", soft_wrap=True, markup=False)
+
+
+def _headings(found: Options) -> tuple[str, ...]:
+    tokens = found.ranked[0].want.request_tokens
+    requests = f"requests of {tokens:,} tokens" if tokens else "requests"
+    return "on", "KV tokens", "context", requests, "output tok/s", "and"
+
+
+def _table(found: Options) -> Table:
+    table = Table(title="Ways that work, best first", title_justify="left")
+    table.add_column("", justify="right", no_wrap=True)
+    on, *figures, notes = _headings(found)
+    table.add_column(on, no_wrap=True)
+    for name in figures:
+        table.add_column(name.replace("of ", "of\n"), justify="right", no_wrap=True)
+    table.add_column(notes, overflow="fold")
+    for place, way in enumerate(found.ranked, 1):
+        table.add_row(str(place), *_cells(way))
+    return table
+
+
+def _blocks(found: Options) -> Iterator[str]:
+    """The table for a screen that it is too wide for."""
+    _, *names, _ = _headings(found)
+    for place, way in enumerate(found.ranked, 1):
+        yield f"{place}. {way}"
+        _, *figures, notes = _cells(way)
+        yield from (f"   {figure} {name}" for figure, name in zip(figures, names, strict=True))
+        if notes:
+            yield f"   {notes}"
 
 
 def _cells(way: Option) -> tuple[str, ...]:
@@ -155,6 +190,7 @@ def _document(found: Options) -> dict[str, object]:
                 "shortfall": way.shortfall,
                 "costs": list(way.variant.costs),
                 "requests": way.seats,
+                "request_tokens": way.request_tokens,
                 "output_tokens_s": way.expected.output_tokens_s if way.expected else None,
                 "answer": as_json(way.question, way.answer),
             }

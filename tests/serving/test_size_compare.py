@@ -1,6 +1,7 @@
 """`berth size compare` as it is typed: the table, JSON under the schema, the two files, one line for what is wrong."""
 
 import json
+from datetime import date
 from pathlib import Path
 
 import jsonschema
@@ -8,11 +9,15 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from serving.calibration_table import table_path
 from serving.commands.flags import latency_bound, parse_api_price
 from serving.commands.size_compare import compare
+from serving.environment import Environment
+from sizing.calibration import Calibration, Observation, save_calibration
 from sizing.cost import ApiPrice
 from sizing.document import schema_text
 from sizing.errors import QuestionError
+from sizing.gpu import GIB
 from sizing.users import LatencyBound
 from tests.sizing.models import published_configs
 
@@ -55,6 +60,40 @@ def test_json_under_the_schema(llama_8b: str) -> None:
     assert document["best"]["kv_cache_tokens"] == [1]
 
 
+def test_the_users_own_starts_count_as_for_one_card(
+    llama_8b: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`berth size` and `plan` went by the table that `calibrate` keeps, and this did not."""
+    monkeypatch.setenv("BERTH_STATE_DIR", str(tmp_path))
+
+    def kv_bytes() -> int:
+        (row,) = json.loads(run(llama_8b, "--gpus", "L40S", "--json")[1])["rows"]
+        found: int = row["answer"]["kv_cache_bytes"]
+        return found
+
+    plain = kv_bytes()
+    start = Observation(
+        term="KV cache",
+        gpu="L40S",
+        link="pcie",
+        tensor_parallel_size=1,
+        release="0.32.0",
+        predicted_bytes=plain,
+        measured_bytes=plain - GIB,
+        model=llama_8b,
+        as_of=date(2026, 12, 1),
+    )
+    save_calibration(table_path(Environment()), Calibration((start,)))
+    assert (plain - kv_bytes()) / GIB == pytest.approx(2 / 3, abs=1e-6)  # one start is believed by 1 / 1.5
+
+
+def test_the_command_of_the_issue_names_a_card_of_two_sizes(llama_8b: str) -> None:
+    status, out, _ = run(llama_8b, "--gpus", "L4,A100,H100,H200", "--json")
+    assert status == 0
+    cards = [row["option"] for row in json.loads(out)["rows"]]
+    assert len(cards) == 5
+
+
 def test_both_files_are_written(llama_8b: str, tmp_path: Path) -> None:
     page, picture = tmp_path / "cards.html", tmp_path / "cards.svg"
     status, _, _ = run(llama_8b, "--gpus", "L4,H100", "--html", str(page), "--svg", str(picture))
@@ -77,6 +116,7 @@ def test_no_card_is_enough(llama_8b: str) -> None:
         (["--gpus", "L4", "--slo", "latency=2"], "write ttft=2,tpot=0.05"),
         (["--gpus", "L4", "--api-price", "cheap"], "is not two amounts"),
         (["--gpus", "L4", "--concurrency", "0"], "--concurrency is 0"),
+        (["--gpus", "L4", "--users", "100"], "--users are served within bounds; name them by --slo"),
         (["--gpus", "L4", "--think-time", "-1"], "--think-time is -1"),
         (["--gpus", "L4", "--prompt-tokens", "many"], "--prompt-tokens 'many'"),
         (["--gpus", "L4", "--slo", "ttft=1", "--slo-percentile", "90"], "slo_percentile is 90"),

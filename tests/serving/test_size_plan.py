@@ -1,6 +1,8 @@
 """`berth size plan` as it is typed: ranked ways, why not the others, exit status."""
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,12 @@ import typer
 from typer.testing import CliRunner
 
 from serving.commands.size_plan import plan
+from serving.config import ModelSection
+from serving.placement import Folders, place
+from sizing.config_json import parse_config
+from sizing.detect import Machine
+from sizing.gpu import gpu
+from sizing.islands import like_cards
 from tests.sizing.models import SMOLLM2, published_configs
 
 app = typer.Typer()
@@ -20,8 +28,8 @@ def folder(tmp_path: Path) -> str:
     return str(tmp_path)
 
 
-def run(*args: str) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, list(args))
+def run(*args: str, columns: int = 190) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, list(args), env={"COLUMNS": str(columns)})
     return result.exit_code, result.stdout, result.stderr
 
 
@@ -33,6 +41,19 @@ def test_the_first_way_is_what_the_json_says_first(folder: str) -> None:
     assert first["cards"] == ["L4"]  # one card is enough for 135M parameters
     assert first["answer"]["fits"]
     assert {way["what"] for way in document["why_not"]} >= {way["on"] for way in document["ranked"][1:]}
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 95, 100, 110, 150])
+def test_no_figure_is_broken_over_two_lines(llama_70b: str, columns: int) -> None:
+    asked = (llama_70b, "--cards", "8xH100", "--max-model-len", "8192")
+    document = json.loads(run(*asked, "--json")[1])
+    _, out, _ = run(*asked, columns=columns)
+    shown = [line for line in out.splitlines() if not line.startswith("not ")]  # those are for the terminal to wrap
+    assert max(len(line) for line in shown) <= columns
+    for way in document["ranked"]:
+        tokens = way["replicas"] * way["answer"]["kv_cache_tokens"]
+        assert any(f"{tokens:,}" in line for line in shown)
+        assert any(f"{way['output_tokens_s']:,.0f}" in line for line in shown)
 
 
 def test_what_falls_short_is_said(folder: str) -> None:
@@ -93,6 +114,48 @@ def test_the_first_way_is_the_one_serve_takes(llama_70b: str) -> None:
     assert first["shortfall"] is None
     reasons = {each["what"]: each["why"] for each in document["why_not"]}
     assert "does not divide the 64 attention heads" in reasons["3 x H100, tensor_parallel_size 3"]
+
+
+@pytest.mark.parametrize(
+    ("name", "cards"),
+    [
+        ("meta-llama/Llama-3.1-8B-Instruct", "8xH100"),
+        ("meta-llama/Llama-3.1-8B-Instruct", "L4,H100"),
+        ("Qwen/Qwen3-0.6B", "8xT4"),
+        ("Qwen/Qwen3-30B-A3B", "2xRTX4090"),
+        ("openai/gpt-oss-120b", "H100"),
+    ],
+)
+def test_with_no_load_named_serve_takes_the_same(tmp_path: Path, name: str, cards: str) -> None:
+    """16 requests were taken for 16 of the whole context: an 8B needed four H100s, which serve put on one."""
+    config = published_configs()[name]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    _, out, _ = run(str(tmp_path), "--cards", cards, "--json")
+    first = json.loads(out)["ranked"][0]
+    named = [re.fullmatch(r"(?:(\d+)x)?(.+)", part) for part in cards.split(",")]
+    gpus = [card for each in named if each for card in like_cards(gpu(each[2]), int(each[1] or 1))]
+    numbered = tuple(replace(card, index=number) for number, card in enumerate(gpus))
+    machine = Machine(gpus=numbered, cpu=replace(gpus[0], kind="cpu"), cpu_count=1)
+    model = ModelSection(model="some/model"), parse_config(config, name=name)
+    (placed,) = place([model], machine, (0,), Folders(tmp_path, tmp_path))
+    assert placed.where.partition(" ")[0] == first["cards"][0]
+    assert len(placed.spec.env["CUDA_VISIBLE_DEVICES"].split(",")) == len(first["cards"])
+    for setting in ("tensor_parallel_size", "max_model_len", "max_num_seqs", "gpu_memory_utilization"):
+        assert first["answer"]["settings"][setting] == getattr(placed.spec.settings, setting)
+    assert first["shortfall"] is None
+
+
+def test_how_long_a_request_is_counts_where_no_context_is_asked_for(folder: str) -> None:
+    def first(*args: str) -> dict[str, int]:
+        found: dict[str, int] = json.loads(run(folder, "--cards", "L4", "--json", *args)[1])["ranked"][0]
+        return found
+
+    usual, longer = first(), first("--prompt-tokens", "2304")
+    assert (usual["request_tokens"], longer["request_tokens"]) == (1280, 2560)
+    assert usual["requests"] == longer["requests"] == 256  # max_num_seqs: the card holds more
+    asked = first("--max-model-len", "8192")
+    assert asked["request_tokens"] == 8192
+    assert asked["requests"] < 256
 
 
 def test_every_other_way_has_its_reason(llama_70b: str) -> None:

@@ -19,8 +19,13 @@ from sizing.calibration import (
     save_calibration,
 )
 from sizing.errors import CalibrationError
-from sizing.gpu import GIB
+from sizing.gpu import GIB, gpu
+from sizing.plan import answer
+from sizing.question import Question
+from sizing.release import NEWEST
+from tests.sizing.models import published
 
+EIGHT_ON_H100 = Question(published("meta-llama/Llama-3.1-8B-Instruct"), gpu("H100"), max_model_len=8192)
 DAY = date(2026, 11, 24)
 
 
@@ -170,6 +175,47 @@ def test_whatever_was_seen_the_value_lies_in_its_band(
     assert low <= found <= high
     if term != "KV cache":
         assert low >= 0
+
+
+def left_for_kv(off_gib: float, starts: int) -> Calibration:
+    """So many like starts of an 8B on an H100, each with that much more left than the sum said, and no line on why."""
+    named = {"model": EIGHT_ON_H100.model.name, "release": str(NEWEST)}
+    return table(*(seen("KV cache", 50, 50 + off_gib, settings=str(start), **named) for start in range(starts)))
+
+
+@pytest.mark.parametrize(("starts", "trust"), [(1, 1 / 1.5), (3, 3 / 3.5)])
+def test_what_starts_left_for_the_kv_cache_moves_the_next_answer(starts: int, trust: float) -> None:
+    """The usual log has two lines of memory, the weights and this: what is between them is taken for the work's."""
+    plain = answer(EIGHT_ON_H100)
+    found = answer(replace(EIGHT_ON_H100, corrections=left_for_kv(-1.0, starts)))
+    assert (plain.kv_cache_bytes - found.kv_cache_bytes) / GIB == pytest.approx(trust, abs=1e-6)
+    assert sum(term.bytes for term in found.terms) + found.kv_cache_bytes == found.limit_bytes
+    low, high = found.kv_cache_bytes_range.low, found.kv_cache_bytes_range.high
+    assert low <= plain.kv_cache_bytes - GIB <= high
+    moved = [term.name for term, before in zip(found.terms, plain.terms, strict=True) if term.bytes != before.bytes]
+    assert moved == ["activations"]
+    assert [term.name for term in found.terms if term.why.endswith("; moved by your own starts")] == moved
+
+
+def test_where_logs_tell_the_work_itself_what_is_left_says_no_more() -> None:
+    named = {"model": EIGHT_ON_H100.model.name, "release": str(NEWEST)}
+    told = table(seen("activations", 1.0, 1.2, **named))
+    both = told.merged(left_for_kv(-1.0, 1).entries)
+    assert (
+        answer(replace(EIGHT_ON_H100, corrections=both)).terms == answer(replace(EIGHT_ON_H100, corrections=told)).terms
+    )
+
+
+def test_no_work_takes_less_than_nothing() -> None:
+    found = answer(replace(EIGHT_ON_H100, corrections=left_for_kv(60.0, 3)))
+    assert {term.bytes for term in found.terms if term.name == "activations"} == {0}
+
+
+def test_starts_that_left_what_was_predicted_narrow_the_range() -> None:
+    plain = answer(EIGHT_ON_H100)
+    found = answer(replace(EIGHT_ON_H100, corrections=left_for_kv(0.0, 5)))
+    assert found.kv_cache_bytes == plain.kv_cache_bytes
+    assert found.kv_cache_bytes_range.low > plain.kv_cache_bytes_range.low
 
 
 def test_the_same_start_again_replaces_what_it_said_before() -> None:

@@ -2,14 +2,30 @@
 
 from dataclasses import replace
 from datetime import date
+from io import StringIO
 
 import pytest
+from rich.cells import cell_len
+from rich.console import Console
 
 from sizing.choice import cheapest
-from sizing.compare import Comparison, Option, Outlook, Owned, Workload, bought, compare, given, option, verdict
-from sizing.compare_report import remarks
+from sizing.compare import (
+    Comparison,
+    Option,
+    Outlook,
+    Owned,
+    Workload,
+    bought,
+    compare,
+    given,
+    option,
+    options_named,
+    verdict,
+)
+from sizing.compare_report import remarks, render_comparison
 from sizing.cost import ApiPrice
 from sizing.errors import QuestionError, UnknownGpuError
+from sizing.figures import figure, shown_columns
 from sizing.gpu import gpu
 from sizing.matrix import contexts_by_concurrency, models_by_gpus
 from sizing.outlook import outlook
@@ -48,6 +64,14 @@ def rows(text: str, **known: float) -> Comparison:
 )
 def test_options_as_people_write_them(text: str, label: str) -> None:
     assert option(text).label == label
+
+
+def test_a_name_that_cards_of_several_sizes_share_stands_for_each() -> None:
+    assert [found.label for found in options_named("A100")] == ["A100-40GB", "A100-80GB"]
+    assert [found.label for found in options_named("2 x v100")] == ["2xV100-16GB", "2xV100-32GB"]
+    assert options_named("4xH100") == (option("4xH100"),)
+    with pytest.raises(UnknownGpuError, match="did you mean RTX4060"):
+        options_named("RTX4061")
 
 
 def test_options_that_are_none() -> None:
@@ -230,6 +254,35 @@ def test_the_cheapest_serves_all_users_within_the_slo() -> None:
     assert choice(None, LatencyBound(1.0)) == ("H100", 1, 3.99)
     assert choice(100, LatencyBound(1.0)) == ("H200", 1, 4.59)  # where the H100 takes three
     assert choice(900, LatencyBound(1.0)) == ("H200", 5, 22.95)
+
+
+def test_the_cheapest_of_ones_own_cards_pays_for_their_power_too() -> None:
+    """At one price for each of three cards it was whichever came first, for less than the table asked for it."""
+    pricing = bought(Owned(25_000, 4, 0.25), date(2026, 12, 1))
+    options = [option("RTXPRO6000"), option("H100"), option("L40S")]
+    comparison = compare(asked(), options, LOAD, forecaster=lambda *_: at_pace(2.0), pricing=pricing)
+    found = cheapest(comparison)
+    assert found is not None
+    assert found.row.option.label == "L40S"  # 350 W, where the others take 600 and 700
+    # 25,000 over 4 x 8,766 hours, and 0.35 kW at 1.3 and 0.25 a kWh
+    assert found.usd_per_hour == pytest.approx(0.71298 + 0.11375, abs=1e-4)
+    assert comparison.best("usd_per_hour") == {2}
+
+
+@pytest.mark.parametrize("width", range(60, 261, 10))
+def test_no_figure_is_broken_over_two_lines(width: int) -> None:
+    load = replace(LOAD, bound=LatencyBound(2.0, 0.05), users=100)
+    options = [option(part) for part in ("T4", "A100-PCIe-80GB", "8xA100-40GB", "RTXPRO6000", "H200")]
+    comparison = compare(asked(), options, load, forecaster=outlook, api=ApiPrice(0.5, 1.5))
+    screen = StringIO()
+    Console(file=screen, width=width).print(render_comparison(comparison))
+    printed = screen.getvalue()
+    assert all(cell_len(line) <= width for line in printed.splitlines())
+    for at, row in enumerate(comparison.rows):
+        assert row.option.label in printed
+        for column in shown_columns(comparison):
+            told = figure(comparison, at, column)
+            assert all(word in printed for word in f"{told.text} {told.under}".split())
 
 
 def test_without_a_price_there_is_no_cheapest() -> None:

@@ -80,6 +80,10 @@ class NvmlError(Exception):
     pass
 
 
+class NotSupportedError(NvmlError):
+    pass
+
+
 @dataclass(frozen=True)
 class Card:
     name: str
@@ -89,6 +93,8 @@ class Card:
     capability: tuple[int, int] | None = None
     instances: tuple["Card", ...] | None = None
     """Of a card that is cut up."""
+    lost_at: str = ""
+    """The first question that it no longer answers."""
 
 
 def card(
@@ -116,6 +122,7 @@ class ScriptedNvml:
     installed: bool = True
     open: int = 0
     NVMLError: type[Exception] = NvmlError
+    NVMLError_NotSupported: type[Exception] = NotSupportedError
     nvmlMemory_v2: int = 2  # noqa: N815 - NVML's own names
     NVML_P2P_CAPS_INDEX_NVLINK: int = 2
     NVML_P2P_STATUS_OK: int = 0
@@ -133,9 +140,13 @@ class ScriptedNvml:
         return len(self.cards)
 
     def nvmlDeviceGetHandleByIndex(self, index: int) -> Card:  # noqa: N802
+        if self.cards[index].lost_at == "handle":
+            raise NvmlError("GPU is lost")
         return self.cards[index]
 
     def nvmlDeviceGetName(self, handle: Card) -> str:  # noqa: N802
+        if handle.lost_at == "name":
+            raise NvmlError("GPU is lost")
         return handle.name
 
     def nvmlDeviceGetPciInfo(self, handle: Card) -> SimpleNamespace:  # noqa: N802
@@ -169,7 +180,11 @@ class ScriptedNvml:
 
     def nvmlDeviceGetMemoryInfo(self, handle: Card, version: int) -> SimpleNamespace:  # noqa: N802
         memory = handle.memory
-        if memory is None or version != self.nvmlMemory_v2:
+        if handle.lost_at == "memory":
+            raise NvmlError("GPU is lost")
+        if memory is None:
+            raise NotSupportedError("Not Supported")
+        if version != self.nvmlMemory_v2:
             raise NvmlError("Not Supported")
         return memory
 
@@ -240,6 +255,22 @@ def test_a_card_that_reports_no_memory_shares_the_systems() -> None:
     (gb10,) = nvidia_gpus(ScriptedNvml([Card("NVIDIA GB10", None)]))
     assert gb10.unified
     assert gb10.memory_bytes == psutil.virtual_memory().total
+
+
+@pytest.mark.parametrize("at", ["handle", "name", "memory"])
+def test_a_card_that_is_lost_is_passed_over_and_the_others_keep_their_numbers(
+    at: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It ended in a traceback, or, where only its memory could not be read, had the system's."""
+    h100 = card("NVIDIA H100 80GB HBM3", total=80 * GIB, free=79 * GIB)
+    found = nvidia_gpus(
+        ScriptedNvml([h100, replace(h100, lost_at=at), h100], islands=(frozenset({0, 1, 2}),), nvlinks=18)
+    )
+    assert [(gpu.index, gpu.memory_bytes // GIB, gpu.unified, gpu.island) for gpu in found] == [
+        (0, 80, False, 0),
+        (2, 80, False, 0),
+    ]
+    assert caplog.messages == ["GPU 1 is passed over: GPU is lost (nvidia-smi says more)"]
 
 
 def test_no_driver_is_no_gpus(tmp_path: Path) -> None:

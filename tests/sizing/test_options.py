@@ -67,6 +67,38 @@ def test_replicas_are_as_many_as_the_concurrency_needs() -> None:
     assert found.best.shortfall is None
 
 
+def test_requests_may_be_shorter_than_the_context() -> None:
+    """16 requests of 1,280 tokens are 20,480 tokens, 2.5 GiB for an 8B: no reason for more H100s than one."""
+    want = Want(16, request_tokens=1280)
+    found = options(asked(EIGHT), like_cards(gpu("H100"), 8), want, quantized=quantized)
+    assert found.best is not None
+    assert best(found) == (1, 1, 1)
+    assert found.best.variant.flags == ()
+    assert found.best.answer.settings.max_model_len == 131_072
+    assert found.best.seats == found.best.answer.kv_cache_tokens // 1280 == 354  # 80 blocks of 16 tokens each
+    more = options(asked(EIGHT), like_cards(gpu("H100"), 2), replace(want, concurrency=500)).best
+    assert more is not None
+    assert len(more.cards) == 2
+
+
+def test_requests_are_no_longer_than_the_context_that_is_served() -> None:
+    found = options(asked(EIGHT, max_model_len=1024), like_cards(gpu("L4"), 1), Want(1000, request_tokens=8192))
+    assert found.best is not None
+    assert found.best.shortfall == f"holds {found.best.seats} requests of 1,024 tokens at once, not 1,000"
+    assert found.best.seats == found.best.answer.requests_fit
+
+
+def test_a_context_shorter_than_the_requests_falls_short() -> None:
+    """32,768 tokens are good enough where nothing is known; of requests of 60,000 none would be taken."""
+    found = options(asked(EIGHT), like_cards(gpu("L4"), 1), Want(1, request_tokens=60_000), quantized=quantized)
+    assert [str(way) for way in found.ranked] == ["1 x L4, --quantization fp8", "1 x L4"]
+    assert found.ranked[0].answer.settings.max_model_len >= 60_000
+    assert found.ranked[1].shortfall == "serves 16,768 tokens of context, not 60,000"
+    long = options(asked(EIGHT), like_cards(gpu("H100"), 8), Want(1, request_tokens=200_000)).best
+    assert long is not None
+    assert long.shortfall == "serves 131,072 tokens of context, not 200,000"
+
+
 def test_where_not_all_are_held_the_most_are() -> None:
     found = options(asked(EIGHT, max_model_len=8192), like_cards(gpu("L4"), 2), Want(500, pipeline_parallel_size=1))
     assert found.best is not None

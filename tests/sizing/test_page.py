@@ -139,6 +139,21 @@ def test_a_name_cannot_break_out() -> None:
     assert parsed(svg_picture(named))[0].text == '<script>alert(1)</script> & "x"'
 
 
+def test_a_long_name_ends_in_dots_within_the_picture() -> None:
+    """In bold a letter of 26 is some 17.7 wide: 50 of them are the 896 between the margins."""
+    shown = replace(one(), title="m" * 80)
+    (drawn,) = [
+        text for text in parsed(svg_picture(shown)).iter("{http://www.w3.org/2000/svg}text") if "mm" in str(text.text)
+    ]
+    assert drawn.text == "m" * 49 + "…"
+
+
+def test_what_is_drawn_says_its_unit() -> None:
+    assert "GiB of one card." in read(html_page(one()))
+    words = "".join(parsed(svg_picture(one())).itertext())
+    assert "limit 20.27 GiB" in words
+
+
 def test_a_bar_that_needs_more_than_the_card_shows_where_the_card_ends() -> None:
     assert 'class="edge"' in html_page(one(131_072))
     assert 'class="edge"' not in html_page(one(8192))
