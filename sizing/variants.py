@@ -11,6 +11,7 @@ from sizing.islands import CardGroup
 from sizing.layers import Indexer
 from sizing.model import ModelShape
 from sizing.question import Question
+from sizing.release import Release
 
 USUAL_LEN = 32_768
 """A context that few requests are longer than: good enough where nobody asked for one."""
@@ -18,6 +19,11 @@ _FEWER_SEQS = (64, 16)
 _FP8_CAPABILITY = (8, 9)
 """Ada: the first with FP8 in its matrix units; vLLM's Triton attention refuses an fp8 KV cache below
 (v1/attention/backends/triton_attn.py)."""
+
+_FP8_WEIGHTS_CAPABILITY = (8, 0)
+"""Ampere: Marlin computes with fp8 weights in 16 bits."""
+_FP8_WEIGHTS_SINCE_TURING = (7, 5), Release(32)
+"""Turing too, in the release that was read for it (quantization/utils/marlin_utils_fp8.py)."""
 
 Quantized = Callable[[ModelShape, str], ModelShape]
 """The model as vLLM holds it under `--quantization SCHEME`. Raises SizingError where it cannot."""
@@ -98,7 +104,7 @@ def _fp8_weights(
 ) -> Iterator[Variant]:
     """The checkpoint's 16-bit weights made fp8 while they are loaded (vLLM's `--quantization fp8`)."""
     model = variant.question.model
-    if model.quantization is not None or not takes_fp8(group.cards):
+    if model.quantization is not None or not _takes_fp8_weights(variant.question.release, group.cards):
         return
     if "fp8" not in shapes:
         try:
@@ -111,9 +117,19 @@ def _fp8_weights(
             variant.question, model=shapes["fp8"], speculative=following(variant.question.speculative, shapes["fp8"])
         ),
         flags=(*variant.flags, "--quantization fp8"),
-        costs=(*variant.costs, "fp8 weights change answers a little"),
+        costs=(*variant.costs, "fp8 weights change answers a little" + _said_of_marlin(group.cards)),
         quantization="fp8",
     )
+
+
+def _takes_fp8_weights(release: Release, devices: tuple[Device, ...]) -> bool:
+    turing, since = _FP8_WEIGHTS_SINCE_TURING
+    least = turing if release >= since else _FP8_WEIGHTS_CAPABILITY
+    return all((capability(device) or (0, 0)) >= least for device in devices)
+
+
+def _said_of_marlin(devices: tuple[Device, ...]) -> str:
+    return "" if takes_fp8(devices) else ", and are computed with in 16 bits here: smaller, not faster at long prompts"
 
 
 def takes_fp8(devices: tuple[Device, ...]) -> bool:

@@ -13,6 +13,7 @@ from sizing.model import ModelShape
 from sizing.options import options
 from sizing.question import Answer, Question
 from sizing.ranking import Expected, Options, Want
+from sizing.release import NEWEST, Release
 from sizing.weights import quantized
 from tests.sizing.models import published
 
@@ -135,6 +136,20 @@ def test_fp8_weights_are_the_last_thing_tried() -> None:
     roomy = options(question, like_cards(gpu("L4"), 1), quantized=quantized)
     assert roomy.best is not None
     assert roomy.best.variant.quantization is None
+
+
+@pytest.mark.parametrize(
+    ("name", "release", "offered"),
+    [("RTX3090", NEWEST, True), ("T4", NEWEST, True), ("T4", Release(20), False), ("V100-16GB", NEWEST, False)],
+)
+def test_fp8_weights_are_held_where_nothing_computes_in_fp8(name: str, release: Release, offered: bool) -> None:
+    """Marlin takes them in 16 bits: Ampere, and Turing in the release read for it. 8B fill 15 GiB in bfloat16."""
+    crowded = [replace(gpu(name), index=0, free_bytes=12 * GIB)]
+    best = options(asked(EIGHT, max_model_len=4096, release=release), crowded, quantized=quantized).best
+    assert (best is not None) is offered
+    if best is not None:
+        assert best.variant.quantization == "fp8"
+        assert "in 16 bits" in best.variant.costs[0]
 
 
 def test_groups_across_islands_come_after_stages_inside_them() -> None:
