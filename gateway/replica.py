@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import Final, Literal
 
 from gateway import hedging
@@ -326,12 +325,10 @@ class Pool:
             self._changed(replica)
 
     def sweep(self) -> None:
-        """Take out the replicas that are far worse than their peers, and believe one of which too little is known to be
-        as fast as those; to be called at equal intervals."""
+        """Take out the replicas that are far worse than their peers; to be called at equal intervals."""
         self._hedge_after_s.clear()
         for card in self.cards():
             peers = [replica for replica in self._replicas if replica.serves(card.name)]
-            _level(peers)
             standings = [Standing(not r.is_in, r.breaker.error_rate(), r.breaker.ttft_s()) for r in peers]
             for place, reason in ejections(standings, self._health.outliers):
                 _log.warning("%s is far from its peers (%s) and gets no requests for now", peers[place].name, reason)
@@ -382,16 +379,6 @@ class Pool:
         return [
             name for name in names if not any((r.state == "ready" or r.is_suspect) and r.serves(name) for r in staying)
         ]
-
-
-def _level(peers: Sequence[Replica]) -> None:
-    """A new replica that seemed a hundred times as fast as the others would get all there is."""
-    learnt = [replica.s_per_token for replica in peers if replica.has_learnt]
-    if not learnt:
-        return
-    for replica in peers:
-        if not replica.has_learnt:
-            replica.assume(median(learnt))
 
 
 def _nobody() -> None:

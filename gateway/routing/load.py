@@ -4,16 +4,16 @@ from typing import Final
 
 from gateway.routing.rate import PrefillRate
 
-_S_PER_TOKEN: Final = (
-    1 / 8000
-)  # one card of today and a model of 8 billion parameters; only until the first answers, its own or its peers'
+_S_PER_TOKEN: Final = 1 / 8000  # a card of today and 8 billion parameters; until the first answers, a peer's or its own
 _TTFT_WEIGHT: Final = 0.1
 OUTPUT_WEIGHT: Final = 0.5
 """How much one likely output token in flight counts beside one prompt token: both are computed once, but decodes share
 their steps."""
 KV_WEIGHT: Final = 1 / 32
-"""And how much one token in the KV cache of a request in flight does: decodes read it in every step, and what requests
-hold is missing to the prefixes that others come back for. Both are exact in binary, so that sums do not drift."""
+"""And how much one token in the KV cache of a request in flight does: decodes read it in every step."""
+FULL_WEIGHT: Final = 1 / 8
+"""And how much more it does where all of the KV cache is held, in proportion below that: it is missing to the prefixes
+that others come back for, and sooner or later to the next request, which waits until one goes."""
 
 PUSH_OUT_WEIGHT: Final = 2
 """And how much more one token does that pushes out of a KV cache what was used only now."""
@@ -23,7 +23,7 @@ class Load:
     """Charged when a request is placed, before anything else happens; given back by its `Pick`."""
 
     __slots__ = (
-        "_rate", "ahead_tokens", "block_tokens", "in_flight", "kv_capacity_tokens", "kv_tokens", "name",
+        "_rate", "ahead_tokens", "block_tokens", "in_flight", "is_rated", "kv_capacity_tokens", "kv_tokens", "name",
         "output_tokens", "own_weight", "picks", "queued_tokens", "s_per_token", "share", "slot", "tick", "token_s",
         "ttft_s", "turn", "waiting", "work_tokens",
     )  # fmt: skip
@@ -58,9 +58,11 @@ class Load:
         self._rate = PrefillRate(_S_PER_TOKEN)
         self.s_per_token = self.token_s = _S_PER_TOKEN
         """Prefill seconds per uncached token, learnt from its own answers; and for its share."""
+        self.is_rated = False
+        """Whether it was learnt so."""
         self.ahead_tokens = 0.0
         """What a new request waits for: uncached tokens of those that wait, OUTPUT_WEIGHT of all likely output, and
-        KV_WEIGHT of `kv_tokens`."""
+        KV_WEIGHT of `kv_tokens`, with as much of FULL_WEIGHT as they are of the capacity."""
         self.ttft_s: float | None = None
         """Its recent times to first token, later ones counting more."""
 
@@ -71,12 +73,10 @@ class Load:
         self.turn += 1 / self.share
         self.waiting += 1
         self.queued_tokens += uncached_tokens
-        self.ahead_tokens += (
-            uncached_tokens + OUTPUT_WEIGHT * output_tokens + KV_WEIGHT * (prompt_tokens + output_tokens)
-        )
         self.output_tokens += output_tokens
         self.work_tokens += uncached_tokens + output_tokens
         self.kv_tokens += prompt_tokens + output_tokens
+        self._look_ahead()
         return False
 
     def prefilled(self, uncached_tokens: int, elapsed_s: float | None) -> None:
@@ -91,26 +91,29 @@ class Load:
     def give_back(self, uncached_tokens: int, prompt_tokens: int, output_tokens: int, *, is_trial: bool) -> None:
         """A request is no longer there; it was `prefilled` before."""
         self.in_flight -= 1
-        self.ahead_tokens -= OUTPUT_WEIGHT * output_tokens + KV_WEIGHT * (prompt_tokens + output_tokens)
         self.output_tokens -= output_tokens
         self.work_tokens -= uncached_tokens + output_tokens
         self.kv_tokens -= prompt_tokens + output_tokens
+        self._look_ahead()
 
-    @property
-    def has_learnt(self) -> bool:
-        """Whether `s_per_token` is what its own answers show."""
-        return self._rate.is_known
-
-    def assume(self, s_per_token: float) -> None:
-        """Take that for true until it has learnt."""
-        self.s_per_token = s_per_token
-        self.token_s = s_per_token / self.share
+    def _look_ahead(self) -> None:
+        """From the counts each time, so that rounding adds up to nothing."""
+        kv_tokens, capacity = self.kv_tokens, self.kv_capacity_tokens
+        weight = KV_WEIGHT
+        if capacity:
+            weight += FULL_WEIGHT * min(kv_tokens / capacity, 1.0)
+        self.ahead_tokens = self.queued_tokens + OUTPUT_WEIGHT * self.output_tokens + weight * kv_tokens
 
     def learn(self, work_tokens: int, elapsed_s: float) -> None:
         """What stood before a first token that took `elapsed_s`."""
         if self._rate.learn(work_tokens, elapsed_s):
-            self.s_per_token = self._rate.s_per_token
-            self.token_s = self.s_per_token / self.share
+            self.is_rated = True
+            self.use_rate(self._rate.s_per_token)
+
+    def use_rate(self, s_per_token: float) -> None:
+        """It is so fast, as far as one knows."""
+        self.s_per_token = s_per_token
+        self.token_s = s_per_token / self.share
 
     def use_share(self, share: float) -> None:
         """Give it so much of a peer's load from now on."""

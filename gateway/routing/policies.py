@@ -18,6 +18,7 @@ Policy = Callable[[Route, Sequence[L]], L]
 _NEAR: Final = 0.1
 _NEAR_S: Final = 0.002
 _COPY: Final = 12
+_LEAST_COPY: Final = 1
 _HOT: Final = 8
 FADES_AFTER: Final = 100
 _OVERLOAD: Final = 1.25
@@ -52,13 +53,13 @@ def prefix(route: Route, candidates: Sequence[L]) -> L:
     - own_weight - 1: they push something out, and the less long ago that was used, the sooner it is asked for again;
     - copy, for those that another one holds: computed anew they delay all behind them, and take room twice. _COPY, but
       less by the square for what was used within the last _HOT requests that came or went: all will need it, and the
-      sooner it is in all of them, the better.
+      sooner it is in all of them, the better. _LEAST_COPY at least: whoever comes next there waits for that too.
 
     Costs that differ by less than a tenth of the wait are the same: among those the least work, and then the turn.
     """
     prompt, held = route.prompt_tokens, route.cached_tokens.get
     if route.cached_tokens:
-        copy = _COPY * min(route.used_ago / _HOT, 1.0) ** 2
+        copy = max(_COPY * min(route.used_ago / _HOT, 1.0) ** 2, _LEAST_COPY)
         anywhere = copy * (prompt - max(route.cached_tokens.values()))
         costs = [
             (load.ahead_tokens + (prompt - held(load.slot, 0)) * (load.own_weight + copy) - anywhere) * load.token_s

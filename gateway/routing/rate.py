@@ -26,11 +26,6 @@ class PrefillRate:
         self._rates: deque[float] = deque(maxlen=_KEPT)
         self._fresh = 0
 
-    @property
-    def is_known(self) -> bool:
-        """Whether there are enough answers to say so."""
-        return len(self._rates) >= _LEAST
-
     def learn(self, work_tokens: int, elapsed_s: float) -> bool:
         """One request had its first token after `elapsed_s`; too little work says nothing. True when the rate moved."""
         if work_tokens < _LEAST_WORK_TOKENS or elapsed_s < _LEAST_S:

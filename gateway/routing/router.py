@@ -13,6 +13,8 @@ from gateway.routing.route import NO_HITS, Route
 L = TypeVar("L", bound=Load)
 
 _UNKNOWN_CAPACITY_TOKENS: Final = 400_000
+_EVERY: Final = 8
+"""Picks, until peers are looked at again for those whose speed nobody knows."""
 _SURE: Final = 0.8
 """Of what was expected in the cache, so much has to be there: some text makes fewer tokens than most."""
 
@@ -131,6 +133,8 @@ class Router(Generic[L]):
         self.policy = policy
         self.index = PrefixIndex()
         self._ticks = self._picks = 0
+        self._unrated: set[int] = set()
+        """Slots of those whose speed nobody knows yet."""
         self._first = 0
         self._oldest: dict[int, int] = {}
         """By slot, when it last used what its KV cache would lose next; 0 where there is room."""
@@ -144,12 +148,15 @@ class Router(Generic[L]):
         self._weigh(load, 0)
         self._pending[load.slot] = {}
         self._emptied[load.slot] = self._ticks
+        if not load.is_rated:
+            self._unrated.add(load.slot)
 
     def remove(self, load: L) -> None:
         """It is gone."""
         self.index.remove(load.slot)
         del self._pending[load.slot], self._emptied[load.slot], self._oldest[load.slot]
         self._first = min(self._oldest.values(), default=0)
+        self._unrated.discard(load.slot)
         load.slot = -1
 
     def restarted(self, load: L) -> None:
@@ -197,7 +204,22 @@ class Router(Generic[L]):
         """Choose, charge and remember, all at once: whoever is next sees it. `candidates` is not empty; `policy` is
         another one than usual."""
         self.look(route)
+        if self._unrated and not self._picks % _EVERY:
+            self._compare(candidates)
         return self.place(route, (policy or self.policy)(route, candidates))
+
+    def _compare(self, candidates: Sequence[L]) -> None:
+        """Those that have not shown yet how fast they are count as fast as their peers in the mean: a guess would have
+        all go to those that have, or all to those that have not."""
+        rates = [load.s_per_token for load in candidates if load.is_rated]
+        if not rates:
+            return
+        mean = sum(rates) / len(rates)
+        for load in candidates:
+            if load.is_rated:
+                self._unrated.discard(load.slot)
+            else:
+                load.use_rate(mean)
 
     def place(self, route: Route, load: L) -> Pick[L]:
         """The same for a replica that is chosen already; `look` comes first."""

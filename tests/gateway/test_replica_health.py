@@ -214,25 +214,6 @@ def test_what_was_in_flight_on_a_replica_that_went_away_may_be_sent_again(kind: 
     assert not pool.retry_budget.take()
 
 
-def test_until_it_has_learnt_how_fast_it_is_a_replica_is_as_fast_as_its_peers() -> None:
-    pool = _pool(Clock(), 4)
-    slow, slower, new, other = pool.replicas
-    other.models = (ModelCard("n"),)
-    for replica, tokens_per_s in ((slow, 100), (slower, 50)):
-        for _ in range(8):
-            replica.learn(work_tokens=tokens_per_s, elapsed_s=1.0)
-    new.learn(work_tokens=9000, elapsed_s=1.0)  # one answer says little
-    assert (new.s_per_token, other.s_per_token) == (1 / 8000, 1 / 8000)
-    pool.sweep()
-    assert new.s_per_token == pytest.approx((0.01 + 0.02) / 2)
-    assert new.token_s == pytest.approx(new.s_per_token / new.share)
-    assert (slow.s_per_token, slower.s_per_token, other.s_per_token) == (0.01, 0.02, 1 / 8000)
-    for _ in range(7):
-        new.learn(work_tokens=9000, elapsed_s=1.0)
-    pool.sweep()
-    assert new.s_per_token == pytest.approx(1 / 9000)
-
-
 # Elsewhere
 def test_a_remote_is_a_stand_in_and_nothing_else() -> None:
     clock = Clock()

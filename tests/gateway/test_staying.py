@@ -51,12 +51,14 @@ def test_and_a_quarter_of_it_is_worth_a_quarter(ahead: int, stays: bool) -> None
     assert router.pick(asked(2000, 8000), [holder, other]).load is (holder if stays else other)
 
 
-@pytest.mark.parametrize(("ahead", "stays"), [(8_400, True), (8_500, False)])
-def test_a_prefix_that_everybody_asks_for_spreads_as_soon_as_that_is_hardly_slower(ahead: int, stays: bool) -> None:
+@pytest.mark.parametrize(("ahead", "stays"), [(14_300, True), (14_400, False)])
+def test_a_prefix_that_everybody_asks_for_spreads_once_others_would_wait_for_it_no_longer(
+    ahead: int, stays: bool
+) -> None:
     router, (holder, other) = ready()
     held_by(router, holder, 8000, requests_ago=1)
     holder.ahead_tokens = ahead
-    # 10,000 + 12 / 64 x 8,000 tokens there against 1.1 x (ahead + 2,000) + 16 here
+    # 10,000 + 8,000 tokens there (12 / 64 of them would be fewer) against 1.1 x (ahead + 2,000) + 16 here
     assert router.pick(asked(8000, 2000), [holder, other]).load is (holder if stays else other)
 
 
@@ -76,4 +78,19 @@ def test_what_requests_hold_of_the_kv_cache_counts_a_thirty_second() -> None:
     load.prefilled(10_000, 1.0)
     assert load.ahead_tokens == 640 / 2 + 32_640 / 32
     load.give_back(10_000, 32_000, 640, is_trial=False)
+    assert load.ahead_tokens == 0
+
+
+def test_and_an_eighth_more_where_the_kv_cache_is_full() -> None:
+    """Half of it is held: a sixteenth more of 32,000; all of it, and twice of it: an eighth of what is held."""
+    load = Load("replica", kv_capacity_tokens=64_000)
+    load.take(0, 32_000, 0)
+    assert load.ahead_tokens == 32_000 / 32 + 32_000 / 16
+    load.take(0, 32_000, 0)
+    assert load.ahead_tokens == 64_000 / 32 + 64_000 / 8
+    load.take(0, 64_000, 0)
+    assert load.ahead_tokens == 128_000 / 32 + 128_000 / 8
+    for tokens in (32_000, 32_000, 64_000):
+        load.prefilled(0, None)
+        load.give_back(0, tokens, 0, is_trial=False)
     assert load.ahead_tokens == 0
