@@ -30,6 +30,9 @@ FEW = FIT.few_at_most
 OWN_ROWS = Path(__file__).with_name("data") / "perf_public.jsonl"
 OWN_CONFIGS = Path(__file__).with_name("data") / "perf_public_configs.json"
 """Public measurements that every comparison holds, beside the rows it is given."""
+BLIND_ROWS = Path(__file__).with_name("data") / "perf_blind.jsonl"
+BLIND_CONFIGS = Path(__file__).with_name("data") / "perf_blind_configs.json"
+"""Public measurements that no coefficient was fitted to."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,21 @@ def table(title: str, rows: Sequence[Measurement], errors: dict[str, LogErrors])
     return shown
 
 
+def within_bands(rows: Sequence[Measurement]) -> str:
+    """How many measured figures lie within the band that was given for them."""
+    found: dict[str, list[bool]] = {"TTFT": [], "TPOT": [], "output tokens/s": []}
+    for row in rows:
+        told = speed(row.shape, row.engine, row.load)
+        for title, band, truth in (
+            ("TTFT", told.ttft_s, row.ttft_s),
+            ("TPOT", told.tpot_s, row.tpot_s),
+            ("output tokens/s", told.output_tokens_s, row.output_tokens_s),
+        ):
+            if band is not None and truth is not None:
+                found[title].append(band.low <= truth <= band.high)
+    return ", ".join(f"{title} {sum(inside)} of {len(inside)}" for title, inside in found.items())
+
+
 def line(row: Measurement, held_out: LogErrors) -> str:
     """One JSON object: prediction by the shipped table, truth, signed error and band of every figure, in seconds."""
     found = speed(row.shape, row.engine, row.load)
@@ -140,6 +158,10 @@ def show(console: Console, rows: Rows, out: Path | None) -> None:
     left_out = leave_one_group_out(measured) if len({row.group for row in measured}) > 1 else shipped
     console.print(table("Every group by a fit to all the others", measured, left_out))
     console.print("p90 of |ln error| by the fits to all others: " + _spreads(measured, left_out))
+    blind = read_rows([BLIND_ROWS], [BLIND_CONFIGS, OWN_CONFIGS]).measurements
+    told = {row.name: log_errors(row, EFFICIENCY) for row in blind}
+    console.print(table("Shipped table, runs that nothing was fitted to", blind, told))
+    console.print("Within the bands: " + within_bands(blind))
     if out is not None:
         out.write_text("".join(line(row, left_out[row.name]) + "\n" for row in measured))
         console.print(f"Rows: {out}")

@@ -1,4 +1,4 @@
-"""How much of a card's published speed an engine reaches: seventeen fitted coefficients, a few held ones."""
+"""How much of a card's published speed an engine reaches: eighteen fitted coefficients, a few held ones."""
 
 from dataclasses import dataclass
 from datetime import date
@@ -8,11 +8,12 @@ from sizing.gpu import Link
 
 @dataclass(frozen=True)
 class Efficiency:
-    """Shares lie between 0 and 1, times are in seconds. The first seventeen are fitted, the rest are held."""
+    """Shares lie between 0 and 1, times are in seconds. The first eighteen are fitted, the rest are held."""
 
-    expert_bandwidth: float
-    """Share of memory bandwidth that reading experts reaches."""
-    expert_bandwidth_fused: float
+    expert_on_chip_bandwidth: float
+    """Bytes/s that experts' kernels move on, one after the other with the reading itself: a card of little bandwidth
+    hardly notices, one of much reads them at a third of it."""
+    expert_on_chip_bandwidth_fused: float
     """The same by the fused kernels of B200-class cards."""
     routing_independence: float
     """n tokens of one step touch as many experts as n ** this would if they chose independently."""
@@ -30,7 +31,9 @@ class Efficiency:
     prefill_layer_s: float
     """One layer's share of a prompt that no batch hides: launches outside CUDA graphs."""
     request_s: float
-    """HTTP, tokenizing and scheduling before the first step."""
+    """HTTP and scheduling before the first step."""
+    prompt_token_s: float
+    """Receiving, tokenizing and hashing one token of a prompt."""
     layer_s: float
     """Launches and small kernels of one layer in one step, whatever the batch."""
     dense_bandwidth: float
@@ -43,8 +46,9 @@ class Efficiency:
     opening_share: float
     """Share of a closed-loop run in which its requests all wait for each other, having been sent at once."""
 
-    # Held. 0.50 puts Llama-3.1-70B in FP4 on one B200 at the 2.6 times of its weights' reading time that was measured.
-    dense_bandwidth_4bit: float = 0.50
+    # Held. It puts Llama-3.1-70B in FP4 on one B200 at the 2.6 times of its weights' reading time that was measured.
+    on_chip_bandwidth_4bit: float = 9.6e12
+    """The same for dense weights in four bits, which are unpacked on their way."""
     narrow_gain: float = 0.50
     """Of k times the arithmetic rate that a narrower type promises, k ** this arrives."""
     step_s: float = 300e-6
@@ -67,8 +71,8 @@ class Efficiency:
 
 
 FITTED = (
-    "expert_bandwidth",
-    "expert_bandwidth_fused",
+    "expert_on_chip_bandwidth",
+    "expert_on_chip_bandwidth_fused",
     "routing_independence",
     "kv_bandwidth",
     "expert_compute",
@@ -78,6 +82,7 @@ FITTED = (
     "sequence_s",
     "prefill_layer_s",
     "request_s",
+    "prompt_token_s",
     "layer_s",
     "dense_bandwidth",
     "on_chip_bandwidth",
@@ -87,8 +92,6 @@ FITTED = (
 )
 SHARES = frozenset(
     {
-        "expert_bandwidth",
-        "expert_bandwidth_fused",
         "kv_bandwidth",
         "expert_compute",
         "expert_compute_fused",
@@ -99,8 +102,8 @@ SHARES = frozenset(
 )
 
 START = Efficiency(
-    expert_bandwidth=0.55,
-    expert_bandwidth_fused=0.80,
+    expert_on_chip_bandwidth=5e12,
+    expert_on_chip_bandwidth_fused=40e12,
     routing_independence=1.0,
     kv_bandwidth=0.70,
     expert_compute=0.35,
@@ -109,7 +112,8 @@ START = Efficiency(
     all_reduce_s=32e-6,
     sequence_s=15e-6,
     prefill_layer_s=100e-6,
-    request_s=25e-3,
+    request_s=15e-3,
+    prompt_token_s=4e-6,
     layer_s=30e-6,
     dense_bandwidth=0.80,
     on_chip_bandwidth=40e12,
@@ -146,28 +150,29 @@ class FitRecord:
 # All rows of benchmarks/results/sizing_speed.txt; how right such a fit is for models and cards it did not see is told
 # by the fits that each left a group out (`make bench-speed` prints them anew), and that is how wide the bands are.
 EFFICIENCY = Efficiency(
-    expert_bandwidth=0.3327,
-    expert_bandwidth_fused=0.8606,
-    routing_independence=0.7624,
-    kv_bandwidth=0.4599,
-    expert_compute=0.2248,
-    expert_compute_fused=0.3316,
-    expert_layer_s=29.00e-6,
-    all_reduce_s=35.53e-6,
-    sequence_s=14.41e-6,
-    prefill_layer_s=60.44e-6,
-    request_s=33.18e-3,
-    layer_s=13.87e-6,
-    dense_bandwidth=0.7807,
-    on_chip_bandwidth=66.00e12,
-    narrow_layer_s=9.236e-6,
-    dense_compute=0.5437,
-    opening_share=0.1599,
+    expert_on_chip_bandwidth=2.417e12,
+    expert_on_chip_bandwidth_fused=57.02e12,
+    routing_independence=0.7329,
+    kv_bandwidth=0.4626,
+    expert_compute=0.2359,
+    expert_compute_fused=0.4428,
+    expert_layer_s=29.17e-6,
+    all_reduce_s=31.24e-6,
+    sequence_s=17.05e-6,
+    prefill_layer_s=60.76e-6,
+    request_s=27.82e-3,
+    prompt_token_s=3.706e-6,
+    layer_s=15.89e-6,
+    dense_bandwidth=0.7998,
+    on_chip_bandwidth=53.89e12,
+    narrow_layer_s=12.1e-6,
+    dense_compute=0.5412,
+    opening_share=0.1587,
 )
 FIT = FitRecord(
-    as_of=date(2026, 11, 24),
+    as_of=date(2026, 12, 1),
     rows=96,
     source="aiconfigurator's silicon_sample.csv (53 rows) and benchmarks/data/perf_public.jsonl",
-    few=Spread(ttft=0.349, tpot=0.210, output_rate=0.219, rows=70),
-    many=Spread(ttft=0.535, tpot=0.336, output_rate=0.369, rows=26),
+    few=Spread(ttft=0.388, tpot=0.207, output_rate=0.210, rows=70),
+    many=Spread(ttft=0.542, tpot=0.304, output_rate=0.326, rows=26),
 )

@@ -65,7 +65,7 @@ class Roofline:
         e, tp = self.efficiency, self.engine.tensor_parallel_size
         running = max(1.0, running / self.engine.pipeline_parallel_size)  # of one batch in flight
         batch = running / self.engine.data_parallel_size  # sequences of one replica
-        kv_s = self._read_s(batch * self.shape.kv_bytes(context, tp), e.kv_bandwidth)
+        kv_s = self._read_s(batch * self.shape.kv_bytes(context, tp), e.kv_bandwidth, e.on_chip_bandwidth)
         weights_s = self._dense_s(batch) + self._experts_s(running) + self._output_s(batch)
         return weights_s + kv_s + self._exchange_s(batch) + self.fixed_s + e.step_s + e.sequence_s * batch
 
@@ -101,12 +101,12 @@ class Roofline:
         touched: float = experts * (1 - missed ** (tokens**self.efficiency.routing_independence))
         return touched
 
-    def _read_s(self, read_bytes: float, reached: float) -> float:
+    def _read_s(self, read_bytes: float, reached: float, on_chip_bandwidth: float) -> float:
         """Reading from memory at a share of its bandwidth, and moving what was read through the chip after it."""
         bandwidth = self.engine.card.bandwidth
         if bandwidth is None:
             raise QuestionError(f"the memory bandwidth of {self.engine.card.name} is not known; {_WAY_OUT}")
-        return read_bytes / (reached * bandwidth) + read_bytes / self.efficiency.on_chip_bandwidth
+        return read_bytes / (reached * bandwidth) + read_bytes / on_chip_bandwidth
 
     def _dense_s(self, tokens: float) -> float:
         return self._dense(tokens).longer_s
@@ -117,10 +117,10 @@ class Roofline:
     def _dense(self, tokens: float) -> "_Product":
         """`tokens` through what all of them pass, on one replica."""
         e, fmt, tp = self.efficiency, self.shape.dense_format, self.engine.tensor_parallel_size
-        reached = e.dense_bandwidth_4bit if fmt in FOUR_BIT else e.dense_bandwidth
+        on_chip = e.on_chip_bandwidth_4bit if fmt in FOUR_BIT else e.on_chip_bandwidth
         parameters = self.shape.dense_parameters / tp
         return _Product(
-            self._read_s(parameters * BYTES_PER_PARAMETER[fmt], reached),
+            self._read_s(parameters * BYTES_PER_PARAMETER[fmt], e.dense_bandwidth, on_chip),
             2 * parameters * tokens / self._rate(fmt, e.dense_compute),
         )
 
@@ -130,11 +130,13 @@ class Roofline:
         if not shape.experts:
             return _Product(0.0, 0.0)
         fused = self._fused_experts
-        reached = e.expert_bandwidth_fused if fused else e.expert_bandwidth
+        on_chip = e.expert_on_chip_bandwidth_fused if fused else e.expert_on_chip_bandwidth
         compute = e.expert_compute_fused if fused else e.expert_compute
         parameters = shape.moe_layers * shape.expert_parameters / self.engine.stage_cards
         return _Product(
-            self._read_s(parameters * self.touched_experts(tokens) * BYTES_PER_PARAMETER[fmt], reached),
+            self._read_s(
+                parameters * self.touched_experts(tokens) * BYTES_PER_PARAMETER[fmt], e.dense_bandwidth, on_chip
+            ),
             2 * parameters * shape.experts_per_token * tokens / self._rate(fmt, compute),
         )
 
@@ -151,7 +153,7 @@ class Roofline:
     def _output_s(self, tokens: float) -> float:
         e = self.efficiency
         parameters = self.shape.output_parameters / self.engine.tensor_parallel_size
-        read_s = self._read_s(parameters * BYTES_PER_PARAMETER["16bit"], e.dense_bandwidth)
+        read_s = self._read_s(parameters * BYTES_PER_PARAMETER["16bit"], e.dense_bandwidth, e.on_chip_bandwidth)
         return max(read_s, 2 * parameters * tokens / self._rate("16bit", e.dense_compute))
 
     def _exchange_s(self, tokens: float) -> float:
@@ -206,9 +208,7 @@ def _native_rate(card: Card, fmt: WeightFormat) -> float | None:
         return card.ops_int8
     if fmt == "nvfp4":
         return card.flops_fp4
-    if fmt == "mxfp4" and card.flops_fp4 is not None:
-        return _fp8_rate(card)  # activations stay in FP8 beside MXFP4 weights
-    return None
+    return None  # MXFP4 too: of the kernels for gpt-oss vLLM prefers those that leave activations in 16 bits
 
 
 def _fp8_rate(card: Card) -> float | None:

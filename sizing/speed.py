@@ -5,7 +5,9 @@ one token; a prompt that comes in is computed in the same steps and makes them l
 P the steps that carry one prompt, p what it adds to them, d a step without prompts, n the requests in flight and u the
 requests finished per second, prompts of others take a share q = u p (n - 1) / n of the time, so that
 
-    TPOT = d / (1 - q)        TTFT = request + launches + P / (1 - q) + TPOT / 2        n = u (TTFT + (output - 1) TPOT)
+    TPOT = d / (1 - q)        TTFT = request + launches + P / (1 - q) + w TPOT        n = u (TTFT + (output - 1) TPOT)
+
+where w = (n - 1) / 2n is the part of a step that a request waits for others to end theirs
 
 (the mean-value analysis of a closed network with one queue), which is a quadratic equation in u.
 """
@@ -136,13 +138,13 @@ def pace(shape: SpeedShape, engine: Engine, load: Load, *, efficiency: Efficienc
     queue = running if lockstep else max(1.0, running / engine.data_parallel_size)
     prompt = _prompt(roofline, load, running, queue)
     step_s = roofline.decode_s(running, load.prompt_tokens + load.output_tokens / 2)
-    start_s = efficiency.request_s + roofline.fixed_s
+    start_s = efficiency.request_s + efficiency.prompt_token_s * load.prompt_tokens + roofline.fixed_s
     rate, share = _balance(queue, start_s, prompt, step_s, load.output_tokens)
     rate *= running / queue
     tpot_s = step_s / (1 - share)
     opening_s = efficiency.opening_share * (queue - 1) / 2 * prompt.opening_s
     waiting_s = (load.concurrency - running) / rate
-    ttft_s = start_s + prompt.own_s / (1 - share) + tpot_s / 2 + opening_s + waiting_s
+    ttft_s = start_s + prompt.own_s / (1 - share) + _begun(queue) * tpot_s + opening_s + waiting_s
     requests_s = load.concurrency / (ttft_s + (load.output_tokens - 1) * tpot_s)
     return Pace(
         ttft_s=ttft_s,
@@ -182,13 +184,18 @@ def _prompt(roofline: Roofline, load: Load, running: float, queue: float) -> _Pr
     )
 
 
+def _begun(queue: float) -> float:
+    """Of a step, what is left of it when a request comes in: half, where one is under way, and alone none is."""
+    return (queue - 1) / (2 * queue)
+
+
 def _balance(n: float, start_s: float, prompt: _Prompt, step_s: float, output_tokens: float) -> tuple[float, float]:
     """Requests per second u and the share q of time that others' prompts take.
 
     n = u (a + b / (1 - q)) with q = u k, a what no one queues for and b what prompts stretch.
     """
     k = prompt.held_s * (n - 1) / n
-    a, b = start_s, prompt.own_s + (output_tokens - 0.5) * step_s
+    a, b = start_s, prompt.own_s + (output_tokens - 1 + _begun(n)) * step_s
     middle = a + b + n * k
     rate = 2 * n / (middle + math.sqrt(middle * middle - 4 * a * k * n))
     return rate, rate * k

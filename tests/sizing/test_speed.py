@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sizing.cards import card
+from sizing.cards import Card, card
 from sizing.efficiency import EFFICIENCY, FIT, FITTED, SHARES, Efficiency
 from sizing.errors import QuestionError
 from sizing.least_squares import least_squares, solve
@@ -151,12 +151,29 @@ def test_experts_are_spread_over_all_replicas_of_the_attention() -> None:
 
 
 def test_four_bits_are_native_only_where_the_card_has_them() -> None:
-    found, e = SHAPES["gpt-oss"], EFFICIENCY
-    hopper, blackwell = card("H200"), card("B200")
-    slow = Roofline(found, Engine(replace(blackwell, flops_fp4=None), "nvlink"), e)
-    fast = Roofline(found, Engine(blackwell, "nvlink"), e)
-    assert fast.prefill_s(4096) < slow.prefill_s(4096)
-    assert Roofline(found, Engine(hopper, "nvlink"), e).decode_s(64, 1000) > fast.decode_s(64, 1000)
+    blackwell = card("B200")
+    widened = replace(blackwell, flops_fp4=None)
+
+    def prefill_s(fmt: WeightFormat, on: Card) -> float:
+        found = replace(SHAPES["gpt-oss"], expert_format=fmt)
+        return Roofline(found, Engine(on, "nvlink"), EFFICIENCY).prefill_s(4096)
+
+    assert prefill_s("nvfp4", blackwell) < prefill_s("nvfp4", widened)
+    assert prefill_s("mxfp4", blackwell) == prefill_s("mxfp4", widened)  # its activations stay in 16 bits
+
+
+def test_a_quantized_model_gains_most_where_memory_is_slow() -> None:
+    """Unpacking goes one after the other with reading: a share of little bandwidth is lost to it, and much of a lot."""
+    ratios = []
+    for name in ("RTX5060Ti-16GB", "A100-80GB", "B200"):
+        whole, packed = (
+            Roofline(replace(DENSE, dense_format=fmt), Engine(card(name), "none"), EFFICIENCY)._dense(1).read_s
+            for fmt in ("16bit", "int4")
+        )
+        ratios.append(whole / packed)
+    assert ratios == sorted(ratios, reverse=True)
+    assert ratios[0] > 3  # 2 bytes against 0.5625 would be 3.56
+    assert ratios[-1] > 1
 
 
 # The steady state, by hand
@@ -166,8 +183,8 @@ def test_one_request_alone() -> None:
     found = pace(DENSE, Engine(ROUND, "none"), Load(1000, 101, 1), efficiency=IDEAL)
     step, prompt = 10e-3 + 1050.5 * 1e4 / 1e12, (1e13 + 2e10) / 100e12
     assert found.tpot_s == pytest.approx(step)
-    assert found.ttft_s == pytest.approx(prompt + step / 2)  # half a step until it is looked at
-    assert found.requests_s == pytest.approx(1 / (prompt + 100.5 * step))
+    assert found.ttft_s == pytest.approx(prompt)  # alone, no step is under way that it has to wait for
+    assert found.requests_s == pytest.approx(1 / (prompt + 100 * step))
     assert found.output_tokens_s == pytest.approx(101 * found.requests_s)
     assert found.prefill_share == pytest.approx(prompt * found.requests_s)
 
@@ -182,7 +199,7 @@ def test_the_balance_holds() -> None:
     assert added == pytest.approx((2 * 5e9 * 1007 + 2e10) / 100e12 - 10e-3)  # the weights are read once for all
     share = found.requests_s * added * 7 / 8
     assert found.tpot_s == pytest.approx(step / (1 - share), rel=1e-9)
-    assert found.ttft_s == pytest.approx((added + beside + step / 2) / (1 - share), rel=1e-9)
+    assert found.ttft_s == pytest.approx((added + beside + 7 / 16 * step) / (1 - share), rel=1e-9)
     assert found.requests_s * (found.ttft_s + 199 * (found.tpot_s or 0)) == pytest.approx(8)
 
 
@@ -306,7 +323,7 @@ def test_a_prefix_in_the_cache_is_seen_but_not_computed() -> None:
     load = Load(1000, 101, 1, prefix_hit_rate=0.75)
     found = pace(DENSE, Engine(ROUND, "none"), load, efficiency=IDEAL)
     prompt = (2 * 5e9 * 250 + 2 * 250 * (750 + 125) * 2000 * 10) / 100e12
-    assert found.ttft_s == pytest.approx(prompt + (found.tpot_s or 0) / 2)
+    assert found.ttft_s == pytest.approx(prompt)
     whole = pace(DENSE, Engine(ROUND, "none"), replace(load, prefix_hit_rate=1.0), efficiency=IDEAL)
     assert whole.ttft_s < found.ttft_s  # the last token is computed anyway
 
@@ -414,8 +431,8 @@ def test_least_squares_finds_a_known_minimum() -> None:
 def test_a_fit_recovers_the_coefficients_its_rows_were_made_with() -> None:
     truth: Efficiency = replace(
         EFFICIENCY,
-        expert_bandwidth=0.45,
-        expert_bandwidth_fused=0.7,
+        expert_on_chip_bandwidth=3e12,
+        expert_on_chip_bandwidth_fused=50e12,
         routing_independence=0.9,
         kv_bandwidth=0.6,
         expert_compute=0.3,
@@ -425,6 +442,7 @@ def test_a_fit_recovers_the_coefficients_its_rows_were_made_with() -> None:
         sequence_s=20e-6,
         prefill_layer_s=200e-6,
         request_s=15e-3,
+        prompt_token_s=6e-6,
         layer_s=20e-6,
         dense_bandwidth=0.7,
         on_chip_bandwidth=50e12,
