@@ -79,7 +79,7 @@ def _log(predicted: float | None, measured: float | None) -> float | None:
 
 
 def fit(rows: Sequence[Measurement], *, start: Efficiency = START, pull: float = _PULL) -> Efficiency:
-    """The ten coefficients that suit these rows best; where rows say nothing they stay at `start`."""
+    """The coefficients (`FITTED`) that suit these rows best; where rows say nothing they stay at `start`."""
     sizes = Counter(row.group for row in rows)
     weights = {group: min(1.0, math.sqrt(_INDEPENDENT / size)) for group, size in sizes.items()}
     origin = [_encode(name, getattr(start, name)) for name in FITTED]

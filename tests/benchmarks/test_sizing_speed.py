@@ -5,7 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.sizing_speed import OWN_CONFIGS, OWN_ROWS, in_fit_half, main
+from benchmarks.sizing_speed import (
+    BLIND_CONFIGS,
+    BLIND_ROWS,
+    OWN_CONFIGS,
+    OWN_ROWS,
+    in_fit_half,
+    main,
+    within_bands,
+)
 from benchmarks.speed_rows import measurement, read_rows
 from benchmarks.statistics import percentile
 from tests.sizing.models import published_configs
@@ -134,6 +142,16 @@ def test_the_public_rows_are_all_read_and_have_their_source() -> None:
     assert len(found.measurements) == len(OWN_ROWS.read_text().splitlines())
     for text in OWN_ROWS.read_text().splitlines():
         assert len(json.loads(text)["source"]) > 20
+
+
+def test_blind_rows_share_no_model_on_a_card_with_fitted_ones() -> None:
+    blind = read_rows([BLIND_ROWS], [BLIND_CONFIGS, OWN_CONFIGS])
+    assert not blind.left_out
+    assert len(blind.measurements) == 19
+    fitted = {row.group for row in read_rows([OWN_ROWS], [OWN_CONFIGS]).measurements}
+    assert not fitted & {row.group for row in blind.measurements}
+    told = within_bands(blind.measurements)
+    assert told == "TTFT 7 of 8, TPOT 17 of 17, output tokens/s 7 of 7"
 
 
 def test_nothing_readable_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
