@@ -132,18 +132,20 @@ class Replica(Load):
         """Whether `model` is an adapter here."""
         return any(card.is_adapter for card in self._models if card.name == model)
 
-    def take(self, uncached_tokens: int, prompt_tokens: int, output_tokens: int) -> bool:
+    def take(self, uncached_tokens: int, prompt_tokens: int, output_tokens: int, shared_tokens: int = 0) -> bool:
         """As any load; while the breaker is not closed, the request is a trial."""
-        super().take(uncached_tokens, prompt_tokens, output_tokens)
+        super().take(uncached_tokens, prompt_tokens, output_tokens, shared_tokens)
         if self.breaker.state == "closed":
             return False
         self.breaker.trials += 1
         self.heed()
         return True
 
-    def give_back(self, uncached_tokens: int, prompt_tokens: int, output_tokens: int, *, is_trial: bool) -> None:
+    def give_back(
+        self, uncached_tokens: int, prompt_tokens: int, output_tokens: int, shared_tokens: int = 0, *, is_trial: bool
+    ) -> None:
         """As any load; a trial of which nothing was said (the client left) is just given back."""
-        super().give_back(uncached_tokens, prompt_tokens, output_tokens, is_trial=is_trial)
+        super().give_back(uncached_tokens, prompt_tokens, output_tokens, shared_tokens, is_trial=is_trial)
         if is_trial:
             self.breaker.trials -= 1
             self.heed()

@@ -24,8 +24,8 @@ class Load:
 
     __slots__ = (
         "_rate", "ahead_tokens", "block_tokens", "in_flight", "is_rated", "kv_capacity_tokens", "kv_tokens", "name",
-        "output_tokens", "own_weight", "picks", "queued_tokens", "s_per_token", "share", "slot", "tick", "token_s",
-        "ttft_s", "turn", "waiting", "work_tokens",
+        "output_tokens", "own_weight", "picks", "queued_tokens", "s_per_token", "share", "shared_tokens", "slot",
+        "tick", "token_s", "ttft_s", "turn", "waiting", "work_tokens",
     )  # fmt: skip
 
     def __init__(self, name: str, kv_capacity_tokens: int | None = None) -> None:
@@ -47,8 +47,9 @@ class Load:
         """Likely output tokens of all requests in flight."""
         self.work_tokens = 0
         """Uncached prompt and likely output tokens of all requests in flight."""
-        self.kv_tokens = 0
-        """Prompt and likely output tokens of all requests in flight: what they will hold of the KV cache."""
+        self.kv_tokens = self.shared_tokens = 0
+        """Prompt and likely output tokens of all requests in flight, what decodes read of the KV cache; and how many of
+        them are not held once more, since others in flight hold the same."""
         self.kv_capacity_tokens = kv_capacity_tokens
         self.block_tokens = 16
         """Of the engine's KV cache: it finds whole blocks only."""
@@ -62,12 +63,13 @@ class Load:
         """Whether it was learnt so."""
         self.ahead_tokens = 0.0
         """What a new request waits for: uncached tokens of those that wait, OUTPUT_WEIGHT of all likely output, and
-        KV_WEIGHT of `kv_tokens`, with as much of FULL_WEIGHT as they are of the capacity."""
+        KV_WEIGHT of `kv_tokens`, with as much of FULL_WEIGHT as they are of the capacity, what is shared left out."""
         self.ttft_s: float | None = None
         """Its recent times to first token, later ones counting more."""
 
-    def take(self, uncached_tokens: int, prompt_tokens: int, output_tokens: int) -> bool:
-        """One more request; whether it is a trial, which `give_back` is to be told (never, for a plain load)."""
+    def take(self, uncached_tokens: int, prompt_tokens: int, output_tokens: int, shared_tokens: int = 0) -> bool:
+        """One more request; whether it is a trial, which `give_back` is to be told (never, for a plain load).
+        `shared_tokens`: of the prompt, which others in flight hold too."""
         self.in_flight += 1
         self.picks += 1
         self.turn += 1 / self.share
@@ -76,6 +78,7 @@ class Load:
         self.output_tokens += output_tokens
         self.work_tokens += uncached_tokens + output_tokens
         self.kv_tokens += prompt_tokens + output_tokens
+        self.shared_tokens += shared_tokens
         self._look_ahead()
         return False
 
@@ -88,12 +91,15 @@ class Load:
             known_s = self.ttft_s
             self.ttft_s = elapsed_s if known_s is None else known_s + _TTFT_WEIGHT * (elapsed_s - known_s)
 
-    def give_back(self, uncached_tokens: int, prompt_tokens: int, output_tokens: int, *, is_trial: bool) -> None:
+    def give_back(
+        self, uncached_tokens: int, prompt_tokens: int, output_tokens: int, shared_tokens: int = 0, *, is_trial: bool
+    ) -> None:
         """A request is no longer there; it was `prefilled` before."""
         self.in_flight -= 1
         self.output_tokens -= output_tokens
         self.work_tokens -= uncached_tokens + output_tokens
         self.kv_tokens -= prompt_tokens + output_tokens
+        self.shared_tokens -= shared_tokens
         self._look_ahead()
 
     def _look_ahead(self) -> None:
@@ -101,7 +107,7 @@ class Load:
         kv_tokens, capacity = self.kv_tokens, self.kv_capacity_tokens
         weight = KV_WEIGHT
         if capacity:
-            weight += FULL_WEIGHT * min(kv_tokens / capacity, 1.0)
+            weight += FULL_WEIGHT * min((kv_tokens - self.shared_tokens) / capacity, 1.0)
         self.ahead_tokens = self.queued_tokens + OUTPUT_WEIGHT * self.output_tokens + weight * kv_tokens
 
     def learn(self, work_tokens: int, elapsed_s: float) -> None:

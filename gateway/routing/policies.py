@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, TypeVar
 from xxhash import xxh3_64_intdigest
 
 from gateway.routing.load import Load
-from gateway.routing.route import Route
+from gateway.routing.route import HOT, Route
 
 L = TypeVar("L", bound=Load)
 Policy = Callable[[Route, Sequence[L]], L]
@@ -18,8 +18,6 @@ Policy = Callable[[Route, Sequence[L]], L]
 _NEAR: Final = 0.1
 _NEAR_S: Final = 0.002
 _COPY: Final = 12
-_LEAST_COPY: Final = 1
-_HOT: Final = 8
 FADES_AFTER: Final = 100
 _OVERLOAD: Final = 1.25
 _OVERLOAD_TOKENS: Final = 2000
@@ -52,14 +50,14 @@ def prefix(route: Route, candidates: Sequence[L]) -> L:
 
     - own_weight - 1: they push something out, and the less long ago that was used, the sooner it is asked for again;
     - copy, for those that another one holds: computed anew they delay all behind them, and take room twice. _COPY, but
-      less by the square for what was used within the last _HOT requests that came or went: all will need it, and the
-      sooner it is in all of them, the better. _LEAST_COPY at least: whoever comes next there waits for that too.
+      less by the square for what was used within the last HOT requests that came or went: all will need it, and the
+      sooner it is in all of them, the better.
 
     Costs that differ by less than a tenth of the wait are the same: among those the least work, and then the turn.
     """
     prompt, held = route.prompt_tokens, route.cached_tokens.get
     if route.cached_tokens:
-        copy = max(_COPY * min(route.used_ago / _HOT, 1.0) ** 2, _LEAST_COPY)
+        copy = _COPY * min(route.used_ago / HOT, 1.0) ** 2
         anywhere = copy * (prompt - max(route.cached_tokens.values()))
         costs = [
             (load.ahead_tokens + (prompt - held(load.slot, 0)) * (load.own_weight + copy) - anywhere) * load.token_s

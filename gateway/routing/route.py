@@ -4,6 +4,8 @@ from typing import Final
 
 from gateway.routing.chain import Chain
 
+HOT: Final = 8
+"""A prefix used again within so many requests that come or go is everybody's: several in flight have it at a time."""
 NO_HITS: Final[dict[int, int]] = {}
 
 

@@ -8,7 +8,7 @@ from gateway.routing.index import PrefixIndex
 from gateway.routing.load import PUSH_OUT_WEIGHT, Load
 from gateway.routing.lost import Loss
 from gateway.routing.policies import Policy
-from gateway.routing.route import NO_HITS, Route
+from gateway.routing.route import HOT, NO_HITS, Route
 
 L = TypeVar("L", bound=Load)
 
@@ -36,6 +36,7 @@ class Pick(Generic[L]):
         "load",
         "predicted_tokens",
         "route",
+        "shared_tokens",
         "uncached_tokens",
     )  # fmt: skip
 
@@ -54,7 +55,8 @@ class Pick(Generic[L]):
         self._sure_before = tick
         self.expected: Expected | None = None
         self.is_open = self.is_waiting = True
-        self.is_trial = load.take(self.uncached_tokens, route.prompt_tokens, route.output_tokens)
+        self.shared_tokens = self.predicted_tokens if route.used_ago <= HOT else 0
+        self.is_trial = load.take(self.uncached_tokens, route.prompt_tokens, route.output_tokens, self.shared_tokens)
 
     def first_token(self, elapsed_s: float) -> None:
         """It came `elapsed_s` after the request was sent: the prompt is computed."""
@@ -123,7 +125,8 @@ class Pick(Generic[L]):
             self.is_waiting = False
             self.load.prefilled(self.uncached_tokens, None)
         route = self.route
-        self.load.give_back(self.uncached_tokens, route.prompt_tokens, route.output_tokens, is_trial=self.is_trial)
+        prompt, output = route.prompt_tokens, route.output_tokens
+        self.load.give_back(self.uncached_tokens, prompt, output, self.shared_tokens, is_trial=self.is_trial)
 
 
 class Router(Generic[L]):

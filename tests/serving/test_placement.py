@@ -85,7 +85,7 @@ def test_what_does_not_fit_says_the_numbers_and_a_way_out(shape: ModelShape) -> 
 
 def test_a_way_out_is_one_that_this_machine_has(shape: ModelShape) -> None:
     with pytest.raises(PlacementError) as refused:
-        place([(ModelSection(model="meta/llama"), shape)], machine("T4"), CORES, FOLDERS)
+        place([(ModelSection(model="meta/llama"), shape)], machine("V100-16GB"), CORES, FOLDERS)
     assert "does not fit" in str(refused.value)
     assert "--count" not in str(refused.value)
     assert "--gpu " not in str(refused.value)

@@ -78,12 +78,12 @@ def test_prefix_goes_where_the_prefix_is() -> None:
     assert prefix(asking(1000, {1: 900}), loads).name == "b"  # 0.1 s, not 1 s
 
 
-def test_prefix_leaves_it_when_the_wait_there_is_longer_than_computing_it_anew_for_oneself_and_the_next() -> None:
+def test_prefix_leaves_it_when_the_wait_there_is_longer_than_computing_it_anew() -> None:
     """A queue is also a 32nd of itself in the KV cache."""
     loads = slots(load("a"), load("b", queued=700))
-    assert prefix(asking(1000, {1: 900}), loads).name == "b"  # 0.7 + 0.022 + 0.1 s < 1.0 + 0.9 s
-    loads = slots(load("a"), load("b", queued=1900))
-    assert prefix(asking(1000, {1: 900}), loads).name == "a"  # 1.9 + 0.059 + 0.1 s > 1.0 + 0.9 s
+    assert prefix(asking(1000, {1: 900}), loads).name == "b"  # 0.7 + 0.022 + 0.1 s < 1.0 s
+    loads = slots(load("a"), load("b", queued=1200))
+    assert prefix(asking(1000, {1: 900}), loads).name == "a"  # 1.2 + 0.038 + 0.1 s > 1.0 s
 
 
 @pytest.mark.parametrize(
@@ -96,8 +96,8 @@ def test_prefix_leaves_it_when_the_wait_there_is_longer_than_computing_it_anew_f
         (1070, 100, 8, "a"),
         (3155, 900, 4, "b"),  # used twice as lately, a quarter: 3.25 + 0.1 s beside 1.0 s + 3 x 0.9 s
         (3170, 900, 4, "a"),
-        (1570, 900, 1, "b"),  # each of them will need it: 1.62 + 0.1 s beside 1.0 s + 0.9 s, which is the least
-        (1590, 900, 1, "a"),
+        (925, 900, 1, "b"),  # each of them will need it: 0.95 + 0.1 s beside 1.0 s + 0.19 x 0.9 s
+        (935, 900, 1, "a"),
     ],
 )
 def test_prefix_waits_rather_than_have_a_second_copy(queued: int, held: int, used_ago: int, expected: str) -> None:
