@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from sizing.drafters import Drafter
 from sizing.errors import QuestionError, UnsupportedModelError
@@ -21,6 +22,9 @@ from sizing.layers import (
 from sizing.model import DTYPE_BYTES, KvCacheDtype, ModelShape
 from sizing.pages import ChunkedPage, CrossPage, FullPage, LatentPage, Page, SlidingLatentPage, SlidingPage, StatePage
 from sizing.release import NEWEST, MambaCacheMode, Release
+
+if TYPE_CHECKING:
+    from sizing.memory import Budget  # which asks this module for stages
 
 _FP8_BYTES = 1
 # fp8_ds_mla and nvfp4_ds_mla: v1/attention/backends/mla/flashmla_sparse.py
@@ -68,11 +72,13 @@ class Serving:
 
 
 class Caches:
-    """The caches of one model by how it is served, each worked out once however many cards are asked about."""
+    """The caches of one model by how it is served, each worked out once however many cards are asked about; and what a
+    plan finds of its budgets, of which most contexts have the same."""
 
     def __init__(self, model: ModelShape) -> None:
         self.model = model
         self._found: dict[Serving, KvCache] = {}
+        self.budgets: dict[tuple[object, ...], tuple[Budget, ...]] = {}
 
     def of(self, serving: Serving) -> KvCache:
         """engine_cache, remembered. Raises what it raises."""

@@ -12,7 +12,7 @@ from sizing.errors import QuestionError
 from sizing.explicit import as_sure_as_given, with_explicit_kv
 from sizing.gpu import GIB, Device, compute_major
 from sizing.kv_cache import Capacity, KvCache
-from sizing.layers import Recurrent
+from sizing.layers import Latent, Recurrent
 from sizing.memory import (
     Budget,
     Engine,
@@ -304,6 +304,28 @@ def _budgets(question: Question, batch: Batch, cache: KvCache, settings: EngineS
         settings.enable_expert_parallel,
         settings.data_parallel_size,
     )
+    known = _known_budgets(question)
+    utilization, given = settings.gpu_memory_utilization, settings.kv_cache_memory_bytes
+    length = settings.max_model_len if Latent in question.model.layer_types else 0  # whose workspace grows with it
+    devices, eager, release = _stage_devices(question), question.enforce_eager, question.release
+    key = (devices, parallel, batch, utilization, given, eager, release, length)
+    if known is None or key not in known:
+        found = _each_stage(question, batch, parallel, settings)
+        if known is None:
+            return found
+        known[key] = found
+    return known[key]
+
+
+def _known_budgets(question: Question) -> dict[tuple[object, ...], tuple[Budget, ...]] | None:
+    """Those of a plan, by all that they depend on but the model; None outside one, or with what is not in the key."""
+    beside = (question.speculative, question.adapters, question.corrections)
+    if question.caches is None or question.caches.model is not question.model or beside != (None, None, None):
+        return None
+    return question.caches.budgets
+
+
+def _each_stage(question: Question, batch: Batch, parallel: Parallel, settings: EngineSettings) -> tuple[Budget, ...]:
     engine = Engine(
         parallel,
         batch,

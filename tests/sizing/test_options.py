@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 
 import pytest
 
@@ -10,7 +11,8 @@ from sizing.goal import Goal
 from sizing.gpu import GIB, Device, gpu
 from sizing.islands import like_cards
 from sizing.model import ModelShape
-from sizing.options import options
+from sizing.options import Answers, options
+from sizing.plan import settle
 from sizing.question import Answer, Question
 from sizing.ranking import Expected, Options, Want
 from sizing.release import NEWEST, Release
@@ -228,3 +230,18 @@ def test_the_forecast_of_speed_finds_what_keeps_a_time_per_token() -> None:
     assert "time per output token would be" in " ".join(each.why for each in tight.why_not)
     with pytest.raises(QuestionError, match="concurrency is 0"):
         replace(load, concurrency=0)
+
+
+@pytest.mark.parametrize("name", ["Qwen/Qwen3-0.6B", "deepseek-ai/DeepSeek-V2-Lite", "Qwen/Qwen3-VL-2B-Instruct"])
+def test_what_a_plan_remembers_is_what_each_question_is_answered_alone(name: str) -> None:
+    """Of two cards, sizes and stages, lengths that change the batch and the workspaces, and what is switched off."""
+    model, remembered = published(name), Answers()
+    base = Question(model=model, device=gpu("H100"), count=4)
+    for card, size, stages, length, eager, share in product(
+        ("H100", "L40S"), (1, 2), (1, 2), (64, 4096, 32_768), (False, True), (None, 0.8)
+    ):
+        question = replace(
+            base, device=gpu(card), tensor_parallel_size=size, pipeline_parallel_size=stages, max_model_len=length,
+            enforce_eager=eager, gpu_memory_utilization=share,
+        )  # fmt: skip
+        assert remembered.settled(question) == settle(question)
