@@ -178,7 +178,7 @@ def test_missing_model_folder() -> None:
     ("text", "complaint"),
     [
         ("models: [demo\n", "not valid YAML"),
-        ("- demo\n", "expected a mapping with 'models', found list"),
+        ("- demo\n", "expected a mapping with 'models', found a list"),
         ("gateway: {port: 8000}\n", "models: missing"),
         ("models: [{model: demo, replica: 2}]\n", "models.0.replica: unknown key; did you mean 'replicas'?"),
         ("models: [{model: demo, replicas: two}]\n", "models.0.replicas: Input should be a valid integer, found 'two'"),
