@@ -1,6 +1,7 @@
 """What every door is told, whoever starts the engines behind it, checked and frozen; the gateway's settings of it."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Self
 
@@ -102,9 +103,9 @@ class GatewaySection(Section):
     @classmethod
     def _one_limit_for_each_caller(cls, keys: tuple[KeySection, ...]) -> tuple[KeySection, ...]:
         limits: dict[str, CallerLimits] = {}
-        hashes = [key.sha256 for key in keys]
+        times = Counter(key.sha256 for key in keys)
         for key in keys:
-            if hashes.count(key.sha256) > 1:
+            if times[key.sha256] > 1:
                 raise ValueError(f"the key of '{key.caller}' is there twice: each stands for one caller")
             if limits.setdefault(key.caller, key.limits()) != key.limits():
                 raise ValueError(f"the keys of '{key.caller}' have different limits: they share one, give all the same")

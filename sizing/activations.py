@@ -147,8 +147,7 @@ def second_runner(model: ModelShape, release: Release) -> bool:
         return True
     if release.minor < _SECOND_RUNNER_DENSE:
         return model.architecture in _SECOND_RUNNER_FIRST_MODELS
-    recurrent = any(isinstance(layer, Recurrent) for layer in model.distinct_layers)
-    return not model.num_experts and not recurrent
+    return not model.num_experts and Recurrent not in model.layer_types
 
 
 def penalty_state_bytes(model: ModelShape, batch: Batch, release: Release) -> int:

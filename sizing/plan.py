@@ -406,7 +406,7 @@ def _too_few_states(question: Question, num_blocks: int, max_num_seqs: int) -> s
 
     vllm/config/compilation.py: resolve_cudagraph_mode_and_sizes, since 0.20.
     """
-    states = any(isinstance(layer, Recurrent) for layer in question.model.distinct_layers)
+    states = Recurrent in question.model.layer_types
     if not states or question.enforce_eager or question.release < _STATES_ARE_COUNTED or max_num_seqs <= num_blocks:
         return None
     return (

@@ -124,8 +124,7 @@ def _fp8_weights(
 
 def _takes_fp8_weights(release: Release, devices: tuple[Device, ...]) -> bool:
     turing, since = _FP8_WEIGHTS_SINCE_TURING
-    least = turing if release >= since else _FP8_WEIGHTS_CAPABILITY
-    return all((capability(device) or (0, 0)) >= least for device in devices)
+    return _reach(devices, turing if release >= since else _FP8_WEIGHTS_CAPABILITY)
 
 
 def _said_of_marlin(devices: tuple[Device, ...]) -> str:
@@ -134,7 +133,11 @@ def _said_of_marlin(devices: tuple[Device, ...]) -> str:
 
 def takes_fp8(devices: tuple[Device, ...]) -> bool:
     """Whether all of them compute in FP8; a card that is not known does not."""
-    return all((capability(device) or (0, 0)) >= _FP8_CAPABILITY for device in devices)
+    return _reach(devices, _FP8_CAPABILITY)
+
+
+def _reach(devices: tuple[Device, ...], least: tuple[int, int]) -> bool:
+    return all((capability(device) or (0, 0)) >= least for device in devices)
 
 
 def capability(device: Device) -> tuple[int, int] | None:
